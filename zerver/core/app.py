@@ -1,0 +1,198 @@
+"""The app: routes, before-chains and capabilities, as one value that can be checked before it serves.
+
+Law: an App opens nothing and knows no protocol: a route is a method, a path and a flow, which an edge compiles. `check()` finds
+what single flows cannot know: slots from before-chains, effects without handlers, clashing routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+
+from zerver.core.admission import Limits
+from zerver.core.check import check_flow, steps_of
+from zerver.core.flows import Flow
+from zerver.core.plan import Plan, compile_plan
+from zerver.core.policy import Policy
+from zerver.core.stages import Stage, as_stages
+from zerver.core.targets import Target
+from zerver.errors import DefinitionError
+
+#: Opens a resource; its parameters are other resources, by type.
+Opener: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]] | Callable[..., AsyncIterator[Any]]
+
+
+@attrs.frozen(kw_only=True)
+class Capability:
+    """Something an app can do: handlers for kinds of effects, and the resources they use.
+
+    handlers: from an effect kind's name to the coroutine function that performs it; its parameters with a default
+    of INJECTED are filled by type. resources: from a type to the function that opens one (an async context manager
+    whose parameters are other resources); opened when the runtime opens, closed in reverse order.
+    """
+
+    name: str
+    handlers: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+    resources: Mapping[type, Callable[..., AbstractAsyncContextManager[Any]]] = attrs.field(factory=dict)
+
+
+class HasCapability(Protocol):
+    """An object that brings a capability, as a group of the app's own effects does."""
+
+    def capability(self) -> Capability: ...
+
+
+@attrs.frozen(eq=False)
+class Route:
+    """A flow behind a method and a path. before: the chain of the app and the scopes around it."""
+
+    method: str
+    path: str
+    flow: Flow
+    before: tuple[Stage, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def plan(self) -> Plan:
+        """The compiled plan. Raises DefinitionError, naming the route, when the before-chain does not fit the flow."""
+        try:
+            check_flow(self.flow, self.before)
+            missing = {slot.name for slot, _ in self.flow.takes} - {
+                write.slot.name for step in steps_of(self.before) for write in step.signature.writes
+            }
+            if missing:
+                raise DefinitionError(
+                    f"flow {self.flow.name!r} takes slot {min(missing)!r}, but no before-chain writes it",
+                    f"add a step that writes {min(missing)!r} with app.use(...) or scope(..., before=[...])",
+                )
+        except DefinitionError as error:
+            raise DefinitionError(f"route {self.label}: {error.problem}", error.cure) from None
+        return compile_plan(self.flow, self.before)
+
+
+class Scope:
+    """A path prefix with a before-chain: routes under it run the chain first."""
+
+    def __init__(self, app: App, prefix: str, before: Sequence[Stage], parent: Scope | None) -> None:
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            raise DefinitionError(f"scope {prefix!r}", 'a prefix starts with "/" and does not end with one')
+        self._app = app
+        self._parent = parent
+        self.prefix = prefix
+        self._chain: list[Stage] = list(as_stages(f"scope {prefix or '/'!r}", before))
+
+    def use(self, *steps: Stage) -> None:
+        """Add steps to the before-chain of every route of this scope, those already there included."""
+        self._chain += as_stages(f"scope {self.prefix or '/'!r}", steps)
+
+    def route(self, method: str, path: str, flow: Flow, *, before: Sequence[Stage] = ()) -> None:
+        """Serve a flow at a method and a path like `/v2/orders/{id}`. before: a chain of this route's own."""
+        label = f"route {method} {path}"
+        if not isinstance(flow, Flow):
+            raise DefinitionError(f"{label} was given {flow!r}, which is not a flow", 'give it Flow("name", [steps])')
+        if not path.startswith("/"):
+            raise DefinitionError(f"{label}: the path does not start with '/'", f'write "/{path}"')
+        if not method.isupper():
+            raise DefinitionError(f"{label}: the method is not in capitals", f'write "{method.upper()}"')
+        self._app.add_route(self, method, path, flow, as_stages(label, before))
+
+    def scope(self, prefix: str, *, before: Sequence[Stage] = ()) -> Scope:
+        """A scope inside this one."""
+        return Scope(self._app, prefix, before, self)
+
+    @property
+    def full_prefix(self) -> str:
+        return (self._parent.full_prefix if self._parent else "") + self.prefix
+
+    @property
+    def chain(self) -> tuple[Stage, ...]:
+        """The before-chain, outermost scope first."""
+        return (*(self._parent.chain if self._parent else ()), *self._chain)
+
+
+class App(Scope):
+    """Everything a runtime needs to know: what can be asked for, and which flows are served where.
+
+    capabilities: what handles effects. targets: how their targets are treated, by name. policy: the weakest that the app
+    sets for all effects. limits: how much runs and waits at once. on_error: as Flow's, for flows without one.
+    """
+
+    def __init__(
+        self,
+        name: str = "app",
+        *,
+        capabilities: Sequence[Capability | HasCapability] = (),
+        targets: Mapping[str, Target] | None = None,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        on_error: Callable[[Any], object] | None = None,
+    ) -> None:
+        super().__init__(self, "", (), None)
+        self.name = name
+        self.capabilities = tuple(c if isinstance(c, Capability) else c.capability() for c in capabilities)
+        self.targets = dict(targets or {})
+        self.policy = policy
+        self.limits = limits or Limits()
+        self.on_error = on_error
+        self._routes: list[tuple[Scope, str, str, Flow, tuple[Stage, ...]]] = []
+
+    def add_route(self, scope: Scope, method: str, path: str, flow: Flow, before: tuple[Stage, ...]) -> None:
+        """Used by Scope.route, which is what to call."""
+        self._routes.append((scope, method, scope.full_prefix + path, flow, before))
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Every route with its whole before-chain, in order of definition."""
+        return tuple(
+            Route(method, path, flow, (*scope.chain, *before)) for scope, method, path, flow, before in self._routes
+        )
+
+    @property
+    def flows(self) -> dict[str, Flow]:
+        """The flows that routes serve, by name. Raises DefinitionError when two share a name."""
+        flows: dict[str, Flow] = {}
+        for route in self.routes:
+            if flows.setdefault(route.flow.name, route.flow) is not route.flow:
+                raise DefinitionError(
+                    f"route {route.label}: another flow is called {route.flow.name!r} too",
+                    "give each flow a name of its own",
+                )
+        return flows
+
+    def check(self, builtin: frozenset[str] = frozenset()) -> None:
+        """Raise DefinitionError for the first thing that cannot work. builtin: kinds that the runtime itself handles."""
+        seen: dict[tuple[str, str], Route] = {}
+        for route in self.routes:
+            if (route.method, route.path) in seen:
+                raise DefinitionError(f"route {route.label} is defined twice", "remove one of them")
+            seen[route.method, route.path] = route
+            route.plan()
+            self.check_handlers(f"route {route.label}", (*route.before, *route.flow.stages), builtin)
+        _ = self.flows
+
+    def check_handlers(self, where: str, stages: Sequence[Stage], builtin: frozenset[str]) -> None:
+        """Raise DefinitionError when a step can ask for an effect that nothing handles."""
+        for step in steps_of(stages):
+            for mention in step.mentions:
+                kind = mention.kind
+                if kind.handler is None and kind.name not in builtin and not self.handles(kind.name):
+                    room = kind.name.partition(".")[0]
+                    raise DefinitionError(
+                        f"{where}: step {step.name!r} asks for {kind.name!r}, but nothing handles it",
+                        f"add a capability that does to App(capabilities=[…]), as {_CAPABLE.get(room, room + '(…)')}",
+                    )
+
+    def handles(self, kind: str) -> bool:
+        return any(kind in capability.handlers for capability in self.capabilities)
+
+
+_CAPABLE = {
+    "sql": 'zerver.sql.sqlite("file.db")',
+    "http": "zerver.http.http_client()",
+    "kv": "zerver.kv.memory()",
+}

@@ -1,0 +1,99 @@
+"""Flows: named, versioned DAGs of stages, checked when they are built.
+
+Law: a Flow that exists is a flow that can run. Its constructor raises DefinitionError for whatever the checker finds; what
+depends on the app around it (handlers, before-chains) is checked by the App.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from zerver.core.check import check_flow
+from zerver.core.graph import Graph, draw
+from zerver.core.policy import Policy
+from zerver.core.signatures import slot_of
+from zerver.core.stages import Block, Stage, as_stages
+from zerver.errors import DefinitionError
+
+Priority = Literal["interactive", "default", "batch"]
+PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")
+
+#: "cancel" ends the run when the client has gone, "finish" lets it go on; None: as the method says (safe ones cancel).
+OnDisconnect = Literal["cancel", "finish"]
+
+
+class Flow(Block):
+    """A flow: a name, its stages, and how a run of it is treated. A flow is a stage too.
+
+    before: a chain of stages that runs first. takes, gives: slots that the caller brings, or gets as the result when no
+    step returns Done. deadline: seconds for the whole run; as a stage, for the effects inside it.
+    undo_deadline: seconds that compensations may take, after the run's own time. policy: for every effect in it.
+    on_error: a pure function from the run's Result to a response value, when the run did not succeed.
+
+    Raises DefinitionError when the stages cannot work together.
+    """
+
+    __slots__ = (
+        "before",
+        "on_disconnect",
+        "on_error",
+        "owner",
+        "policy",
+        "priority",
+        "undo_deadline",
+        "version",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[Stage],
+        *,
+        before: Sequence[Stage] = (),
+        takes: Sequence[Any] = (),
+        gives: Sequence[Any] = (),
+        version: str = "1",
+        owner: str | None = None,
+        priority: Priority = "default",
+        deadline: float | None = None,
+        undo_deadline: float = 10.0,
+        policy: Policy | None = None,
+        on_disconnect: OnDisconnect | None = None,
+        on_error: Callable[[Any], object] | None = None,
+    ) -> None:
+        if not name:
+            raise DefinitionError("a flow has no name", 'name it like "checkout"')
+        where = f"flow {name!r}"
+        if priority not in PRIORITIES:
+            raise DefinitionError(
+                f"{where}: priority {priority!r} is unknown", f"choose one of {', '.join(PRIORITIES)}"
+            )
+        for label, seconds in (("deadline", deadline), ("undo_deadline", undo_deadline)):
+            if seconds is not None and not seconds > 0:
+                raise DefinitionError(f"{where}: {label}={seconds!r}", "give seconds above 0")
+        self.before = as_stages(where, before)
+        super().__init__(
+            name,
+            (*self.before, *as_stages(where, stages)),
+            [slot_of(alias) for alias in takes],
+            [slot_of(alias) for alias in gives],
+            deadline,
+        )
+        if not self.stages:
+            raise DefinitionError(f"{where} has no stages", "give it at least one step")
+        self.version = version
+        self.owner = owner
+        self.priority: Priority = priority
+        self.undo_deadline = undo_deadline
+        self.policy = policy
+        self.on_disconnect = on_disconnect
+        self.on_error = on_error
+        check_flow(self)
+
+    def graph(self) -> Graph:
+        """The flow as a picture: `.mermaid()` and `.dot()`."""
+        return draw(self)
+
+    def __repr__(self) -> str:
+        return f"<flow {self.name} v{self.version}, {len(self.stages)} stages>"

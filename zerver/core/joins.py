@@ -1,0 +1,301 @@
+"""Joins: how several effects become one. This file decides who won; `zerver.runtime.joins` cancels the others.
+
+Law: a JoinState is told what arrived and when to look again, and answers with a Verdict. It starts nothing, cancels
+nothing and knows no clock. Results are in argument order whatever the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, TypeVarTuple, cast, overload
+
+import attrs
+
+from zerver.core.effects import (
+    Cancelled,
+    Compensation,
+    Effect,
+    EffectKind,
+    Failure,
+    Form,
+    Outcome,
+    Success,
+    Unknown,
+    deliver,
+)
+from zerver.core.policy import Policy
+from zerver.errors import DefinitionError, EffectError, JoinFailed
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+Ts = TypeVarTuple("Ts")
+
+JoinName = Literal["all", "settle", "race", "quorum", "hedge"]
+
+KINDS: dict[JoinName, EffectKind[..., Any]] = {
+    name: EffectKind(f"join.{name}", "read", target="join") for name in ("all", "settle", "race", "quorum", "hedge")
+}
+
+
+@attrs.frozen
+class JoinRule:
+    """What a join waits for. k: quorum's count. after: seconds, or "pNN" of the target's latency. limit: attempts."""
+
+    name: JoinName
+    k: int = 0
+    after: float | str = 0.0
+    limit: int = 0
+
+
+class Join(Effect[T]):
+    """Several effects as one effect: it nests in other joins and carries a policy of its own.
+
+    A join's own timeout bounds the whole of it; it is not retried (its members are, by their own policies).
+    """
+
+    __slots__ = ("members", "rule")
+
+    def __init__(
+        self,
+        kind: EffectKind[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        policy: Policy | None = None,
+        compensation: Compensation | None = None,
+        form: Form = "value",
+    ) -> None:
+        super().__init__(kind, args, kwargs, policy, compensation, form)
+        self.rule: JoinRule = args[0]
+        self.members: tuple[Effect[Any], ...] = args[1:]
+        if policy is not None and policy.retries:
+            raise DefinitionError(
+                f"{kind.name} was given retries={policy.retries}",
+                "give retries to its members; a join is not repeated",
+            )
+
+    def __repr__(self) -> str:
+        return f"{self.kind.name}({', '.join(map(repr, self.members))})"
+
+
+def _join(rule: JoinRule, members: tuple[Effect[Any], ...]) -> Join[Any]:
+    for member in members:
+        if not isinstance(member, Effect):
+            raise DefinitionError(
+                f"join.{rule.name} was given {member!r}, which is not an effect",
+                "give it effects, not awaited values",
+            )
+    if not members and rule.name != "settle" and rule.name != "all":
+        raise DefinitionError(f"join.{rule.name} was given no effects", "give it at least one")
+    return Join(KINDS[rule.name], (rule, *members))
+
+
+# The overloads spell out tuples of two to five, which is what editors show best; more members give a tuple of Any.
+@overload
+def all(a: Effect[A], b: Effect[B], /) -> Effect[tuple[A, B]]: ...
+@overload
+def all(a: Effect[A], b: Effect[B], c: Effect[C], /) -> Effect[tuple[A, B, C]]: ...
+@overload
+def all(a: Effect[A], b: Effect[B], c: Effect[C], d: Effect[D], /) -> Effect[tuple[A, B, C, D]]: ...
+@overload
+def all(a: Effect[A], b: Effect[B], c: Effect[C], d: Effect[D], e: Effect[E], /) -> Effect[tuple[A, B, C, D, E]]: ...
+@overload
+def all(*effects: Effect[T]) -> Effect[tuple[T, ...]]: ...
+def all(*effects: Effect[Any]) -> Effect[Any]:
+    """Every result, as a tuple. Fails on the first required failure, and cancels the rest.
+
+    A member with `.optional()` is not required: its failure gives None in its place.
+    """
+    return _join(JoinRule("all"), effects)
+
+
+@overload
+def settle(a: Effect[A], b: Effect[B], /) -> Effect[tuple[Outcome[A], Outcome[B]]]: ...
+@overload
+def settle(a: Effect[A], b: Effect[B], c: Effect[C], /) -> Effect[tuple[Outcome[A], Outcome[B], Outcome[C]]]: ...
+@overload
+def settle(
+    a: Effect[A], b: Effect[B], c: Effect[C], d: Effect[D], /
+) -> Effect[tuple[Outcome[A], Outcome[B], Outcome[C], Outcome[D]]]: ...
+@overload
+def settle(*effects: Effect[T]) -> Effect[tuple[Outcome[T], ...]]: ...
+def settle(*effects: Effect[Any]) -> Effect[Any]:
+    """Every outcome, as a tuple; never fails."""
+    return _join(JoinRule("settle"), effects)
+
+
+def race(*effects: Effect[T]) -> Effect[T]:
+    """The first success; fails when all have failed. Losers are cancelled; one that committed is compensated."""
+    return cast("Effect[T]", _join(JoinRule("race"), effects))
+
+
+def quorum(k: int, *effects: Effect[T]) -> Effect[tuple[T, ...]]:
+    """The first k successes, in argument order; fails as soon as k is out of reach.
+
+    Raises DefinitionError when k is below 1 or above the number of effects.
+    """
+    if not 1 <= k <= len(effects):
+        raise DefinitionError(
+            f"join.quorum wants {k} of {len(effects)} effects", f"give k between 1 and {max(1, len(effects))}"
+        )
+    return _join(JoinRule("quorum", k=k), effects)
+
+
+def hedge(effect: Effect[T], *, after: float | str, limit: int = 2) -> Effect[T]:
+    """Start the effect again when the first attempt is slow; the first success wins, the others are cancelled.
+
+    after: seconds, or "p95": that percentile of what the target has lately needed (no hedge before 100 samples).
+    limit: attempts in all. All attempts of a hedged write carry one idempotency key, and commit once.
+    Precedent: Dean and Barroso, "The Tail at Scale": p99.9 from 1800 to 74 ms for 2 % more requests.
+
+    Raises DefinitionError for a write whose handler takes no key, and for a join.
+    """
+    if isinstance(effect, Join):
+        raise DefinitionError("join.hedge was given a join", "hedge the members instead")
+    if effect.kind.access == "write" and not effect.kind.takes_key:
+        raise DefinitionError(
+            f"join.hedge would start the write {effect.kind.name!r} twice, but its handler takes no key",
+            "give the handler a parameter `key: IdempotencyKey`, or do not hedge it",
+        )
+    if limit < 2:
+        raise DefinitionError(f"join.hedge with limit={limit} never hedges", "give a limit of 2 or more")
+    percentile(after)
+    return cast("Effect[T]", _join(JoinRule("hedge", after=after, limit=limit), (effect,)))
+
+
+def percentile(after: float | str) -> float | None:
+    """0.95 for "p95", None for seconds. Raises DefinitionError for anything else."""
+    if isinstance(after, int | float):
+        if after < 0:
+            raise DefinitionError(f"join.hedge with after={after!r}", "give seconds, 0 or more")
+        return None
+    digits = after[1:]
+    if after[:1] == "p" and digits.isdigit() and 0 < int(digits) < 10 ** len(digits):
+        return int(digits) / 10.0 ** max(2, len(digits))
+    raise DefinitionError(f"join.hedge with after={after!r}", 'give seconds, or a percentile like "p95"')
+
+
+# ---- who won --------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Verdict:
+    """What to do now: start these members, look again after `wake` seconds, or stop with `outcome`.
+
+    A member number of a hedge is its attempt. winners: the members whose results are in the outcome.
+    """
+
+    start: tuple[int, ...] = ()
+    wake: float | None = None
+    outcome: Outcome[Any] | None = None
+    winners: tuple[int, ...] = ()
+
+
+_WAIT = Verdict()
+
+
+class JoinState:
+    """One join under way. `begin` once, then `arrived` per member (and `tick` when a wake comes) until an outcome."""
+
+    __slots__ = ("_name", "_outcomes", "_running", "_started", "after", "join")
+
+    def __init__(self, join: Join[Any], after: float | None = None) -> None:
+        """after: the hedge's delay in seconds, None when it must not hedge (too few samples)."""
+        self.join = join
+        self.after = after
+        self._name = join.rule.name
+        self._outcomes: dict[int, Outcome[Any]] = {}
+        self._started = 0
+        self._running = 0
+
+    def begin(self) -> Verdict:
+        """The first members to start; an empty join is decided at once."""
+        if self._name == "hedge":
+            return self._start_attempt()
+        count = len(self.join.members)
+        self._running = count
+        if not count:
+            return Verdict(outcome=Success(()))
+        return Verdict(start=tuple(range(count)))
+
+    def tick(self) -> Verdict:
+        """The hedge's delay is over: start another attempt if one is left."""
+        if self._running and self._started < self.join.rule.limit:
+            return self._start_attempt()
+        return _WAIT
+
+    def arrived(self, member: int, outcome: Outcome[Any]) -> Verdict:
+        """A member came to an outcome; anything after the verdict has one is late, and is not to be told here."""
+        self._outcomes[member] = outcome
+        self._running -= 1
+        return _RULES[self._name](self, member, outcome)
+
+    def _start_attempt(self) -> Verdict:
+        number = self._started
+        self._started += 1
+        self._running += 1
+        more = self._started < self.join.rule.limit
+        return Verdict(start=(number,), wake=self.after if more else None)
+
+    def _all(self, member: int, outcome: Outcome[Any]) -> Verdict:
+        _, error = deliver(self.join.members[member], outcome)
+        if error is not None:
+            return Verdict(outcome=Failure(error))
+        if self._running:
+            return _WAIT
+        numbers = tuple(range(len(self.join.members)))
+        values = tuple(deliver(self.join.members[i], self._outcomes[i])[0] for i in numbers)
+        return Verdict(outcome=Success(values), winners=numbers)
+
+    def _settle(self, member: int, outcome: Outcome[Any]) -> Verdict:
+        if self._running:
+            return _WAIT
+        numbers = tuple(range(len(self.join.members)))
+        return Verdict(outcome=Success(tuple(self._outcomes[i] for i in numbers)), winners=numbers)
+
+    def _race(self, member: int, outcome: Outcome[Any]) -> Verdict:
+        if isinstance(outcome, Success):
+            return Verdict(outcome=Success(outcome.value), winners=(member,))
+        return _WAIT if self._running else self._lost(f"all {len(self.join.members)} members failed")
+
+    def _quorum(self, member: int, outcome: Outcome[Any]) -> Verdict:
+        won = sorted(i for i, arrived in self._outcomes.items() if isinstance(arrived, Success))
+        k = self.join.rule.k
+        if len(won) >= k:
+            values = tuple(cast("Success[Any]", self._outcomes[i]).value for i in won)
+            return Verdict(outcome=Success(values), winners=tuple(won))
+        if len(won) + self._running < k:
+            return self._lost(f"{k} of {len(self.join.members)} is out of reach: {len(won)} succeeded")
+        return _WAIT
+
+    def _hedge(self, member: int, outcome: Outcome[Any]) -> Verdict:
+        if isinstance(outcome, Success):
+            return Verdict(outcome=outcome, winners=(member,))
+        if self._running:
+            return _WAIT
+        # A hedge is against slowness, not failure: retries are the policy's. The doubtful outcome is the one to tell.
+        worst = next((o for o in self._outcomes.values() if isinstance(o, Unknown)), outcome)
+        return Verdict(outcome=worst)
+
+    def _lost(self, reason: str) -> Verdict:
+        errors = [self._error(i) for i in sorted(self._outcomes) if not isinstance(self._outcomes[i], Success)]
+        return Verdict(outcome=Failure(JoinFailed(self.join.kind.name, reason, errors)))
+
+    def _error(self, member: int) -> EffectError:
+        outcome = self._outcomes[member]
+        if isinstance(outcome, Failure | Unknown):
+            return outcome.error
+        reason = outcome.reason if isinstance(outcome, Cancelled) else "succeeded"
+        return EffectError(self.join.members[member % len(self.join.members)].kind.name, f"cancelled: {reason}")
+
+
+_RULES = {
+    "all": JoinState._all,
+    "settle": JoinState._settle,
+    "race": JoinState._race,
+    "quorum": JoinState._quorum,
+    "hedge": JoinState._hedge,
+}

@@ -1,0 +1,584 @@
+"""The machine: what a run does next, given what has happened. Sans I/O, as h11 is.
+
+Law: events go in as method calls, one command comes out; in between, pure steps run and records are appended. The machine
+owns a run's cells, its saga and its place in the plan, knows no clock but the one it is given, and never waits.
+
+    event                                   may answer
+    start(inputs)                           Perform | Park | Unwind | Finish
+    settled(call, outcome)                  Perform | Wait | Cancel | Park | Unwind | Finish
+    interrupt(ending)                       Unwind | Finish       the pump has cut every call that was under way
+    signalled(signal, value), expired(...)  Perform | Park | Unwind | Finish
+    undone(task, outcome)                   Unwind | Finish
+    give_up()                               Finish
+    committed, doubted, lost                nothing: they are news for the saga, told while a call is under way
+
+Replay feeds recorded events to the same machine; crash recovery is a replay that continues.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+
+from zerver.core import timeline as t
+from zerver.core.calls import Call
+from zerver.core.decisions import DECISIONS, Continue, Done, Fail, Insert, Need, Pause, Replace
+from zerver.core.effects import Effect, Outcome, deliver
+from zerver.core.plan import (
+    DEADLINE_CELL,
+    UNWRITTEN,
+    BlockNode,
+    BranchNode,
+    DagNode,
+    ForkNode,
+    Line,
+    Plan,
+    StepNode,
+)
+from zerver.core.replan import spliced
+from zerver.core.saga import Saga, Task
+from zerver.core.slots import Deadline
+from zerver.errors import DefinitionError, EffectError, ImpureStepError, InternalError
+
+# ---- commands -------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Perform:
+    """Perform these calls; more than one: at once. Tell `settled` for each."""
+
+    calls: tuple[Call, ...]
+
+
+@attrs.frozen(eq=False)
+class Wait:
+    """Nothing new: other calls are still under way."""
+
+
+@attrs.frozen(eq=False)
+class Cancel:
+    """The run is over: cut the calls that are still under way, then tell `interrupt`."""
+
+
+@attrs.frozen(eq=False)
+class Unwind:
+    """Perform this task of the rollback, shielded, then tell `undone`."""
+
+    task: Task
+
+
+@attrs.frozen(eq=False)
+class Park:
+    """Nothing runs until one of these signals comes, or its time (ns) is over."""
+
+    until: tuple[tuple[str, int], ...]
+
+
+@attrs.frozen(eq=False)
+class Finish:
+    """The run has ended."""
+
+    ending: t.Ending
+
+
+Command: TypeAlias = Perform | Wait | Cancel | Unwind | Park | Finish
+
+_WAIT = Wait()
+_CANCEL = Cancel()
+_DECISIONS = frozenset(DECISIONS)
+
+# ---- where in the plan ----------------------------------------------------------------------
+
+
+class _At:
+    """A place in a line of nodes. until_ns: when the nested flow around it is out of time."""
+
+    __slots__ = ("at", "line", "parent", "until_ns")
+
+    def __init__(self, line: Line, parent: _Frame | None, until_ns: int | None) -> None:
+        self.line = line
+        self.at = 0
+        self.parent = parent
+        self.until_ns = until_ns
+
+
+class _Gate:
+    """A fork or a dag under way: `left` lines have not ended. needs: per line of a dag, how many must end before it."""
+
+    __slots__ = ("left", "needs", "node", "parent")
+
+    def __init__(self, node: ForkNode | DagNode, parent: _At) -> None:
+        self.node = node
+        self.parent = parent
+        self.left = len(node.lines)
+        self.needs = list(node.needs) if isinstance(node, DagNode) else []
+
+
+class _Member(_At):
+    """A line of a gate."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, line: Line, parent: _Gate, number: int) -> None:
+        super().__init__(line, parent, parent.parent.until_ns)
+        self.number = number
+
+
+_Frame: TypeAlias = _At | _Gate
+
+
+class _Activation:
+    """A step that waits: for an effect (coroutine or resume function) or for a signal (pause)."""
+
+    __slots__ = ("began", "coroutine", "node", "ordinal", "pause", "place", "resume")
+
+    def __init__(self, node: StepNode, place: _At, began: int) -> None:
+        self.node = node
+        self.place = place
+        self.began = began
+        self.ordinal = 0
+        self.coroutine: Coroutine[Any, Any, Any] | None = None
+        self.resume: Callable[[Any], object] | None = None
+        self.pause: tuple[Pause, int] | None = None
+
+
+class Machine:
+    """One run of one plan. clock: nanoseconds, monotonic; its only use is in records and Deadline parameters."""
+
+    __slots__ = (
+        "_ending",
+        "_names",
+        "_parked",
+        "_ready",
+        "_waiting",
+        "cells",
+        "clock",
+        "deadline_ns",
+        "finished",
+        "plan",
+        "records",
+        "run_id",
+        "saga",
+    )
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_id: str,
+        clock: Callable[[], int],
+        records: list[t.Record],
+        deadline_ns: int | None = None,
+    ) -> None:
+        self.plan = plan
+        self.run_id = run_id
+        self.clock = clock
+        self.records = records
+        self.deadline_ns = deadline_ns
+        self.cells: list[Any] = [UNWRITTEN] * plan.size
+        self.saga = Saga()
+        self.finished = False
+        self._ending: t.Ending | None = None
+        self._ready: list[Call] = []
+        self._waiting: dict[Call, _Activation] = {}
+        self._parked: dict[str, _Activation] = {}
+        self._names: dict[str, int] = {}
+
+    # -- events --
+
+    def start(self, parts: Sequence[Any] = (), takes: Sequence[Any] = ()) -> Command:
+        """Begin. parts: values in the order of `plan.parts`. takes: values in the order of `plan.takes`."""
+        cells = self.cells
+        for cell, value in zip(self.plan.part_cells, parts, strict=True):
+            cells[cell] = value
+        for slot, value in zip(self.plan.takes, takes, strict=True):
+            cells[self.plan.slots[slot.name]] = value
+        self._run(_At(self.plan.line, None, None))
+        return self._command()
+
+    def settled(self, call: Call, outcome: Outcome[Any]) -> Command:
+        """A call that was to be performed came to its outcome."""
+        activation = self._waiting.pop(call)
+        if self._ending is not None:
+            self.records.append((t.LATE, self.clock(), call, outcome))
+            self._close(activation)
+            return self._command()
+        self.records.append((t.SETTLED, self.clock(), call, outcome))
+        value, error = deliver(call.effect, outcome)
+        self._resume(activation, value, error)
+        return self._command()
+
+    def committed(self, call: Call, value: object) -> None:
+        """A write has happened; told by the runtime the moment it knows, before the call is settled."""
+        self.records.append((t.COMMITTED, self.clock(), call, value))
+        if call.effect.compensation is not None:
+            self.saga.committed(call, value)
+
+    def doubted(self, call: Call, error: EffectError | None) -> None:
+        """A write may have happened, and will not be tried again."""
+        self.records.append((t.DOUBTED, self.clock(), call, error))
+        self.saga.doubted(call, error)
+
+    def lost(self, join: Call, winners: Sequence[Call]) -> None:
+        """A join is decided: what its other members wrote is not wanted."""
+        self.records.append((t.LOST, self.clock(), join, tuple(winners)))
+        self.saga.lost(join, frozenset(winners))
+
+    def interrupt(self, ending: t.Ending) -> Command:
+        """The calls under way have been cut: because of `ending`, or because the machine said Cancel."""
+        self._end(ending)
+        for call, activation in self._waiting.items():
+            self.records.append((t.CUT, self.clock(), call, ending.reason or ending.status))
+            self._close(activation)
+        for activation in self._parked.values():
+            self._close(activation)
+        self._waiting.clear()
+        self._parked.clear()
+        return self._command()
+
+    def signalled(self, signal: str, value: object) -> Command:
+        """The signal that the run was parked on has come. Raises KeyError when it is parked on no such signal."""
+        activation = self._parked.pop(signal)
+        self.records.append((t.SIGNALLED, self.clock(), activation.node, value))
+        pause = activation.pause[0] if activation.pause else None
+        if pause is not None and pause.resume is not None:
+            activation.resume = pause.resume
+            self._resume(activation, value, None)
+        else:
+            self._answer(activation, value)
+        return self._command()
+
+    def expired(self, signal: str) -> Command:
+        """The signal has not come in time."""
+        activation = self._parked.pop(signal)
+        self.records.append((t.EXPIRED, self.clock(), activation.node, None))
+        pause = activation.pause[0] if activation.pause else None
+        decision = pause.expired if pause is not None else None
+        self._answer(activation, Fail("expired", signal) if decision is None else decision)
+        return self._command()
+
+    def undone(self, task: Task, outcome: Outcome[Any]) -> Command:
+        """A task of the rollback came to its outcome."""
+        entry = self.saga.done(task, outcome)
+        self.records.append((t.UNDONE, self.clock(), entry, (task.verb, outcome)))
+        return self._command()
+
+    def give_up(self) -> Command:
+        """The time for the rollback is over: what is left of it is unresolved."""
+        for entry in self.saga.give_up():
+            self.records.append((t.GAVE_UP, self.clock(), entry, None))
+        return self._command()
+
+    @property
+    def under_way(self) -> int:
+        """How many calls have neither settled nor been cut."""
+        return len(self._waiting)
+
+    # -- what is next --
+
+    def _command(self) -> Command:
+        if self._ending is None:
+            if self._ready:
+                calls, self._ready = tuple(self._ready), []
+                return Perform(calls)
+            if self._waiting:
+                return _WAIT
+            if self._parked:
+                pauses = [(signal, a.pause[1]) for signal, a in self._parked.items() if a.pause is not None]
+                return Park(tuple(pauses))
+            gives = tuple(self.cells[cell] for cell in self.plan.gives)
+            self._end(t.Ending("done", gives[0] if len(gives) == 1 else gives or None))
+        if self._ready:  # asked for in the same breath as the run ended: never performed
+            for call in self._ready:
+                self._close(self._waiting.pop(call))
+            self._ready = []
+        return _CANCEL if self._waiting else self._unwind()
+
+    def _unwind(self) -> Command:
+        ending = self._ending
+        if ending is None:
+            raise InternalError("a run is unwound that has not ended")
+        task = self.saga.next_task(failing=ending.status != "done")
+        if task is not None:
+            self.records.append((t.UNDO, self.clock(), task.entry, task.verb))
+            return Unwind(task)
+        if not self.finished:
+            self.finished = True
+            self.records.append((t.ENDED, self.clock(), self.plan.flow, ending))
+        return Finish(ending)
+
+    def _end(self, ending: t.Ending) -> None:
+        if self._ending is None:  # the first reason stands; what comes later comes of it
+            self._ending = ending
+            self.records.append((t.ENDING, self.clock(), self.plan.flow, ending))
+            for activation in self._parked.values():
+                self._close(activation)
+            self._parked.clear()
+
+    # -- walking the plan --
+
+    def _run(self, place: _At | None) -> None:
+        """Run nodes from here on until everything waits, or the run has ended."""
+        cells, records, clock = self.cells, self.records, self.clock
+        while place is not None:
+            line = place.line
+            if place.at == len(line):
+                place = self._leave(place)
+                continue
+            node = line[place.at]
+            place.at += 1
+            if node.__class__ is StepNode:
+                began = clock()
+                if node.wants_deadline:
+                    cells[DEADLINE_CELL] = self._deadline(began, place)
+                try:
+                    answer = node.call(cells)
+                except Exception as defect:
+                    return self._raised(node, began, defect)
+                if node.is_async:
+                    activation = _Activation(node, place, began)
+                    activation.coroutine = answer
+                    self._resume(activation, None, None)
+                    return None
+                if answer.__class__ in _DECISIONS:
+                    if not self._decide(node, place, began, answer):
+                        return None
+                elif node.write >= 0 and (answer is not None or not node.required):
+                    cells[node.write] = answer
+                    records.append((t.STEP, clock(), node, (began, answer)))
+                elif node.write == -1 and answer is None:
+                    records.append((t.STEP, clock(), node, (began, answer)))
+                elif not self._write(node, began, answer):
+                    return None
+                continue
+            place = self._enter(node, place)
+        return None
+
+    def _enter(self, node: Any, place: _At) -> _At | None:
+        """Go into a node that is no step; None when somebody else carries the run on."""
+        if isinstance(node, BranchNode):
+            began = self.clock()
+            try:
+                answer = node.ask(self.cells)
+            except Exception as defect:
+                self._raised(node, began, defect)
+                return None
+            self.records.append((t.BRANCH, self.clock(), node, answer))
+            return _At(node.then if answer else node.otherwise, place, place.until_ns)
+        if isinstance(node, BlockNode):
+            until = self.clock() + node.deadline_ns
+            return _At(node.line, place, until if place.until_ns is None else min(until, place.until_ns))
+        if isinstance(node, ForkNode | DagNode):
+            gate = _Gate(node, place)
+            self._open(gate, [i for i in range(len(node.lines)) if not (gate.needs and gate.needs[i])])
+            return None
+        self.saga.pass_pivot()
+        self.records.append((t.PIVOT, self.clock(), node, None))
+        return place
+
+    def _open(self, gate: _Gate, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if self._ending is None:
+                self._run(_Member(gate.node.lines[number], gate, number))
+
+    def _leave(self, place: _At) -> _At | None:
+        """A line has ended: go on behind it, unless its gate still waits for others."""
+        gate = place.parent
+        if not isinstance(gate, _Gate):
+            return gate
+        gate.left -= 1
+        if isinstance(gate.node, DagNode) and isinstance(place, _Member):
+            ready = []
+            for later in gate.node.unlocks[place.number]:
+                gate.needs[later] -= 1
+                if not gate.needs[later]:
+                    ready.append(later)
+            if ready:
+                self._open(gate, ready)
+                return None  # the last line to end, wherever it runs, carries the run on
+        return None if gate.left else gate.parent
+
+    # -- steps that wait --
+
+    def _resume(self, activation: _Activation, value: object, error: EffectError | None) -> None:
+        """Carry a waiting step on with what it waited for."""
+        try:
+            if activation.coroutine is None:
+                if error is not None:
+                    raise error
+                if activation.resume is None:
+                    raise InternalError(f"{activation.node.name} waits for nothing")
+                answer = activation.resume(value)
+                if inspect.iscoroutine(answer):
+                    activation.coroutine = answer
+                    return self._resume(activation, None, None)
+            else:
+                send = activation.coroutine
+                asked = send.send(value) if error is None else send.throw(error)
+                if isinstance(asked, Effect):
+                    return self._ask(activation, asked)
+                raise _impure(activation)
+        except StopIteration as stop:
+            answer = stop.value
+        except EffectError as fault:
+            self.records.append((t.FAULT, self.clock(), activation.node, (activation.began, fault)))
+            return self._end(t.Ending("failed", cause=fault))
+        except Exception as defect:
+            self._close(activation)
+            return self._raised(activation.node, activation.began, defect)
+        return self._answer(activation, answer)
+
+    def _answer(self, activation: _Activation, answer: object) -> None:
+        """A step that had waited has answered: go on behind it."""
+        node, place, began = activation.node, activation.place, activation.began
+        goes_on = (
+            self._decide(node, place, began, answer, activation)
+            if answer.__class__ in _DECISIONS
+            else self._write(node, began, answer)
+        )
+        if goes_on:
+            self._run(place)
+
+    def _ask(self, activation: _Activation, effect: Effect[Any]) -> None:
+        activation.ordinal += 1
+        call = Call(
+            self.run_id,
+            activation.node.name,
+            str(activation.ordinal),
+            effect,
+            until_ns=activation.place.until_ns,
+        )
+        self.records.append((t.ASKED, self.clock(), call, None))
+        self._waiting[call] = activation
+        self._ready.append(call)
+
+    def _close(self, activation: _Activation) -> None:
+        """Drop a waiting step: its `finally` blocks run, and what they raise is no news any more."""
+        if activation.coroutine is not None:
+            try:
+                activation.coroutine.close()
+            except Exception as defect:  # the run is over already, and has a better reason than this
+                self.records.append((t.DEFECT, self.clock(), activation.node, (activation.began, defect)))
+
+    # -- answers --
+
+    def _decide(
+        self, node: StepNode, place: _At, began: int, decision: Any, activation: _Activation | None = None
+    ) -> bool:
+        """Act on a decision; True when the line goes on."""
+        kind = decision.__class__
+        if kind is Continue:
+            return self._write(node, began, decision.value)
+        if kind is Need or kind is Pause:
+            activation = activation or _Activation(node, place, began)
+            activation.coroutine = None
+            if kind is Need:
+                activation.resume = decision.resume
+                self._ask(activation, decision.effect)
+            else:
+                self._park(activation, decision)
+            return False
+        if kind is Insert or kind is Replace:
+            return self._write(node, began, decision.value) and self._replan(node, place, began, decision)
+        self.records.append((t.STEP, self.clock(), node, (began, decision)))
+        if kind is Done:
+            self._end(t.Ending("done", decision.value))
+        else:
+            self._end(t.Ending("failed", cause=decision))
+        return False
+
+    def _write(self, node: StepNode, began: int, answer: Any) -> bool:
+        """Write a step's value to its slots; True when it fits them."""
+        if node.write >= 0 and (answer is not None or not node.required):
+            self.cells[node.write] = answer
+        elif node.write == -2 and isinstance(answer, tuple) and len(answer) == len(node.writes):
+            for cell, value, write in zip(node.writes, answer, node.step.signature.writes, strict=True):
+                if value is None and not write.optional:
+                    self._raised(node, began, TypeError(f"step {node.name!r} gave None for slot {write.slot.name!r}"))
+                    return False
+                self.cells[cell] = value
+        elif not (node.write == -1 and answer is None):
+            self._raised(
+                node,
+                began,
+                TypeError(f"step {node.name!r} answered {answer!r}, which its annotation does not say"),
+            )
+            return False
+        self.records.append((t.STEP, self.clock(), node, (began, answer)))
+        return True
+
+    def _park(self, activation: _Activation, pause: Pause) -> None:
+        if pause.signal in self._parked:
+            error = DefinitionError(
+                f"flow {self.plan.flow!r}: two steps wait for signal {pause.signal!r} at once",
+                "give each a name of its own",
+            )
+            return self._raised(activation.node, activation.began, error)
+        now = self.clock()
+        activation.pause = (pause, now + int(pause.expires * 1e9))
+        self._parked[pause.signal] = activation
+        self.records.append((t.PARKED, now, activation.node, pause))
+        return None
+
+    def _replan(self, node: StepNode, place: _At, began: int, decision: Insert | Replace) -> bool:
+        around: list[_At] = [place]
+        while around[-1].parent is not None:
+            parent = around[-1].parent
+            if isinstance(parent, _Gate):
+                if isinstance(decision, Replace):
+                    error = DefinitionError(
+                        f"flow {self.plan.flow!r}: step {node.name!r} answers Replace inside {parent.node.name}",
+                        "other members are under way: Insert instead, or decide behind it",
+                    )
+                    self._raised(node, began, error)
+                    return False
+                parent = parent.parent
+            around.append(parent)
+        written = {
+            name
+            for name, cell in self.plan.slots.items()
+            if cell < len(self.cells) and self.cells[cell] is not UNWRITTEN
+        }
+        rest = [] if isinstance(decision, Replace) else [n for at in around for n in at.line[at.at :]]
+        try:
+            self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
+        except DefinitionError as defect:
+            self._raised(node, began, defect)
+            return False
+        self.cells.extend([UNWRITTEN] * (self.plan.size - len(self.cells)))
+        self.records.append((t.PLAN, self.clock(), node, (decision.__class__.__name__.lower(), [n.name for n in line])))
+        if isinstance(decision, Replace):
+            for at in around:
+                at.line = at.line[: at.at]
+            place.line = (*place.line, *line)
+        else:
+            place.line = (*place.line[: place.at], *line, *place.line[place.at :])
+        return True
+
+    def _raised(self, node: Any, began: int, defect: Exception) -> None:
+        self.records.append((t.DEFECT, self.clock(), node, (began, defect)))
+        self._end(t.Ending("defect", cause=defect))
+
+    def _deadline(self, now: int, place: _At) -> Deadline:
+        ends = [at for at in (self.deadline_ns, place.until_ns) if at is not None]
+        return Deadline(max(0.0, (min(ends) - now) / 1e9) if ends else float("inf"))
+
+
+def _impure(activation: _Activation) -> ImpureStepError:
+    """Throw the error into the step, so that its own cleanup runs, and name the line that awaited."""
+    coroutine: Any = activation.coroutine
+    frame = coroutine.cr_frame
+    code = activation.node.step.function.__code__
+    line = frame.f_lineno if frame is not None else code.co_firstlineno
+    error = ImpureStepError(
+        f"step {activation.node.name!r} awaited something that is not an effect, at {code.co_filename}:{line}\n"
+        "  make an effect of it with @effect, and await that"
+    )
+    try:
+        coroutine.throw(error)
+    except BaseException as raised:
+        if raised is not error and not isinstance(raised, StopIteration | Exception):
+            raise
+    return error

@@ -1,0 +1,83 @@
+"""Policies: how an effect is tried, as arithmetic over numbers the caller brings.
+
+Law: a policy decides nothing by itself and reads neither clock nor chance: `now` and the random draw are
+arguments. A field that is None says nothing, and the next level of the resolution answers:
+effect call > flow > target > kind > default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from zerver.errors import DefinitionError
+
+
+def _positive(_: object, field: attrs.Attribute[float | None], value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise DefinitionError(
+            f"policy {field.name}={value!r} must be above 0 seconds", "leave it out for no limit of its own"
+        )
+
+
+def _count(_: object, field: attrs.Attribute[int | None], value: int | None) -> None:
+    if value is not None and value < 0:
+        raise DefinitionError(f"policy {field.name}={value!r} is negative", "0 means none")
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """How one effect is tried.
+
+    timeout: seconds for one attempt; the run's deadline bounds it in any case.
+    retries: further attempts after the first that failed.
+    backoff: seconds; attempt n waits U(0, min(backoff_cap, backoff * 2**n)): AWS "full jitter".
+    """
+
+    timeout: float | None = attrs.field(default=None, validator=_positive)
+    retries: int | None = attrs.field(default=None, validator=_count)
+    backoff: float | None = attrs.field(default=None, validator=_positive)
+    backoff_cap: float | None = attrs.field(default=None, validator=_positive)
+
+    def over(self, weaker: Policy) -> Policy:
+        """This policy where it says something, the weaker one elsewhere."""
+        return Policy(
+            timeout=self.timeout if self.timeout is not None else weaker.timeout,
+            retries=self.retries if self.retries is not None else weaker.retries,
+            backoff=self.backoff if self.backoff is not None else weaker.backoff,
+            backoff_cap=self.backoff_cap if self.backoff_cap is not None else weaker.backoff_cap,
+        )
+
+
+#: What holds when nobody says anything: one attempt, bounded by the run's deadline alone.
+DEFAULT_POLICY = Policy(retries=0, backoff=0.05, backoff_cap=2.0)
+
+_EMPTY = Policy()
+
+
+def resolve(levels: Sequence[tuple[str, Policy | None]]) -> tuple[Policy, dict[str, str]]:
+    """The policy that applies and, per field, the level that said so; levels go from strong to weak."""
+    policy, sources = _EMPTY, {}
+    for level, said in [*levels, ("default", DEFAULT_POLICY)]:
+        for field in attrs.fields_dict(Policy):
+            if (
+                said is not None
+                and getattr(policy, field) is None
+                and getattr(said, field) is not None
+                and field not in sources
+            ):
+                sources[field] = level
+        policy = policy.over(said or _EMPTY)
+    return policy, sources
+
+
+def backoff_seconds(policy: Policy, attempt: int, draw: float) -> float:
+    """How long to wait after failed attempt `attempt` (0 for the first); draw is uniform in [0, 1).
+
+    Full jitter (Brooker, "Exponential Backoff and Jitter"): the fleet's retries spread out instead of
+    arriving as waves.
+    """
+    base = policy.backoff if policy.backoff is not None else DEFAULT_POLICY.backoff
+    cap = policy.backoff_cap if policy.backoff_cap is not None else DEFAULT_POLICY.backoff_cap
+    return draw * min(cap or 0.0, (base or 0.0) * 2.0 ** min(attempt, 60))

@@ -1,0 +1,173 @@
+"""The timeline: the ordered records of a run, and the only source of truth about it.
+
+Law: a record is a tuple `(kind, at, subject, detail)`, appended when something happens and never changed; `at` is in
+nanoseconds of the runtime's monotonic clock. Values are kept by reference and formatted only when somebody looks.
+
+    kind        subject     detail                                written when
+    received    flow        None                                  the runtime was asked to run the flow
+    admitted    flow        (priority, queued)                    admission gave a ticket
+    refused     flow        Refusal                               admission gave none
+    read        flow        None                                  the edge has read the request
+    turn        node        None                                  a CPU step was given its turn
+    step        node        (began, answer)                       a step answered: a value or a decision
+    defect      node        (began, exception)                    a step raised
+    fault       node        (began, EffectError)                  a failed effect was not caught by its step
+    branch      node        bool                                  a branch was decided
+    plan        node        ("insert" | "replace", names)         a step changed the rest of the plan
+    pivot       node        None                                  the point of no return was passed
+    asked       call        None                                  a step asked for an effect
+    attempt     call        number                                a further attempt starts (2 for the first retry)
+    failed      call        (number, EffectError, doubt, wait)    an attempt failed; seconds until the next, or None
+    hedged      call        number                                a hedge starts attempt `number`
+    committed   call        value                                 a write has happened
+    doubted     call        EffectError                           a write may have happened
+    resolved    call        Outcome                               the other side was asked about a write in doubt
+    settled     call        Outcome                               the effect came to its outcome
+    late        call        Outcome                               the same, when nobody wanted it any more
+    lost        call        winners                               a join was decided; its other members are losers
+    cut         call        reason                                the effect was cancelled
+    ending      flow        Ending                                the run is over, but for its rollback
+    undo        entry       "resolve" | "undo"                    the rollback starts one task
+    undone      entry       (verb, Outcome)                       the task came to its outcome
+    gave_up     entry       None                                  the rollback ran out of time
+    parked      node        Pause                                 the run waits for a signal
+    signalled   node        value                                 the signal came
+    expired     node        None                                  it did not
+    ended       flow        Ending                                the last record
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+
+Record: TypeAlias = tuple[str, int, Any, Any]
+
+RECEIVED: Final = "received"
+ADMITTED: Final = "admitted"
+REFUSED: Final = "refused"
+READ: Final = "read"
+TURN: Final = "turn"
+STEP: Final = "step"
+DEFECT: Final = "defect"
+FAULT: Final = "fault"
+BRANCH: Final = "branch"
+PLAN: Final = "plan"
+PIVOT: Final = "pivot"
+ASKED: Final = "asked"
+ATTEMPT: Final = "attempt"
+FAILED: Final = "failed"
+HEDGED: Final = "hedged"
+COMMITTED: Final = "committed"
+DOUBTED: Final = "doubted"
+RESOLVED: Final = "resolved"
+SETTLED: Final = "settled"
+LATE: Final = "late"
+LOST: Final = "lost"
+CUT: Final = "cut"
+ENDING: Final = "ending"
+UNDO: Final = "undo"
+UNDONE: Final = "undone"
+GAVE_UP: Final = "gave_up"
+PARKED: Final = "parked"
+SIGNALLED: Final = "signalled"
+EXPIRED: Final = "expired"
+ENDED: Final = "ended"
+
+Account = Literal["admission", "turn", "cpu", "io", "parked"]
+
+#: Which account the time before a record belongs to; what is not named here ends a stretch of CPU work.
+ACCOUNTS: Final[dict[str, Account]] = {
+    ADMITTED: "admission",
+    REFUSED: "admission",
+    READ: "io",
+    TURN: "turn",
+    ATTEMPT: "io",
+    FAILED: "io",
+    HEDGED: "io",
+    COMMITTED: "io",
+    DOUBTED: "io",
+    RESOLVED: "io",
+    SETTLED: "io",
+    LATE: "io",
+    CUT: "io",
+    UNDONE: "io",
+    GAVE_UP: "io",
+    SIGNALLED: "parked",
+    EXPIRED: "parked",
+}
+
+Status = Literal["done", "failed", "defect", "deadline", "cancelled", "refused"]
+
+
+@attrs.frozen(eq=False)
+class Ending:
+    """How a run ended.
+
+    status: "done"; "failed" (a Fail, or an effect's error); "defect" (a step raised); "deadline"; "cancelled"; "refused".
+    value: what Done carried. cause: the Fail, EffectError, exception or refusal. reason: who cancelled, in words.
+    """
+
+    status: Status
+    value: object = None
+    cause: object = None
+    reason: str = ""
+
+
+@attrs.frozen
+class Accounts:
+    """Where a run's time went, in nanoseconds. total is the sum of the others: `admission + turn + cpu + io + parked`."""
+
+    admission: int = 0
+    turn: int = 0
+    cpu: int = 0
+    io: int = 0
+    parked: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.admission + self.turn + self.cpu + self.io + self.parked
+
+
+def accounts(records: Sequence[Record]) -> Accounts:
+    """Sum up the time between records.
+
+    Each gap belongs to exactly one account, named by the record that ends it: that is why the accounts add up to the time
+    between the first record and the last, whatever happened in between, and however much of it at once.
+    """
+    sums: dict[Account, int] = {"admission": 0, "turn": 0, "cpu": 0, "io": 0, "parked": 0}
+    for (_, before, _, _), (kind, at, _, _) in itertools.pairwise(records):
+        sums[ACCOUNTS.get(kind, "cpu")] += at - before
+    return Accounts(**sums)
+
+
+@attrs.frozen(eq=False)
+class Timeline:
+    """One run's records and what the run was.
+
+    records: in order of time; the list grows until the run has ended. secret: names of slots whose values are not shown.
+    """
+
+    run_id: str
+    flow: str
+    version: str
+    tenant: str
+    priority: str
+    records: list[Record]
+    secret: frozenset[str] = frozenset()
+    label: str = ""  # what an edge calls the run, as "POST /v2/checkout"
+
+    @property
+    def accounts(self) -> Accounts:
+        return accounts(self.records)
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the run ended, or None while it is under way."""
+        for kind, _, _, detail in reversed(self.records):
+            if kind in (ENDED, REFUSED):
+                return detail if isinstance(detail, Ending) else Ending("refused", cause=detail)
+        return None

@@ -1,0 +1,239 @@
+"""Every error Zerver raises, in one tree.
+
+Three kinds of trouble are kept apart everywhere: *you* made a mistake (DefinitionError, ImpureStepError),
+*the world* failed (EffectError, DriverError, HttpError, RunError), or *we* did (InternalError).
+Cancellation is none of them: it is Trio's, and nothing here catches it.
+
+    ZerverError
+    ├─ DefinitionError         the app is wrong; raised while it is built, never while it serves
+    ├─ ImpureStepError         a step awaited something that is not an effect
+    ├─ EffectError             an effect came to nothing; raised at its `await` inside a step
+    │   ├─ EffectTimeout           no attempt answered within its timeout
+    │   ├─ EffectRefused           not attempted: breaker open, bulkhead full, or budget spent
+    │   ├─ OutcomeUnknown          a write may or may not have happened
+    │   └─ JoinFailed              a join cannot be met any more
+    ├─ Rejected                raised by a handler: the other side said a definite no
+    ├─ RunError                a run did not end with Done; raised by Result.unwrap()
+    │   ├─ RunFailed               a step decided Fail, or an effect failed uncaught
+    │   ├─ RunDefect               a step raised: a bug in the flow
+    │   ├─ DeadlinePassed          the run's deadline came first
+    │   ├─ RunCancelled            the client left, the host cancelled, or the runtime drained
+    │   └─ RunRefused              admission refused the run
+    ├─ ActorError              talking to an actor did not work out
+    │   ├─ ActorStopped            it has ended, or ended before it answered
+    │   ├─ ActorCrashed            it crashed on this very message; `__cause__` is the defect
+    │   ├─ MailboxFull             `tell_nowait` found no room
+    │   └─ AskTimeout              the answer did not come in time
+    ├─ DriverError             a database driver failed
+    │   ├─ StatementError          the statement is wrong, or broke a constraint
+    │   ├─ DriverClosed            the driver was closed, by you
+    │   └─ ConnectionLost          the connection broke, by the world; a write may have happened
+    ├─ HttpError               an HTTP exchange failed
+    │   ├─ ProtocolViolation       the peer's bytes are not HTTP, or are over a limit
+    │   ├─ ConnectFailed           no connection was made: nothing was sent
+    │   └─ ExchangeFailed          the connection broke after the request was (partly) sent
+    ├─ InvalidData             a value does not have the shape that was asked for; `.problems` lists all
+    └─ InternalError           a bug in Zerver; please report it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class ZerverError(Exception):
+    """The root: `except ZerverError` catches everything Zerver raises on purpose."""
+
+
+# ---- you ------------------------------------------------------------------------------------
+
+
+class DefinitionError(ZerverError):
+    """The app is wrong. Names the thing and the place on its first line, the cure on the second.
+
+    Source: building a Step, Flow or App, `zerver check`, or opening a runtime.
+    """
+
+    def __init__(self, problem: str, cure: str = "") -> None:
+        self.problem = problem
+        self.cure = cure
+        super().__init__(f"{problem}\n  {cure}" if cure else problem)
+
+
+class ImpureStepError(ZerverError):
+    """An async step awaited something that is not an effect; the message names file and line."""
+
+
+# ---- the world: effects ---------------------------------------------------------------------
+
+
+class EffectError(ZerverError):
+    """An effect failed. A step may catch it at its `await`; uncaught, it is the run's failure.
+
+    kind: the effect's kind, as `sql.fetch_one`. cause: what the handler raised, if it raised.
+    """
+
+    def __init__(self, kind: str, reason: str, cause: BaseException | None = None) -> None:
+        self.kind = kind
+        self.reason = reason
+        self.cause = cause
+        super().__init__(f"{kind}: {reason}")
+
+
+class EffectTimeout(EffectError):
+    """The last attempt did not answer within its timeout (seconds, in the reason)."""
+
+
+class EffectRefused(EffectError):
+    """The effect was not attempted: breaker open, bulkhead full or retry budget spent.
+
+    A refused effect has certainly not happened.
+    """
+
+
+class OutcomeUnknown(EffectError):
+    """A write was sent and no answer told whether it happened.
+
+    A handler raises it to say so itself; the runtime raises it when a write times out or loses its
+    connection and could not be resolved.
+    """
+
+
+class JoinFailed(EffectError):
+    """The join cannot be met any more; `failures` holds the errors of its members, in argument order."""
+
+    def __init__(self, kind: str, reason: str, failures: Sequence[EffectError] = ()) -> None:
+        super().__init__(kind, reason, failures[0] if failures else None)
+        self.failures = tuple(failures)
+
+
+class Rejected(ZerverError):
+    """Raised by an effect's handler: the other side answered, and the answer is a definite no.
+
+    The effect has certainly not happened, is not tried again, and says nothing bad about its target. Anything else that
+    a handler raises while it performs a write leaves the write in doubt, unless it says that nothing was sent
+    (ConnectFailed, EffectRefused). The step sees an EffectError whose `cause` is this.
+    """
+
+
+# ---- the world: runs ------------------------------------------------------------------------
+
+
+class RunError(ZerverError):
+    """A run did not end with Done. `result` is the run's Result, timeline included."""
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class RunFailed(RunError):
+    """A step decided Fail, or an effect failed and no step caught it."""
+
+
+class RunDefect(RunError):
+    """A step raised an exception that is no EffectError; `__cause__` is that exception."""
+
+
+class DeadlinePassed(RunError):
+    """The run's deadline passed before it ended; what it had committed was compensated."""
+
+
+class RunCancelled(RunError):
+    """The run was cancelled; `result.reason` says by whom."""
+
+
+class RunRefused(RunError):
+    """Admission refused the run; nothing of it was started. `retry_after` is in seconds, or None."""
+
+    def __init__(self, message: str, result: Any, retry_after: float | None = None) -> None:
+        super().__init__(message, result)
+        self.retry_after = retry_after
+
+
+# ---- the world: actors ----------------------------------------------------------------------
+
+
+class ActorError(ZerverError):
+    """Talking to an actor did not work out."""
+
+
+class ActorStopped(ActorError):
+    """The actor has ended, or ended before it answered this message."""
+
+
+class ActorCrashed(ActorError):
+    """The actor crashed while it handled this message. `__cause__` is what it raised."""
+
+
+class MailboxFull(ActorError):
+    """`tell_nowait` found the mailbox full."""
+
+
+class AskTimeout(ActorError):
+    """The answer did not come within the deadline given to `ask`."""
+
+
+# ---- the world: drivers and HTTP ------------------------------------------------------------
+
+
+class DriverError(ZerverError):
+    """A database driver failed."""
+
+
+class StatementError(DriverError):
+    """The statement is wrong or broke a constraint; it has certainly not taken effect.
+
+    code: the driver's own name of the error, as `SQLITE_CONSTRAINT_UNIQUE`.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DriverClosed(DriverError):
+    """The driver was closed before the call, by its owner."""
+
+
+class ConnectionLost(DriverError):
+    """The connection broke during the call: a write may or may not have happened."""
+
+
+class HttpError(ZerverError):
+    """An HTTP exchange failed."""
+
+
+class ProtocolViolation(HttpError):
+    """The peer's bytes are not HTTP/1.1, or are over a limit. status: what a server should answer."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ConnectFailed(HttpError):
+    """No connection was made: the request has certainly not been sent."""
+
+
+class ExchangeFailed(HttpError):
+    """The connection broke after at least part of the request was sent."""
+
+
+# ---- values, and us -------------------------------------------------------------------------
+
+
+class InvalidData(ZerverError):
+    """A value does not have the shape that was asked for.
+
+    problems: every one found, as (where, what): where is a path like `body.items[2].sku`.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{where}: {what}" for where, what in self.problems))
+
+
+class InternalError(ZerverError):
+    """A bug in Zerver: something that cannot happen did. Please report it with the timeline."""

@@ -1,0 +1,324 @@
+"""The life of one connection: read a head, ask the handler, write the answer, again.
+
+One task runs it. Nothing is read ahead of the request under way, so pipelining costs a client its own time
+only. Every wait has an end. After an error answer no further request of the connection is read. Whatever
+happens, the stream is closed, and `run` raises nothing but cancellation: a defect goes to `on_defect`.
+
+A client that has closed its sending side counts as gone, as it does to other servers: on TCP "I have sent
+all" and "I have left" look the same, and the second is by far the more frequent. If nobody watches for it
+to go, it still gets its answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
+from functools import lru_cache
+
+import attrs
+import trio
+
+from zerver.errors import ProtocolViolation
+from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits
+from zerver.http.messages import Headers, RequestHead, Response
+from zerver.http.response import problem
+from zerver.http.streams import Inlet, Outlet, PeerGone
+from zerver.http.wire import EndOfMessage, Mark, ServerEvent, ServerWire
+from zerver.runtime.groups import unwrapped
+
+_log = logging.getLogger(__name__)
+
+
+def log_defect(defect: Exception) -> None:
+    """The default of `on_defect`: the traceback, to the logger `zerver.http.connection`."""
+    _log.error("defect while serving a request", exc_info=defect)
+
+
+@attrs.frozen
+class Service:
+    """What all connections of a server share. on_defect gets every exception that is nobody's answer."""
+
+    handler: Handler
+    limits: Limits = DEFAULT_LIMITS
+    on_defect: Callable[[Exception], None] = log_defect
+
+    def report(self, defect: Exception) -> None:
+        try:
+            self.on_defect(defect)
+        except Exception:
+            _log.exception("on_defect raised")
+
+
+class Connection:
+    """One client's connection. peer: its address, for the handler to see."""
+
+    def __init__(self, stream: trio.abc.Stream, service: Service, peer: str = "") -> None:
+        self.requests = 0  # answered so far
+        self._stream = stream
+        self._service = service
+        self._limits = service.limits
+        self._wire = ServerWire(service.limits.head)
+        self._inlet = Inlet(stream, service.report)
+        self._outlet = Outlet(stream, service.limits.write_seconds)
+        self._channel = Channel(self._wire, self._inlet, self._outlet, service.limits, peer)
+        self._closing = False
+        self._idle: trio.CancelScope | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way, not even the first byte of one."""
+        return self._idle is not None
+
+    def close_soon(self) -> None:
+        """Close now if idle; else after the request under way, whose answer says `Connection: close`."""
+        self._closing = True
+        if self._idle is not None:
+            self._idle.cancel()
+
+    async def run(self) -> None:
+        """Serve the connection to its end. Always closes the stream; raises nothing but cancellation."""
+        try:
+            with unwrapped():
+                async with trio.open_nursery() as nursery:
+                    self._inlet.nursery = nursery
+                    await self._serve_and_close()
+                    nursery.cancel_scope.cancel()  # a read that is pending for nobody
+        finally:
+            self._inlet.nursery = None
+            await trio.aclose_forcefully(self._stream)
+
+    async def _serve_and_close(self) -> None:
+        try:
+            if await self._serve():
+                await self._linger()
+            with trio.move_on_after(self._limits.linger_seconds):
+                await self._stream.aclose()
+        except PeerGone:
+            pass  # there is nobody left to tell
+        except Exception as defect:
+            self._service.report(defect)
+
+    # ---- the loop -----------------------------------------------------------------------------
+
+    async def _serve(self) -> bool:
+        """All requests of the connection. True when the peer may still be sending what nobody will read."""
+        while True:
+            try:
+                head = await self._read_head()
+            except ProtocolViolation as violation:
+                await self._send(_refusal(violation))
+                return True
+            if head is None:
+                return False
+            await self._send(await self._ask(Exchange(head, self._channel)))
+            self.requests += 1
+            if not await self._next_cycle():
+                return self._wire.may_keep_alive or not self._wire.request_complete
+
+    async def _read_head(self) -> RequestHead | None:
+        """The next head, or None when there will be none."""
+        event = self._wire.next_event()
+        if event is Mark.NEED_DATA:
+            event = await self._wait_head()
+        if isinstance(event, RequestHead):
+            return event
+        if event is Mark.NEED_DATA and self._wire.has_rest:
+            raise ProtocolViolation("the head did not arrive in time", status=408)
+        return None
+
+    async def _wait_head(self) -> ServerEvent:
+        """The event that ends the wait; NEED_DATA when time was up, or when close_soon() ended it."""
+        wire, limits = self._wire, self._limits
+        event: ServerEvent = Mark.NEED_DATA
+        silence = limits.idle_seconds if self.requests else limits.head_seconds
+        with trio.move_on_after(limits.head_seconds if wire.has_rest else silence) as scope:
+            if not wire.has_rest:
+                if self._closing:
+                    return event
+                self._idle = scope
+            try:
+                while event is Mark.NEED_DATA:
+                    data = await self._inlet.receive()
+                    if self._idle is not None:  # the first byte: from here on the whole head has a deadline
+                        self._idle = None
+                        scope.deadline = trio.current_time() + limits.head_seconds
+                    wire.receive(data)
+                    event = wire.next_event()
+            finally:
+                self._idle = None
+        return event
+
+    async def _ask(self, exchange: Exchange) -> Response:
+        """The handler's answer, or one in its stead."""
+        try:
+            if "%" in exchange.head.target:
+                _ = exchange.head.segments  # a bad escape is refused here, never found by a router
+            if self._wire.body_length == 0:
+                self._wire.next_event()  # EndOfMessage: a request without a body is complete
+        except ProtocolViolation as violation:
+            return _refusal(violation)
+        try:
+            return _check_response(await self._service.handler(exchange))
+        except Exception as error:
+            if not exchange.owns(error):
+                self._service.report(error)
+                return _DEFECT
+            if not isinstance(error, ProtocolViolation):
+                raise PeerGone("the client left before its body was complete") from error
+            return _refusal(error)
+        finally:
+            exchange.end()
+
+    async def _next_cycle(self) -> bool:
+        """Whether another request may follow. Reads the rest of this one, if it is small."""
+        wire = self._wire
+        if wire.closing or not (wire.request_complete or await self._read_unread()):
+            return False
+        wire.next_cycle()
+        return True
+
+    async def _read_unread(self) -> bool:
+        """Throw away a body that nobody asked for. False when it is not worth the wait."""
+        allowance = self._limits.drain
+        with trio.move_on_after(self._limits.linger_seconds):
+            while allowance >= 0:
+                try:
+                    event = self._wire.next_event()
+                except ProtocolViolation:
+                    return False  # the answer is out; there is no second one
+                if isinstance(event, bytes):
+                    allowance -= len(event)
+                elif event is Mark.NEED_DATA:
+                    self._wire.receive(await self._inlet.receive())
+                else:
+                    return isinstance(event, EndOfMessage)
+        return False
+
+    async def _linger(self) -> None:
+        """Close in a way that lets the peer read the last answer.
+
+        Closing a socket with unread input sends a reset, and a reset makes the peer's kernel throw away
+        what it has not read yet: our answer. So: say that we are done, and read on a little (RFC 9112 §9.6;
+        nginx calls it lingering_close).
+        """
+        allowance = self._limits.drain
+        with trio.move_on_after(self._limits.linger_seconds):
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                try:
+                    await self._stream.send_eof()
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
+            while allowance > 0 and (data := await self._inlet.receive()):
+                allowance -= len(data)
+
+    # ---- the answer ---------------------------------------------------------------------------
+
+    async def _send(self, response: Response) -> None:
+        body = response.body
+        if isinstance(body, bytes):
+            await self._send_whole(response, body)
+            return
+        try:
+            await self._send_pieces(response, body)
+        finally:
+            await self._dispose(body)
+
+    async def _send_whole(self, response: Response, body: bytes) -> None:
+        declared = _declared_length(response) if self._wire.answers_head_only else None
+        try:
+            start = self._start(response, len(body) if declared is None else declared)
+        except Exception as defect:  # a status or a header that cannot be sent
+            self._service.report(defect)
+            response, body = _DEFECT, _DEFECT_BODY
+            start = self._start(_DEFECT, len(body))
+        answer = self._wire.send_data(body)
+        end = self._wire.send_end()
+        if len(answer) <= Outlet.PIECE:
+            await self._outlet.send(start + answer + end)  # one write; one packet, if it fits
+        else:
+            await self._outlet.send(start)
+            await self._outlet.send(answer)
+
+    async def _send_pieces(self, response: Response, body: AsyncIterator[bytes]) -> None:
+        try:
+            start = self._start(response, _declared_length(response))
+        except Exception as defect:
+            self._service.report(defect)
+            await self._send_whole(_DEFECT, _DEFECT_BODY)
+            return
+        with trio.CancelScope() as scope:
+            try:
+                await self._outlet.send(start)
+                self._inlet.watch(scope.cancel)  # a stream may be silent for hours: nothing else would notice
+                if self._wire.sends_body:
+                    async for piece in body:
+                        await self._outlet.send(self._wire.send_data(piece))
+                await self._outlet.send(self._wire.send_end())
+            except PeerGone:
+                raise
+            except Exception as defect:
+                # Half an answer is out. Cutting the connection is the only way left to say that it is half.
+                self._service.report(defect)
+                raise PeerGone("the answer broke off") from defect
+            finally:
+                self._inlet.forget()
+        if scope.cancelled_caught:
+            raise PeerGone("the client left during its answer")
+
+    def _start(self, response: Response, length: int | None) -> bytes:
+        """The head of the answer, as bytes. Raises for what cannot be sent; then nothing has begun."""
+        headers = response.headers
+        if "date" not in headers:
+            headers = Headers(((b"date", _http_date()), *headers.raw))
+        wire = self._wire
+        unread = not wire.request_complete and (wire.body_length or 0) > self._limits.drain
+        close = self._closing or unread or wire.expects_continue
+        return wire.send_head(response.status, headers, length, close=close)
+
+    async def _dispose(self, body: AsyncIterator[bytes]) -> None:
+        """Close the iterator, also when cancelled: its `finally` may hold a transaction or a file."""
+        aclose = getattr(body, "aclose", None)
+        if aclose is None:
+            return
+        with trio.move_on_after(self._limits.cleanup_seconds, shield=True) as scope:
+            try:
+                await aclose()
+            except Exception as defect:
+                self._service.report(defect)
+        if scope.cancelled_caught:
+            self._service.report(TimeoutError("a response's iterator did not close in time"))
+
+
+def _check_response(response: object) -> Response:
+    if not isinstance(response, Response):
+        raise TypeError(f"the handler returned {type(response).__name__}, not Response")
+    if not isinstance(response.body, bytes) and not hasattr(response.body, "__aiter__"):
+        raise TypeError(f"a body is bytes or an async iterator, not {type(response.body).__name__}")
+    return response
+
+
+def _declared_length(response: Response) -> int | None:
+    declared = response.headers.get("content-length")
+    return None if declared is None else int(declared)
+
+
+def _refusal(violation: ProtocolViolation) -> Response:
+    answer = problem(violation.status, detail=str(violation))
+    return attrs.evolve(answer, headers=answer.headers.adding("connection", "close"))
+
+
+# What the client hears of a bug: that there is one. What it was is in the report.
+_DEFECT_BODY = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
+_DEFECT = Response(500, {"content-type": "application/problem+json", "connection": "close"}, _DEFECT_BODY)
+
+
+def _http_date() -> bytes:
+    return _date_of(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_of(second: int) -> bytes:
+    """IMF-fixdate (RFC 9110 §5.6.7). It has a resolution of a second, so it is written once a second."""
+    return formatdate(second, usegmt=True).encode("ascii")

@@ -1,0 +1,155 @@
+"""One request as its handler sees it: a head, a body that is read when asked for, a peer that may leave.
+
+This is all that the HTTP edge shows to whoever answers requests; it knows no routes, runs or flows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import attrs
+import trio
+
+from zerver.errors import ExchangeFailed, HttpError, ProtocolViolation
+from zerver.http.gate import HeadLimits
+from zerver.http.messages import RequestHead, Response
+from zerver.http.streams import Inlet, Outlet, PeerGone
+from zerver.http.wire import DEFAULT_HEAD_LIMITS, EndOfMessage, Mark, ServerWire
+
+
+@attrs.frozen
+class Limits:
+    """What a client may take of the server. Sizes in bytes, times in seconds.
+
+    - head: see HeadLimits; 414 and 431.
+    - body: 413, before any of it is read if Content-Length tells.
+    - head_seconds: from a head's first byte to its last, 408; also how long a new connection may be silent.
+    - idle_seconds: between requests; then the connection is closed without a word.
+    - body_grace_seconds, body_rate: a body may take the grace, plus a second for each body_rate bytes; 408.
+    - write_seconds: for the peer to take 64 KiB or less; then the connection is cut.
+    - drain, linger_seconds: how much of what nobody read is thrown away before closing, and for how long.
+    - cleanup_seconds: how long a response's iterator may take to close.
+    """
+
+    head: HeadLimits = DEFAULT_HEAD_LIMITS
+    body: int = 1024 * 1024
+    head_seconds: float = 10.0
+    idle_seconds: float = 60.0
+    body_grace_seconds: float = 10.0
+    body_rate: int = 1000
+    write_seconds: float = 30.0
+    drain: int = 64 * 1024
+    linger_seconds: float = 2.0
+    cleanup_seconds: float = 5.0
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+@attrs.frozen
+class Channel:
+    """The parts of a connection that an exchange works with."""
+
+    wire: ServerWire
+    inlet: Inlet
+    outlet: Outlet
+    limits: Limits
+    peer: str
+
+
+class Exchange:
+    """One request. Valid until its handler returns.
+
+    head: the request's head; its path is known to decode. peer: the client's IP address, or "".
+    """
+
+    def __init__(self, head: RequestHead, channel: Channel) -> None:
+        self.head = head
+        self.peer = channel.peer
+        self._channel = channel
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._failure: HttpError | None = None
+        self._ended = False
+
+    async def read_body(self, limit: int | None = None) -> bytes:
+        """The whole body. It is read now and not before: a request that is refused costs its head only.
+
+        limit: in bytes; by default Limits.body. May be called again, also after it was cancelled.
+
+        Raises ProtocolViolation (413 over the limit, 408 too slow, 400 malformed) or ExchangeFailed (the
+        client left half way). A handler may let these pass: the connection answers with their status, and
+        closes.
+        """
+        limit = self._channel.limits.body if limit is None else limit
+        if self._ended:
+            raise RuntimeError("the exchange is over: its handler has returned")
+        if self._failure is not None:
+            raise self._failure
+        try:
+            await self._read_to_end(limit)
+        except HttpError as failure:
+            self._failure = failure
+            raise
+        except PeerGone as gone:
+            self._failure = ExchangeFailed(str(gone))
+            raise self._failure from gone
+        self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0]
+
+    def watch_disconnect(self, on_gone: Callable[[], None]) -> None:
+        """Call on_gone, once and synchronously, when the client goes; at once if it has gone already.
+
+        Closing the sending side counts as going (`connection.py` says why).
+
+        It is called in another task, and not after the handler has returned. Bytes of a further request are
+        kept for later, and nothing is read behind them, so a client that pipelines is not seen leaving.
+        Until this is called nobody watches, and nothing is paid for it.
+        """
+        self._channel.inlet.watch(on_gone)
+
+    def end(self) -> None:
+        """The handler has returned: what the stream brings from now on belongs to the next request."""
+        self._ended = True
+        self._channel.inlet.forget()
+
+    def owns(self, error: BaseException) -> bool:
+        """Whether the error came out of this exchange, and so is the client's doing and not the handler's."""
+        return error is self._failure
+
+    async def _read_to_end(self, limit: int) -> None:
+        wire = self._channel.wire
+        if max(wire.body_length or 0, self._size) > limit:
+            raise ProtocolViolation("the body is over the limit", status=413)
+        if wire.request_complete:
+            return
+        if wire.expects_continue:
+            await self._channel.outlet.send(wire.send_informational(100))
+        limits, started = self._channel.limits, trio.current_time()
+        with trio.CancelScope() as scope:
+            while True:
+                scope.deadline = started + limits.body_grace_seconds + self._size / limits.body_rate
+                piece = await self._next_piece()
+                if piece is None:
+                    self._channel.inlet.keep_watching()
+                    return
+                self._pieces.append(piece)
+                self._size += len(piece)
+                if self._size > limit:
+                    raise ProtocolViolation("the body is over the limit", status=413)
+        raise ProtocolViolation("the body did not arrive in time", status=408)
+
+    async def _next_piece(self) -> bytes | None:
+        wire = self._channel.wire
+        while (event := wire.next_event()) is Mark.NEED_DATA:
+            wire.receive(await self._channel.inlet.receive())
+        if isinstance(event, bytes):
+            return event
+        if isinstance(event, EndOfMessage):
+            return None
+        raise ExchangeFailed("the client left before its body was complete")
+
+
+Handler = Callable[[Exchange], Awaitable[Response]]
+"""Answers one request. What it raises is a defect (500), but for the errors of its own exchange."""

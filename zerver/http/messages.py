@@ -1,0 +1,213 @@
+"""HTTP messages as values: what was asked, what is answered. No I/O, no parser, no clock.
+
+Bytes stay bytes until somebody looks: a request pays for the one header it reads, not for the twenty
+it carries. Every parsed form (path, segments, query) is computed at most once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import Union, cast
+from urllib.parse import unquote_to_bytes
+
+import attrs
+
+from zerver.errors import ProtocolViolation
+
+RawField = tuple[bytes, bytes]
+"""One field as the wire has it: (name in lower case, value without surrounding blanks)."""
+
+HeadersLike = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]]]
+"""What constructors accept where headers are meant."""
+
+
+@attrs.frozen
+class Headers:
+    """The fields of one message, in order of arrival, names compared without case.
+
+    raw: (name, value) pairs of bytes; names are lower case already. Values are decoded as latin-1, which
+    loses nothing (RFC 9110 §5.5: bytes above 0x7F are opaque), and only when they are asked for.
+    """
+
+    raw: tuple[RawField, ...] = ()
+
+    @classmethod
+    def of(cls, fields: HeadersLike) -> Headers:
+        """Headers from a mapping or from pairs of str; Headers pass through unchanged.
+
+        Raises UnicodeEncodeError for text outside latin-1. Whether a field may go on the wire is
+        decided by the wire, for every field and however it was made.
+        """
+        if isinstance(fields, Headers):
+            return fields
+        if isinstance(fields, Mapping):  # the cast: an iterable of pairs cannot be a mapping too
+            fields = cast("Mapping[str, str]", fields).items()
+        return cls(tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields))
+
+    def get(self, name: str) -> str | None:
+        """The value of a field, or None. A repeated field is joined with ", " (RFC 9110 §5.3).
+
+        Joined, not first or last: two `Authorization` lines must not mean one thing to a proxy and another to
+        us. `Cookie` is joined with "; ", as RFC 9113 §8.2.3 does.
+        """
+        wanted = name.lower().encode("latin-1")
+        found: bytes | None = None
+        for field, value in self.raw:
+            if field == wanted:
+                found = value if found is None else found + (b"; " if wanted == b"cookie" else b", ") + value
+        return None if found is None else found.decode("latin-1")
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of a field, one for each line it came in, in order."""
+        wanted = name.lower().encode("latin-1")
+        return [value.decode("latin-1") for field, value in self.raw if field == wanted]
+
+    def tokens(self, name: str) -> list[str]:
+        """The members of a comma-separated field such as `Connection`, in lower case."""
+        return [token for part in (self.get(name) or "").split(",") if (token := part.strip().lower())]
+
+    def adding(self, name: str, value: str) -> Headers:
+        """A copy with one more field at the end."""
+        return Headers((*self.raw, (name.lower().encode("latin-1"), value.encode("latin-1"))))
+
+    def setting(self, name: str, value: str) -> Headers:
+        """A copy in which the field has this value and no other."""
+        dropped = name.lower().encode("latin-1")
+        return Headers(tuple(field for field in self.raw if field[0] != dropped)).adding(name, value)
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        wanted = name.lower().encode("latin-1")
+        return any(field == wanted for field, _ in self.raw)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for field, value in self.raw:
+            yield field.decode("latin-1"), value.decode("latin-1")
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+NO_HEADERS = Headers()
+
+
+def as_headers(fields: HeadersLike) -> Headers:
+    """Headers.of as a plain function, which is what type checkers take for a converter."""
+    return Headers.of(fields)
+
+
+@attrs.frozen
+class RequestHead:
+    """A request without its body.
+
+    Target is what the request line says, untouched; http_version is "1.0" or "1.1".
+    """
+
+    method: str
+    target: str
+    headers: Headers = NO_HEADERS
+    http_version: str = "1.1"
+
+    @cached_property
+    def path(self) -> str:
+        """The target's path, still percent-encoded. "*" for `OPTIONS *`."""
+        return self._split[0]
+
+    @cached_property
+    def query(self) -> str:
+        """What follows the first "?", still percent-encoded; "" when there is none."""
+        return self._split[1]
+
+    @cached_property
+    def segments(self) -> tuple[str, ...]:
+        """The path cut at "/" and *then* percent-decoded, so that `%2F` is a character and never a separator.
+
+        `/a/b%2Fc/` is ("a", "b/c", ""). Dot segments are kept as they are: nothing here resolves "..".
+        Raises ProtocolViolation (400) for an escape that is not %XX, or is not UTF-8, or is NUL.
+        """
+        if self.path == "*":
+            return ("*",)
+        parts = self.path.split("/")[1:]
+        return tuple(parts) if "%" not in self.path else tuple(map(_decoded_segment, parts))
+
+    @cached_property
+    def _split(self) -> tuple[str, str]:
+        target = self.target
+        if not target.startswith("/") and "://" in target:  # absolute-form, RFC 9112 §3.2.2
+            authority_and_path = target.partition("://")[2]
+            cut = min((at for at in map(authority_and_path.find, "/?") if at >= 0), default=-1)
+            target = authority_and_path[cut:] if cut >= 0 else "/"
+            if target.startswith("?"):
+                target = "/" + target
+        path, _, query = target.partition("?")
+        return path, query
+
+
+def _decoded_segment(segment: str) -> str:
+    if "%" not in segment:
+        return segment
+    pieces = segment.split("%")[1:]
+    if not all(len(piece) >= 2 and _is_hex(piece[0]) and _is_hex(piece[1]) for piece in pieces):
+        raise ProtocolViolation("the path has a '%' that starts no escape")
+    try:
+        text = unquote_to_bytes(segment).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolViolation("the path is not UTF-8 once it is percent-decoded") from None
+    if "\0" in text:
+        raise ProtocolViolation("the path contains NUL")
+    return text
+
+
+def _is_hex(character: str) -> bool:
+    return character in "0123456789abcdefABCDEF"
+
+
+@attrs.frozen
+class ResponseHead:
+    """A response without its body, as a client reads it."""
+
+    status: int
+    headers: Headers = NO_HEADERS
+    http_version: str = "1.1"
+
+
+@attrs.frozen
+class Request:
+    """A whole request, as a step may read it. peer: the address of the other end, "" when there is none."""
+
+    head: RequestHead
+    body: bytes = b""
+    peer: str = ""
+    path_params: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        return self.head.path
+
+    @property
+    def query(self) -> str:
+        return self.head.query
+
+    @property
+    def headers(self) -> Headers:
+        return self.head.headers
+
+
+@attrs.frozen
+class Response:
+    """An answer. body: all of it, or an async iterator of pieces (sent as they come, closed in every case).
+
+    `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's business. Two of them may
+    be given: `Content-Length` with an iterator of known length, and `Connection: close`.
+    """
+
+    status: int = 200
+    headers: Headers = attrs.field(default=NO_HEADERS, converter=as_headers)
+    body: bytes | AsyncIterator[bytes] = b""

@@ -1,0 +1,130 @@
+"""Both directions of one stream, each with the one thing that a plain stream lacks.
+
+Reading: a read may be pending while nobody waits for it, so that a leaving peer is noticed, and what it
+brings is kept for the next reader. Writing: a deadline for each piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+_READ_SIZE = 64 * 1024
+
+
+class PeerGone(Exception):
+    """The peer has left or does not take its answer.
+
+    Nothing more can be said on this stream. Internal to the room.
+    """
+
+
+class Inlet:
+    """Reads a stream, one read at a time.
+
+    A read that `watch` started is never cancelled because a response is done: that would cost a task for
+    every request, and on some streams the bytes. The next `receive` waits for its result instead.
+    """
+
+    def __init__(self, stream: trio.abc.ReceiveStream, report: Callable[[Exception], None]) -> None:
+        self.gone = False  # the peer has closed its sending side, or the connection broke
+        self.nursery: trio.Nursery | None = None
+        self._stream = stream
+        self._report = report
+        self._on_gone: Callable[[], None] | None = None
+        self._pending: trio.Event | None = None  # set when the read behind has ended
+        self._kept = b""
+
+    async def receive(self) -> bytes:
+        """The next bytes, at most 64 KiB; b"" once the peer is gone."""
+        if self._pending is not None:
+            await self._pending.wait()
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            return kept
+        return await self._read()
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call on_gone once when the peer goes.
+
+        Reads one piece behind the reader's back, if none is waiting already.
+        """
+        if self.gone:
+            on_gone()
+            return
+        self._on_gone = on_gone
+        self.keep_watching()
+
+    def keep_watching(self) -> None:
+        """Go on with a watch whose read has brought bytes, now that they have been received."""
+        if self._on_gone is None or self._pending is not None or self._kept or self.nursery is None:
+            return
+        self._pending = trio.Event()
+        self.nursery.start_soon(self._read_behind, self._pending)
+
+    def forget(self) -> None:
+        """End the watch. A read that is pending stays."""
+        self._on_gone = None
+
+    async def _read_behind(self, ended: trio.Event) -> None:
+        try:
+            self._kept = await self._read()
+        finally:
+            self._pending = None
+            ended.set()
+
+    async def _read(self) -> bytes:
+        if self.gone:
+            await trio.lowlevel.checkpoint()
+            return b""
+        try:
+            data = await self._stream.receive_some(_READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""  # a reset is a way of leaving
+        except Exception as defect:  # a stream that breaks the rules of streams must not break the connection's
+            self._report(defect)
+            data = b""
+        if not data:
+            self._notice_end()
+        return bytes(data)
+
+    def _notice_end(self) -> None:
+        self.gone = True
+        on_gone, self._on_gone = self._on_gone, None
+        if on_gone is None:
+            return
+        try:
+            on_gone()
+        except Exception as defect:
+            self._report(defect)
+
+
+class Outlet:
+    """Writes a stream. seconds: how long the peer may take for one piece; sent pieces are at most 64 KiB."""
+
+    PIECE = 64 * 1024  # so that the deadline asks for progress, whatever the size of the answer
+
+    def __init__(self, stream: trio.abc.SendStream, seconds: float) -> None:
+        self._stream = stream
+        self._seconds = seconds
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it. Raises PeerGone when the peer has left, or has taken no piece for too long."""
+        if not data:
+            return
+        if len(data) <= self.PIECE:
+            await self._send_piece(data)
+            return
+        view = memoryview(data)
+        for start in range(0, len(data), self.PIECE):
+            await self._send_piece(view[start : start + self.PIECE])
+
+    async def _send_piece(self, data: bytes | memoryview) -> None:
+        try:
+            with trio.move_on_after(self._seconds):
+                await self._stream.send_all(data)
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerGone("the peer closed the connection") from error
+        raise PeerGone("the peer took no data in time")

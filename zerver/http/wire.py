@@ -1,0 +1,484 @@
+"""HTTP/1.1 on the wire: bytes in, events out; values in, bytes out. No I/O here, and h11 nowhere else.
+
+    ServerWire   reads requests, writes responses        one object per connection
+    ClientWire   writes requests, reads responses
+
+Reading: `receive(bytes)` as they come (b"" for the end of the stream), then `next_event()` until it says
+NEED_DATA. A message is its head, pieces of its body (bytes, never empty) and EndOfMessage. Writing: head,
+data, end; each returns the bytes to send. When both halves are done and `reusable`, `next_cycle()` starts
+the next exchange; what had arrived early is kept. Nothing is read ahead of the message under way, so
+pipelined requests wait their turn as bytes.
+
+Three layers make a message: `gate` decides whether a head is HTTP at all, a `HeadParser` turns its bytes
+into a value, and `framing` cuts the body. Only the middle one is a library, and only it is exchangeable:
+h11 today, httptools beside it tomorrow, and neither ever sees a byte that the gate has refused or that is
+part of a body.
+
+A ProtocolViolation is final: the wire raises the same one for ever after and is never reusable.
+"""
+
+from __future__ import annotations
+
+import enum
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import attrs
+import h11
+
+from zerver.errors import ProtocolViolation
+from zerver.http import gate
+from zerver.http.framing import Body, BodyWriter, body_of, written
+from zerver.http.gate import Framing, HeadLimits
+from zerver.http.messages import NO_HEADERS, Headers, RawField, RequestHead, ResponseHead
+
+
+class Mark(enum.Enum):
+    """Events that carry nothing."""
+
+    NEED_DATA = "receive() more first"
+    PAUSED = "this message is over; next_cycle() starts the next"
+    PEER_CLOSED = "the peer closed where no message was under way"
+    PEER_CUT = "the peer closed in the middle of a message"
+
+
+@attrs.frozen
+class EndOfMessage:
+    """The message is complete. trailers: of a chunked body, those that may come after it."""
+
+    trailers: Headers = NO_HEADERS
+
+
+ServerEvent = RequestHead | bytes | EndOfMessage | Mark
+ClientEvent = ResponseHead | bytes | EndOfMessage | Mark
+
+DEFAULT_HEAD_LIMITS: Final = HeadLimits()
+
+
+# ---- the parser port --------------------------------------------------------------------------
+
+
+class HeadParser(Protocol):
+    """Turns one whole head, which the gate has passed, into a value.
+
+    Raises ProtocolViolation if it objects.
+    """
+
+    def request(self, raw: bytes) -> RequestHead: ...
+
+    def response(self, raw: bytes) -> ResponseHead: ...
+
+
+class H11Parser:
+    """h11, the reference.
+
+    A fresh h11.Connection for each head: bodies and life cycle are not its business.
+    """
+
+    def request(self, raw: bytes) -> RequestHead:
+        event = self._only_event(h11.Connection(h11.SERVER, len(raw)), raw)
+        if not isinstance(event, h11.Request):
+            raise ProtocolViolation("the request head is malformed")
+        return RequestHead(
+            event.method.decode("ascii"),
+            event.target.decode("ascii"),
+            Headers(tuple(event.headers)),
+            event.http_version.decode("ascii"),
+        )
+
+    def response(self, raw: bytes) -> ResponseHead:
+        connection = h11.Connection(h11.CLIENT, len(raw))
+        connection.send(_ANY_REQUEST)  # h11 reads a 1xx only after a request; these bytes go nowhere
+        event = self._only_event(connection, raw)
+        if not isinstance(event, h11.Response | h11.InformationalResponse):
+            raise ProtocolViolation("the response head is malformed")
+        return ResponseHead(event.status_code, Headers(tuple(event.headers)), event.http_version.decode("ascii"))
+
+    @staticmethod
+    def _only_event(connection: h11.Connection, raw: bytes) -> object:
+        connection.receive_data(raw)
+        try:
+            return connection.next_event()
+        except h11.RemoteProtocolError as error:
+            raise ProtocolViolation(str(error), status=error.error_status_hint) from None
+
+
+# It offers an upgrade, so that h11 reads a 101; whether one was asked for is for ClientWire to know.
+_ANY_REQUEST: Final = h11.Request(
+    method="GET", target="/", headers=[("host", "zerver"), ("connection", "upgrade"), ("upgrade", "any")]
+)
+
+
+# ---- the reading half -------------------------------------------------------------------------
+
+
+class _Reader:
+    """Cuts the incoming bytes into head, body and end, one message at a time."""
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self.body: Body | None = None  # None: the next bytes are a head
+        self.over = False  # the message under way is complete
+        self._limits = limits
+        self._buffer = bytearray()
+        self._searched = 0
+        self._eof = False
+        self._violation: ProtocolViolation | None = None
+
+    @property
+    def broken(self) -> bool:
+        return self._violation is not None
+
+    @property
+    def ended(self) -> bool:
+        return self._eof
+
+    def receive(self, data: bytes) -> None:
+        if data:
+            self._buffer += data
+        else:
+            self._eof = True
+
+    def next_head(self) -> bytes | Mark:
+        """The raw head at the start of the buffer."""
+        end = gate.find_head_end(self._buffer, self._searched, self._limits)
+        if end < 0:
+            self._searched = len(self._buffer)
+            if not self._eof:
+                return Mark.NEED_DATA
+            return Mark.PEER_CUT if self._buffer else Mark.PEER_CLOSED
+        raw = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._searched = 0
+        return raw
+
+    def start_body(self, framing: Framing) -> None:
+        self.body = body_of(framing, self._limits)
+
+    def next_of_body(self, body: Body) -> bytes | EndOfMessage | Mark:
+        if self.over:
+            return Mark.PAUSED
+        if not body.done and (data := body.read(self._buffer)):
+            return data
+        if body.done or (self._eof and body.ends_with_stream):
+            self.over = True
+            return EndOfMessage(body.trailers)
+        return Mark.PEER_CUT if self._eof else Mark.NEED_DATA
+
+    def check(self) -> None:
+        if self._violation is not None:
+            raise self._violation
+
+    def fail(self, violation: ProtocolViolation) -> ProtocolViolation:
+        self._violation = violation
+        return violation
+
+    def next_message(self) -> None:
+        self.body = None
+        self.over = False
+
+    def take_rest(self) -> bytes:
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+    @property
+    def has_rest(self) -> bool:
+        return bool(self._buffer)
+
+
+_FRAMING_FIELDS: Final = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+
+
+def _checked(headers: Headers) -> list[RawField]:
+    """The fields to send, without those that frame the message."""
+    gate.check_outgoing_fields(headers.raw)
+    return [field for field in headers.raw if field[0] not in _FRAMING_FIELDS]
+
+
+# ---- server -----------------------------------------------------------------------------------
+
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
+}
+
+
+class ServerWire:
+    """The server's end of one connection."""
+
+    def __init__(self, limits: HeadLimits = DEFAULT_HEAD_LIMITS, parser: HeadParser | None = None) -> None:
+        self._limits = limits
+        self._parser = parser or H11Parser()
+        self._reader = _Reader(limits)
+        self._writer = BodyWriter()
+        self._head: RequestHead | None = None
+        self._framing = Framing()
+        self._keep_alive = False
+
+    # reading
+
+    def receive(self, data: bytes) -> None:
+        """What the stream gave; b"" says that the peer has closed."""
+        self._reader.receive(data)
+
+    def next_event(self) -> ServerEvent:
+        """The next event. Raises ProtocolViolation, whose status is the answer to give before closing."""
+        reader = self._reader
+        reader.check()
+        try:
+            if reader.body is not None:
+                return reader.next_of_body(reader.body)
+            raw = reader.next_head()
+            if isinstance(raw, Mark):
+                return raw
+            self._framing = gate.check_request_head(raw, self._limits)
+            self._head = self._parser.request(raw)
+        except ProtocolViolation as violation:
+            raise reader.fail(violation) from None
+        reader.start_body(self._framing)
+        return self._head
+
+    @property
+    def body_length(self) -> int | None:
+        """What the head under way announced: bytes, or None for chunked."""
+        return self._framing.length
+
+    @property
+    def request_complete(self) -> bool:
+        """Whether EndOfMessage of the request has been given out."""
+        return self._reader.over
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits to be told to go on: it asked, and no byte of its body has come."""
+        return self._framing.expects_continue and not self._reader.over and not self._reader.has_rest
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether bytes beyond what next_event() gave out are at hand."""
+        return self._reader.has_rest
+
+    def take_rest(self) -> bytes:
+        """The bytes after this message, for whoever takes the connection over (101 Switching Protocols)."""
+        return self._reader.take_rest()
+
+    # writing
+
+    def send_informational(self, status: int, headers: Headers = NO_HEADERS) -> bytes:
+        """An interim head: 100 Continue, 103 Early Hints, or 101 before the connection changes hands."""
+        if not 100 <= status < 200 or self._writer.started:
+            raise RuntimeError("an interim response is 1xx and comes before the response")
+        gate.check_outgoing_fields(headers.raw)
+        if status == 100:
+            self._framing = attrs.evolve(self._framing, expects_continue=False)
+        return _status_line(status) + written(headers.raw) + b"\r\n"
+
+    def send_head(self, status: int, headers: Headers, length: int | None, *, close: bool = False) -> bytes:
+        """The response's head, framed by the wire. length: of the body in bytes, None when it is not known.
+
+        Content-Length, Transfer-Encoding and Connection in headers are replaced; `Connection: close` there
+        is honoured. HEAD, 204 and 304 get no body, whatever send_data() is given. Raises ValueError for a
+        field that cannot be sent.
+        """
+        if not 200 <= status <= 999:
+            raise ValueError(f"not a final status: {status}")
+        if length is not None and length < 0:
+            raise ValueError(f"not a length: {length}")
+        fields = _checked(headers)
+        head = self._head
+        modern = head is None or head.http_version != "1.0"
+        bodiless = status in (204, 304)
+        until_close = length is None and not modern and not bodiless
+        if bodiless:
+            pass
+        elif length is not None:
+            fields.append((b"content-length", b"%d" % length))
+        elif modern:
+            fields.append((b"transfer-encoding", b"chunked"))
+        close = close or until_close or "close" in headers.tokens("connection")
+        self._keep_alive = self.may_keep_alive and not close
+        if not self._keep_alive:
+            fields.append((b"connection", b"close"))
+        silent = bodiless or self.answers_head_only
+        self._writer.start(Framing(length, until_close=until_close), silent=silent)
+        return _status_line(status) + written(fields) + b"\r\n"
+
+    def send_data(self, data: bytes) -> bytes:
+        """A piece of the body. Raises ValueError when it exceeds the announced length."""
+        return self._writer.data(data)
+
+    def send_end(self, trailers: Headers = NO_HEADERS) -> bytes:
+        """The end of the response. Raises ValueError when the announced length was not reached."""
+        return self._writer.end(trailers)
+
+    # life cycle
+
+    @property
+    def may_keep_alive(self) -> bool:
+        """Whether the peer allows another exchange.
+
+        HTTP/1.0 peers never do: h11 refuses their keep-alive too.
+        """
+        return self._head is not None and self._framing.keep_alive and not self._reader.broken
+
+    @property
+    def closing(self) -> bool:
+        """Whether the response's head has said that the connection ends with it."""
+        return self._writer.started and not self._keep_alive
+
+    @property
+    def answers_head_only(self) -> bool:
+        """Whether the request was HEAD."""
+        return self._head is not None and self._head.method == "HEAD"
+
+    @property
+    def sends_body(self) -> bool:
+        """Whether the response under way has a body: not after HEAD, and not with 204 or 304."""
+        return self._writer.takes_data
+
+    @property
+    def reusable(self) -> bool:
+        """Whether next_cycle() may be called: both messages complete, and nobody said close."""
+        return self._keep_alive and self._reader.over and self._writer.over and not self._reader.broken
+
+    def next_cycle(self) -> None:
+        """Start the next exchange. Raises RuntimeError unless reusable."""
+        if not self.reusable:
+            raise RuntimeError("the connection is not reusable")
+        self._reader.next_message()
+        self._writer = BodyWriter()
+        self._head = None
+        self._framing = Framing()
+        self._keep_alive = False
+
+
+def _status_line(status: int) -> bytes:
+    # The phrase may be empty, the blank before it may not (RFC 9112 §4).
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+# ---- client -----------------------------------------------------------------------------------
+
+
+class ClientWire:
+    """The client's end of one connection."""
+
+    # A peer may send interim heads for as long as it likes; we listen to this many.
+    MAX_INFORMATIONAL = 16
+
+    def __init__(self, limits: HeadLimits = DEFAULT_HEAD_LIMITS, parser: HeadParser | None = None) -> None:
+        self._limits = limits
+        self._parser = parser or H11Parser()
+        self._reader = _Reader(limits)
+        self._writer = BodyWriter()
+        self._method = ""
+        self._keep_alive = False
+        self._upgrade_asked = False
+        self._informational = 0
+
+    # writing
+
+    def send_head(self, head: RequestHead, length: int | None = 0) -> bytes:
+        """The request's head, framed by the wire. length: of the body in bytes, None for chunked.
+
+        Content-Length and Transfer-Encoding in head are replaced; of Connection, `close` and `upgrade` are
+        kept. Raises ValueError for what cannot be sent: a method, target or field that would read
+        differently on the other side, or no Host, or more than one.
+        """
+        start = f"{head.method} {head.target}".encode("latin-1")
+        gate.check_outgoing_request(start)
+        connection = head.headers.tokens("connection")
+        fields = _checked(head.headers)
+        if length is None:
+            fields.append((b"transfer-encoding", b"chunked"))
+        elif length or head.method not in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"):
+            fields.append((b"content-length", b"%d" % length))
+        for token in (b"close", b"upgrade"):
+            if token.decode() in connection:
+                fields.append((b"connection", token))
+        raw = b"%b HTTP/1.1\r\n%b\r\n" % (start, written(fields))
+        try:
+            gate.check_request_head(raw, _UNLIMITED)  # nobody shall be sent what we would refuse ourselves
+        except ProtocolViolation as violation:
+            raise ValueError(f"not a request that can be sent: {violation}") from None
+        self._writer.start(Framing(length), silent=False)
+        self._method = head.method
+        self._keep_alive = "close" not in connection
+        self._upgrade_asked = "upgrade" in connection
+        return raw
+
+    def send_data(self, data: bytes) -> bytes:
+        """A piece of the body. Raises ValueError when it exceeds the announced length."""
+        return self._writer.data(data)
+
+    def send_end(self, trailers: Headers = NO_HEADERS) -> bytes:
+        """The end of the request. Raises ValueError when the announced length was not reached."""
+        return self._writer.end(trailers)
+
+    # reading
+
+    def receive(self, data: bytes) -> None:
+        """What the stream gave; b"" says that the peer has closed."""
+        self._reader.receive(data)
+
+    def next_event(self) -> ClientEvent:
+        """The next event; interim heads (1xx but 101) are passed over. Raises ProtocolViolation.
+
+        PEER_CLOSED means that the peer closed before any byte of a response; PEER_CUT, after some.
+        """
+        reader = self._reader
+        reader.check()
+        try:
+            if reader.body is not None:
+                return reader.next_of_body(reader.body)
+            return self._next_response()
+        except ProtocolViolation as violation:
+            raise reader.fail(violation) from None
+
+    def _next_response(self) -> ResponseHead | Mark:
+        while True:
+            raw = self._reader.next_head()
+            if isinstance(raw, Mark):
+                return raw
+            if not self._writer.started:
+                raise ProtocolViolation("a response to no request")
+            framing = gate.check_response_head(raw, self._method, self._limits)
+            head = self._parser.response(raw)
+            if head.status >= 200 or (head.status == 101 and self._upgrade_asked):
+                self._keep_alive = self._keep_alive and framing.keep_alive and head.status != 101
+                self._reader.start_body(framing)
+                return head
+            self._informational += 1
+            if head.status == 101 or self._informational > self.MAX_INFORMATIONAL:
+                raise ProtocolViolation("an interim response that nobody asked for")
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether bytes beyond what next_event() gave out are at hand: if idle, a reason to close."""
+        return self._reader.has_rest
+
+    def take_rest(self) -> bytes:
+        """The bytes after this message, for whoever takes the connection over (101 Switching Protocols)."""
+        return self._reader.take_rest()
+
+    # life cycle
+
+    @property
+    def reusable(self) -> bool:
+        """Whether next_cycle() may be called.
+
+        Both messages whole, nobody said close, nothing unasked came.
+        """
+        reader = self._reader
+        clean = not (reader.broken or reader.ended or reader.has_rest)
+        return self._keep_alive and reader.over and self._writer.over and clean
+
+    def next_cycle(self) -> None:
+        """Start the next exchange. Raises RuntimeError unless reusable."""
+        if not self.reusable:
+            raise RuntimeError("the connection is not reusable")
+        self._reader.next_message()
+        self._writer = BodyWriter()
+        self._informational = 0
+
+
+_UNLIMITED: Final = HeadLimits(start_line=2**31, field=2**31, head=2**31, fields=2**31)

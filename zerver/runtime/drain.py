@@ -1,0 +1,23 @@
+"""Draining: refuse new runs, finish those under way, then cancel and compensate.
+
+Law: it always comes to an end: runs that are cancelled have their own undo deadline, which nothing extends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from zerver.runtime.admission import AdmissionActor
+from zerver.runtime.live import Run
+
+
+async def drain(admission: AdmissionActor, runs: Mapping[str, Run], deadline: float) -> None:
+    """Come to rest. deadline: seconds until runs that are still under way are cancelled."""
+    admission.drain()
+    with trio.move_on_after(deadline):
+        await admission.wait_idle()
+    for run in list(runs.values()):
+        run.cancel("the runtime is draining")
+    await admission.wait_idle()

@@ -1,0 +1,181 @@
+"""Joins at run time: one nursery for a join's members; `zerver.core.joins` says who won, this file cancels the others.
+
+Law: a nursery opens only here and for parallel steps. When a join is left, for whatever reason, none of its members is
+running any more, and the saga knows which of them were not wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import trio
+
+from zerver.core import timeline as t
+from zerver.core.calls import Call
+from zerver.core.effects import Cancelled, Effect, Failure, Outcome, Success, Unknown
+from zerver.core.joins import Join, JoinState, Verdict, percentile
+from zerver.errors import EffectTimeout, OutcomeUnknown
+from zerver.runtime.groups import unwrapped
+from zerver.runtime.live import Flight, Run
+
+
+class Performer(Protocol):
+    """What a join needs of the interpreter."""
+
+    async def perform(self, run: Run, call: Call) -> Outcome[Any]:
+        """Perform a call and tell the saga."""
+        ...
+
+    async def fly(self, run: Run, call: Call, flight: Flight) -> Outcome[Any]:
+        """Perform a call and tell nobody: a hedge's attempts are one write."""
+        ...
+
+    async def resolve(self, run: Run, call: Call, outcome: Unknown) -> Outcome[Any]:
+        """Ask whether a write in doubt has happened."""
+        ...
+
+    def latency(self, effect: Effect[Any], q: float) -> float | None:
+        """A percentile of what the effect's target has lately needed, in seconds."""
+        ...
+
+
+async def perform_join(performer: Performer, run: Run, call: Call) -> Outcome[Any]:
+    """Perform a join: its outcome, with losers cancelled and told to the saga."""
+    join = call.effect
+    if not isinstance(join, Join):
+        raise TypeError(f"{call!r} is not a join")
+    conduct = _Hedge(performer, run, call, join) if join.rule.name == "hedge" else _Members(performer, run, call, join)
+    timeout = join.policy.timeout if join.policy is not None else None
+    with trio.CancelScope(deadline=float("inf") if timeout is None else trio.current_time() + timeout) as scope:
+        await conduct.run()
+    if scope.cancelled_caught and conduct.outcome is None:
+        error = EffectTimeout(join.kind.name, f"timed out after {(timeout or 0.0) * 1000:.0f}ms")
+        conduct.outcome = Failure(error)
+    return await conduct.end()
+
+
+class _Conduct:
+    """One join under way: a nursery, and what has arrived."""
+
+    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any]) -> None:
+        self.performer = performer
+        self.on = run
+        self.call = call
+        self.join = join
+        self.state = JoinState(join, self.hedge_delay())
+        self.outcome: Outcome[Any] | None = None
+        self.winners: tuple[int, ...] = ()
+
+    def hedge_delay(self) -> float | None:
+        return None
+
+    async def run(self) -> None:
+        with unwrapped():
+            async with trio.open_nursery() as nursery:
+                self.follow(self.state.begin(), nursery)
+
+    def follow(self, verdict: Verdict, nursery: trio.Nursery) -> None:
+        for number in verdict.start:
+            nursery.start_soon(self.member, number, nursery)
+        if verdict.wake is not None:
+            nursery.start_soon(self.wake, verdict.wake, nursery)
+        if verdict.outcome is not None:
+            self.outcome, self.winners = verdict.outcome, verdict.winners
+            nursery.cancel_scope.cancel()
+
+    async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
+        await trio.sleep(seconds)
+        self.follow(self.state.tick(), nursery)
+
+    async def member(self, number: int, nursery: trio.Nursery) -> None:
+        raise NotImplementedError
+
+    async def end(self) -> Outcome[Any]:
+        raise NotImplementedError
+
+
+class _Members(_Conduct):
+    """all, settle, race, quorum: each member is a call of its own."""
+
+    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any]) -> None:
+        super().__init__(performer, run, call, join)
+        self.calls = [call.member(run.run_id, number) for number in range(len(join.members))]
+
+    async def member(self, number: int, nursery: trio.Nursery) -> None:
+        call = self.calls[number]
+        records, clock = self.on.records, self.on.clock
+        records.append((t.ASKED, clock(), call, None))
+        try:
+            outcome = await self.performer.perform(self.on, call)
+        except trio.Cancelled:
+            records.append((t.CUT, clock(), call, "the join was decided" if self.outcome else "cancelled"))
+            raise
+        if self.outcome is not None:
+            records.append((t.LATE, clock(), call, outcome))
+            return
+        records.append((t.SETTLED, clock(), call, outcome))
+        self.follow(self.state.arrived(number, outcome), nursery)
+
+    async def end(self) -> Outcome[Any]:
+        outcome = self.outcome or Cancelled("the join was cut")
+        if self.join.rule.name != "settle" and len(self.winners) < len(self.calls):
+            self.on.machine.lost(self.call, [self.calls[number] for number in self.winners])
+        return outcome
+
+
+class _Hedge(_Conduct):
+    """hedge: attempts of one call, with one idempotency key; what they write is committed once."""
+
+    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any]) -> None:
+        super().__init__(performer, run, call, join)
+        self.one = call.member(run.run_id, 0)
+        self.flights: list[Flight] = []
+
+    def hedge_delay(self) -> float | None:
+        after = self.join.rule.after
+        q = percentile(after)
+        if q is None:
+            return float(after)
+        return self.performer.latency(self.join.members[0], q)
+
+    async def run(self) -> None:
+        self.on.records.append((t.ASKED, self.on.clock(), self.one, None))
+        try:
+            await super().run()
+        except trio.Cancelled:
+            self.on.records.append((t.CUT, self.on.clock(), self.one, "cancelled"))
+            if self.outcome is None:
+                self._tell_doubt()
+            raise
+
+    async def member(self, number: int, nursery: trio.Nursery) -> None:
+        flight = Flight()
+        self.flights.append(flight)
+        if number:
+            self.on.records.append((t.HEDGED, self.on.clock(), self.one, number + 1))
+        outcome = await self.performer.fly(self.on, self.one, flight)
+        if self.outcome is None:
+            self.follow(self.state.arrived(number, outcome), nursery)
+
+    async def end(self) -> Outcome[Any]:
+        outcome: Outcome[Any] = self.outcome or Cancelled("the join was cut")
+        if isinstance(outcome, Unknown):
+            try:
+                outcome = await self.performer.resolve(self.on, self.one, outcome)
+            except trio.Cancelled:
+                self._tell_doubt()
+                raise
+        elif not isinstance(outcome, Success) and any(flight.sent for flight in self.flights):
+            outcome = Unknown(OutcomeUnknown(self.one.effect.kind.name, "a hedged attempt was cut"), self.one.key)
+        if self.one.effect.kind.access == "write":
+            if isinstance(outcome, Success):
+                self.on.machine.committed(self.one, outcome.value)
+            elif isinstance(outcome, Unknown):
+                self.on.machine.doubted(self.one, outcome.error)
+        self.on.records.append((t.SETTLED, self.on.clock(), self.one, outcome))
+        return outcome
+
+    def _tell_doubt(self) -> None:
+        if any(flight.sent for flight in self.flights):
+            error = OutcomeUnknown(self.one.effect.kind.name, "cut while it was under way")
+            self.on.machine.doubted(self.one, error)

@@ -1,0 +1,75 @@
+"""Judgement: what a handler's exception says about the attempt that raised it.
+
+Law: one table, one answer. For a write the question is always the same: is it certain that nothing happened?
+
+    raised                                     happened?     again?   target well?
+    Rejected, StatementError                   no            no       yes
+    ConnectFailed, EffectRefused, DriverClosed no            yes      no
+    anything else, by a read or an exact kind  no            yes      no
+    anything else, by a write                  maybe         yes      no
+    its timeout, nothing sent yet              no            yes      no
+    its timeout, after sending                 maybe         yes      no
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from zerver.core.effects import EffectKind
+from zerver.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DriverClosed,
+    EffectError,
+    EffectRefused,
+    EffectTimeout,
+    OutcomeUnknown,
+    Rejected,
+    StatementError,
+)
+
+_REJECTED = (Rejected, StatementError)
+_NOT_SENT = (ConnectFailed, EffectRefused, DriverClosed)
+
+
+@attrs.frozen
+class Judgement:
+    """error: what a step would see. again: worth another try. trouble: the target is not well. doubt: it may have happened."""
+
+    error: EffectError
+    again: bool
+    trouble: bool
+    doubt: bool
+
+
+def judge(kind: EffectKind[..., Any], raised: Exception) -> Judgement:
+    """What an attempt of this kind came to, from what its handler raised."""
+    if isinstance(raised, _REJECTED):
+        return Judgement(EffectError(kind.name, str(raised), raised), again=False, trouble=False, doubt=False)
+    if isinstance(raised, _NOT_SENT):
+        refused = raised if isinstance(raised, EffectRefused) else EffectRefused(kind.name, _told(raised), raised)
+        return Judgement(refused, again=True, trouble=True, doubt=False)
+    if kind.access == "write" and (not kind.exact or _says_unknown(raised)):
+        unknown = raised if isinstance(raised, OutcomeUnknown) else OutcomeUnknown(kind.name, _told(raised), raised)
+        return Judgement(unknown, again=True, trouble=True, doubt=True)
+    error = raised if isinstance(raised, EffectError) else EffectError(kind.name, _told(raised), raised)
+    return Judgement(error, again=True, trouble=True, doubt=False)
+
+
+def judge_timeout(kind: EffectKind[..., Any], took: float, sent: bool) -> Judgement:
+    """What an attempt came to that was cut after `took` seconds. sent: it may have happened by then."""
+    reason = f"timed out after {took * 1000:.0f}ms"
+    if sent:
+        return Judgement(OutcomeUnknown(kind.name, reason), again=True, trouble=True, doubt=True)
+    return Judgement(EffectTimeout(kind.name, reason), again=True, trouble=True, doubt=False)
+
+
+def _says_unknown(raised: Exception) -> bool:
+    """An exact kind says in so many words when nobody knows."""
+    return isinstance(raised, OutcomeUnknown | ConnectionLost)
+
+
+def _told(raised: Exception) -> str:
+    return f"{type(raised).__name__}: {raised}" if str(raised) else type(raised).__name__

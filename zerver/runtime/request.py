@@ -1,0 +1,149 @@
+"""The request actor: pumps one run's machine until it has ended.
+
+Law: commands come out of the machine, and every command is answered with an event; nothing else decides anything. One call
+alone is performed in place; several at once get a nursery. However the run ends, and whoever cancels it, what must be
+undone is undone before this returns, shielded and under a deadline of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+import trio
+
+from zerver.core import timeline as t
+from zerver.core.calls import Call
+from zerver.core.machine import Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.errors import HttpError, InternalError, InvalidData
+from zerver.runtime.groups import unwrapped
+from zerver.runtime.interpreter import Interpreter
+from zerver.runtime.live import Run
+
+
+#: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData or HttpError.
+Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
+
+
+async def drive(interpreter: Interpreter, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]) -> t.Ending:
+    """Carry an admitted run to its end.
+
+    Raises what cancelled the caller (trio.Cancelled, KeyboardInterrupt), after the rollback.
+    """
+    command: Command = Wait()
+    try:
+        with run.scope:
+            command = await _begin(run, parts, takes) if callable(parts) else run.machine.start(parts, takes)
+            command = await _forward(interpreter, run, command)
+        if run.scope.cancelled_caught:
+            command = run.machine.interrupt(run.cut or t.Ending("deadline", reason="the deadline has passed"))
+    except BaseException as reason:  # re-raised below, in every case
+        command = run.machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
+        await _unwind(interpreter, run, command)
+        raise
+    return await _unwind(interpreter, run, command)
+
+
+def _why(reason: BaseException) -> str:
+    if isinstance(reason, trio.Cancelled):
+        return "the host cancelled it"
+    return f"{type(reason).__name__} in the runtime"
+
+
+async def _begin(run: Run, parts: Reader, takes: Sequence[Any]) -> Command:
+    """Read the request, now that there is a ticket for it."""
+    try:
+        values = await parts()
+    except (InvalidData, HttpError) as bad:
+        run.records.append((t.READ, run.clock(), run.flow.name, None))
+        return run.machine.interrupt(t.Ending("failed", cause=bad))
+    run.records.append((t.READ, run.clock(), run.flow.name, None))
+    return run.machine.start(values, takes)
+
+
+async def _forward(interpreter: Interpreter, run: Run, command: Command) -> Command:
+    """Perform what the machine asks for, until it wants to unwind or finish."""
+    machine = run.machine
+    while True:
+        if isinstance(command, Perform):
+            calls = command.calls
+            watch = run.on_wait
+            if watch is not None:
+                run.on_wait = None
+                watch(run)
+            if len(calls) == 1:
+                call = calls[0]
+                command = machine.settled(call, await interpreter.perform(run, call))
+            else:
+                command = await _at_once(interpreter, run, calls)
+        elif isinstance(command, Park):
+            command = await _parked(run, command)
+        elif isinstance(command, Unwind | Finish):
+            return command
+        else:
+            raise InternalError(f"run {run.run_id}: {command!r} while nothing is under way")
+
+
+async def _at_once(interpreter: Interpreter, run: Run, calls: tuple[Call, ...]) -> Command:
+    """Perform several calls, and what follows from each, until only one thing is left to do."""
+    machine = run.machine
+    last: list[Command] = []
+
+    async def carry(call: Call) -> None:
+        while True:
+            command = machine.settled(call, await interpreter.perform(run, call))
+            if isinstance(command, Perform):
+                call, *others = command.calls
+                for other in others:
+                    nursery.start_soon(carry, other)
+                continue
+            if isinstance(command, Cancel):
+                nursery.cancel_scope.cancel()
+            elif not isinstance(command, Wait):
+                last.append(command)
+            return
+
+    with unwrapped():
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(carry, call)
+    if machine.under_way:
+        return machine.interrupt(t.Ending("cancelled", reason="the run had ended"))
+    return last[-1]
+
+
+async def _parked(run: Run, park: Park) -> Command:
+    """Wait for a signal, or for the first of them to expire. Parked time is not the run's: its deadline is moved."""
+    send, receive = trio.open_memory_channel[tuple[str, object]](16)
+    first, until_ns = min(park.until, key=lambda item: item[1])
+    wait = max(0.0, (until_ns - run.clock()) / 1e9)
+    began = trio.current_time()
+    remaining, run.scope.deadline = run.scope.deadline - began, float("inf")
+    run.signals = send
+    names = {name for name, _ in park.until}
+    try:
+        with send, receive, trio.move_on_after(wait):
+            async for name, value in receive:
+                if name in names:
+                    return run.machine.signalled(name, value)
+        return run.machine.expired(first)
+    finally:
+        run.signals = None
+        run.scope.deadline = trio.current_time() + remaining
+
+
+async def _unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Ending:
+    """Perform the rollback, shielded: only its own deadline ends it."""
+    machine = run.machine
+    if not isinstance(command, Finish):
+        ends = trio.current_time() + run.flow.undo_deadline
+        with trio.CancelScope(shield=True, deadline=ends):
+            while isinstance(command, Unwind):
+                task = command.task
+                call = Call(run.run_id, task.entry.call.step, f"{task.entry.call.ordinal}.{task.verb}", task.effect)
+                command = machine.undone(task, await interpreter.compensate(run, call))
+        if not isinstance(command, Finish):
+            command = machine.give_up()
+    if not isinstance(command, Finish):
+        raise InternalError(f"run {run.run_id}: {command!r} instead of an end")
+    return command.ending

@@ -1,0 +1,73 @@
+"""Results: what a run came to, as a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from zerver.core.admission import Refusal
+from zerver.core.decisions import Fail
+from zerver.core.saga import Entry
+from zerver.core.timeline import Ending, Status, Timeline
+from zerver.errors import DeadlinePassed, EffectError, RunCancelled, RunDefect, RunError, RunFailed, RunRefused
+
+
+@attrs.frozen(eq=False)
+class Result:
+    """What a run came to. A failure is a value here; `unwrap` makes an exception of it.
+
+    status: "done", "failed", "defect", "deadline", "cancelled" or "refused". unresolved: writes of which nobody can say that
+    they are right; when there are any, somebody must look.
+    """
+
+    timeline: Timeline
+    ending: Ending
+    unresolved: tuple[Entry, ...] = ()
+
+    @property
+    def run_id(self) -> str:
+        return self.timeline.run_id
+
+    @property
+    def status(self) -> Status:
+        return self.ending.status
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run was done."""
+        return self.ending.status == "done"
+
+    @property
+    def value(self) -> Any:
+        """What Done carried, or the slots that the flow gives; None when the run was not done."""
+        return self.ending.value
+
+    @property
+    def cause(self) -> object:
+        """Why it was not done: a Fail, an EffectError, the exception of a defect, or a Refusal."""
+        return self.ending.cause
+
+    @property
+    def reason(self) -> str:
+        """Who cancelled it, in words."""
+        return self.ending.reason
+
+    def unwrap(self) -> Any:
+        """The value. Raises RunFailed, RunDefect, DeadlinePassed, RunCancelled or RunRefused when there is none."""
+        if self.ok:
+            return self.value
+        raise self._error() from (self.cause if isinstance(self.cause, BaseException) else None)
+
+    def _error(self) -> RunError:
+        label = f"run {self.run_id} of flow {self.timeline.flow!r}"
+        cause = self.cause
+        if isinstance(cause, Refusal):
+            return RunRefused(f"{label} was refused: {cause.reason}", self, cause.retry_after)
+        if isinstance(cause, Fail | EffectError):
+            return RunFailed(f"{label} failed: {cause}", self)
+        if self.status == "defect":
+            return RunDefect(f"{label} has a defect: {cause!r}", self)
+        if self.status == "deadline":
+            return DeadlinePassed(f"{label} passed its deadline", self)
+        return RunCancelled(f"{label} was cancelled: {self.reason}", self)

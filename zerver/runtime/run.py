@@ -1,0 +1,254 @@
+"""The runtime: an app, open. Runs flows inside any Trio program.
+
+Law: structured concurrency all the way. A run lives in the task that asked for it; resources live in `open_runtime`; when that
+block is left, for whatever reason, no run is under way and every resource is closed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from inspect import Parameter
+from random import Random
+from typing import Any
+
+import attrs
+import trio
+
+from zerver.core import timeline as t
+from zerver.core.app import App
+from zerver.core.flows import PRIORITIES, Flow, Priority
+from zerver.core.machine import Machine
+from zerver.core.plan import Plan, compile_plan
+from zerver.core.timeline import Ending, Record, Timeline
+from zerver.errors import DefinitionError, InvalidData
+from zerver.runtime.admission import AdmissionActor, AdmissionStatistics
+from zerver.runtime.drain import drain
+from zerver.runtime.handlers import BUILTIN_KINDS, Handlers
+from zerver.runtime.interpreter import Interpreter
+from zerver.runtime.live import Run
+from zerver.runtime.request import Reader, drive
+from zerver.runtime.resources import open_resources
+from zerver.runtime.result import Result
+from zerver.runtime.targets import Targets, TargetStatistics
+
+#: Told of every run once it has ended: must be quick, and its errors are reported, not raised.
+Observer = Callable[[Result], None]
+
+
+@attrs.frozen
+class RuntimeStatistics:
+    """running: runs under way. ended: runs that have ended, refused ones included. unresolved: runs that ended unresolved."""
+
+    running: int
+    ended: int
+    unresolved: int
+    observer_errors: int
+    admission: AdmissionStatistics
+    targets: tuple[TargetStatistics, ...]
+
+
+class Runtime:
+    """Runs the flows of an app. Made by `open_runtime`."""
+
+    def __init__(
+        self,
+        app: App,
+        interpreter: Interpreter,
+        resources: Mapping[type, Any],
+        rng: Random,
+        observers: Sequence[Observer],
+    ) -> None:
+        self.app = app
+        self.resources = resources
+        self.interpreter = interpreter
+        self.admission = AdmissionActor(app.limits)
+        self.observers = list(observers)
+        self.clock = _nanoseconds()
+        self._rng = rng
+        self._runs: dict[str, Run] = {}
+        self._plans: dict[Flow, Plan] = {}
+        self._ended = self._unresolved = self._observer_errors = 0
+
+    async def run(
+        self,
+        flow: Flow,
+        body: object = None,
+        *,
+        given: Mapping[str, object] | None = None,
+        tenant: str = "default",
+        priority: Priority | None = None,
+        deadline: float | None = None,
+    ) -> Result:
+        """Run a flow to its end, and tell what it came to.
+
+        body: for a parameter that reads the request's body. given: other request parts and taken slots, by name.
+        deadline: seconds; the flow's own by default, and never beyond it.
+
+        Raises InvalidData when a required part or taken slot is not given; trio.Cancelled when the caller is cancelled,
+        after what was committed has been compensated.
+        """
+        await trio.lowlevel.checkpoint()
+        plan = self.plan(flow)
+        parts, takes = _inputs(plan, body, given or {})
+        return await self.execute(flow, plan, parts, takes, tenant=tenant, priority=priority, deadline=deadline)
+
+    async def execute(
+        self,
+        flow: Flow,
+        plan: Plan,
+        parts: Sequence[Any] | Reader = (),
+        takes: Sequence[Any] = (),
+        *,
+        tenant: str = "default",
+        priority: Priority | None = None,
+        deadline: float | None = None,
+        label: str = "",
+        on_wait: Callable[[Run], None] | None = None,
+    ) -> Result:
+        """Run a compiled plan: what `run` and the edges are made of.
+
+        parts: values in the order of `plan.parts`, or an async function that gives them, called once the run is
+        admitted: so a body is read only for a run that has a ticket. on_wait: see Run. label: see Timeline.
+        """
+        records: list[Record] = []
+        clock = self.clock
+        received = clock()
+        now = trio.current_time()
+        chosen: Priority = priority if priority is not None else flow.priority
+        if chosen not in PRIORITIES:
+            raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
+        seconds = _shorter(deadline, flow.deadline)
+        ends = now + seconds
+        run_id = f"req_{self._rng.getrandbits(96):024x}"
+        records.append((t.RECEIVED, received, flow.name, None))
+        timeline = Timeline(run_id, flow.name, flow.version, tenant, chosen, records, plan.secret, label)
+        refusal = await self.admission.acquire(chosen, ends)
+        if refusal is not None:
+            records.append((t.REFUSED, clock(), flow.name, refusal))
+            return self._seal(Result(timeline, Ending("refused", cause=refusal)))
+        records.append((t.ADMITTED, clock(), flow.name, chosen))
+        machine = Machine(plan, run_id, clock, records, None if seconds == _NEVER else received + int(seconds * 1e9))
+        run = Run(run_id, flow, machine, tenant, chosen, ends, on_wait)
+        self._runs[run_id] = run
+        try:
+            ending = await drive(self.interpreter, run, parts, takes)
+        finally:
+            del self._runs[run_id]
+            self.admission.release()
+        return self._seal(Result(timeline, ending, machine.saga.unresolved))
+
+    def signal(self, run_id: str, signal: str, value: object = None) -> bool:
+        """Tell a parked run what it waits for; whether such a run was waiting."""
+        run = self._runs.get(run_id)
+        if run is None or run.signals is None:
+            return False
+        run.signals.send_nowait((signal, value))
+        return True
+
+    def cancel(self, run_id: str, reason: str) -> bool:
+        """End a run from outside: its effects are cut, what it committed is compensated. Whether it was under way."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.cancel(reason)
+        return run is not None
+
+    async def drain(self, deadline: float) -> None:
+        """Refuse new runs, let those under way finish for `deadline` seconds, then cancel and compensate them."""
+        await drain(self.admission, self._runs, deadline)
+
+    def plan(self, flow: Flow) -> Plan:
+        """The compiled plan of a flow. Raises DefinitionError when nothing handles one of its effects."""
+        plan = self._plans.get(flow)
+        if plan is None:
+            self.app.check_handlers(f"flow {flow.name!r}", flow.stages, BUILTIN_KINDS)
+            plan = self._plans[flow] = compile_plan(flow)
+        return plan
+
+    def statistics(self) -> RuntimeStatistics:
+        return RuntimeStatistics(
+            running=len(self._runs),
+            ended=self._ended,
+            unresolved=self._unresolved,
+            observer_errors=self._observer_errors,
+            admission=self.admission.statistics(),
+            targets=self.interpreter.targets.statistics(),
+        )
+
+    def _seal(self, result: Result) -> Result:
+        self._ended += 1
+        if result.unresolved:
+            self._unresolved += 1
+        for observe in self.observers:
+            try:
+                observe(result)
+            except Exception:  # whoever watches a run must not be able to fail it
+                self._observer_errors += 1
+        return result
+
+
+@asynccontextmanager
+async def open_runtime(
+    app: App,
+    *,
+    observers: Sequence[Observer] = (),
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
+    seed: int | None = None,
+) -> AsyncIterator[Runtime]:
+    """Open an app: check it, open its resources, and yield a Runtime.
+
+    observers: told of every run that has ended. handlers: by the name of an effect's kind, used instead of its own; tests
+    script the world with them. seed: makes run ids, jitter and `random` effects repeatable.
+
+    Raises DefinitionError when the app cannot work.
+    """
+    app.check(BUILTIN_KINDS | frozenset(handlers or ()))
+    rng = Random(seed)
+    async with AsyncExitStack() as stack:
+        resources = await open_resources(stack, app.capabilities)
+        bound = Handlers(app.capabilities, resources, rng, handlers or {})
+        runtime = Runtime(app, Interpreter(app, bound, Targets(app.targets), rng), resources, rng, observers)
+        try:
+            yield runtime
+        finally:
+            with trio.CancelScope(shield=True):
+                await runtime.drain(0.0)
+
+
+_NEVER = float("inf")
+
+
+def _shorter(*seconds: float | None) -> float:
+    return min((s for s in seconds if s is not None), default=_NEVER)
+
+
+def _nanoseconds() -> Callable[[], int]:
+    """Trio's clock in nanoseconds. Its system clock is `perf_counter` plus an offset, and records only need differences."""
+    clock = trio.lowlevel.current_clock()
+    if type(clock).__name__ == "SystemClock":
+        return time.perf_counter_ns
+    return lambda: round(clock.current_time() * 1e9)
+
+
+def _inputs(plan: Plan, body: object, given: Mapping[str, object]) -> tuple[list[object], list[object]]:
+    problems: list[tuple[str, str]] = []
+    parts: list[object] = []
+    for read in plan.parts:
+        if read.name in given:
+            parts.append(given[read.name])
+        elif read.part.source == "body" and body is not None:
+            parts.append(body)
+        elif read.required:
+            problems.append((f"{read.part.source} {read.name}", "is required: give it in given={…}"))
+        else:
+            parts.append(None if read.default is Parameter.empty else read.default)
+    takes: list[object] = []
+    for slot in plan.takes:
+        if slot.name in given:
+            takes.append(given[slot.name])
+        else:
+            problems.append((f"slot {slot.name}", "is taken by the flow: give it in given={…}"))
+    if problems:
+        raise InvalidData(problems)
+    return parts, takes

@@ -1,0 +1,495 @@
+"""SQLite behind the driver port: one thread that writes, a few that read. Nothing else knows sqlite3.
+
+The law: a connection is opened, used and closed by one thread, and no caller ever pays for another's statement.
+
+Group commit. SQLite has one writer at a time, and an fsync costs more than a hundred small statements. So the
+writer takes every job at hand into one transaction, each behind its own savepoint, and answers them all after
+one COMMIT. Savepoints alone do not keep neighbours apart, though:
+
+- an interrupted INSERT, UPDATE or DELETE rolls back the whole transaction, savepoints and all (documented at
+  sqlite3_interrupt; I/O errors and `on conflict rollback` do the same);
+- a deferred foreign key is checked at COMMIT, when its culprit's savepoint is long released;
+- a full disk may refuse a batch, and still have room for most of it.
+
+One rule answers all three: a batch that cannot be committed whole is done again, each job alone, in a
+transaction of its own. Nobody has been answered by then and nothing was committed, so nothing happens twice.
+
+When COMMIT itself fails: SQLITE_CONSTRAINT, SQLITE_BUSY and SQLITE_FULL come before the log holds a commit
+frame, so it is a StatementError and has not happened. Anything else (SQLITE_IOERR: an fsync that failed) is
+ConnectionLost: the frame may be on the disk, and a crash before the next write would bring it back to life.
+
+Refused: a pool of connections that write (they would only queue for SQLite's lock); `synchronous=NORMAL` as
+the default (it answers before the fsync); a shared cache (its readers fail while somebody writes).
+`scripts/benchmarks/sqlite_commits.py` measures what the thread and the batches gain over `to_thread`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
+from queue import Empty, SimpleQueue
+from typing import Literal, TypeAlias, TypeVar, cast
+
+import attrs
+import trio
+
+from zerver.errors import ConnectionLost, DriverClosed, DriverError, StatementError
+from zerver.sql.driver import Answer, Changed, DriverStatistics, Rows, Statement, check_answer
+from zerver.sql.jobs import Desk, Job, Stopped
+from zerver.sql.sqlite_statements import code_of, explained, makes_a_key, sendable
+
+BATCH_JOBS = 256  # a batch takes in at most so many jobs …
+BATCH_SECONDS = 0.005  # … and none after so long: a few fsyncs' worth of waiting for one's neighbours
+CLOSE_SECONDS = 10.0  # a thread that has not ended by then is stuck in the disk
+STATEMENT_CACHE = 512  # prepared statements each connection keeps
+
+# An interrupt that was lost (see _Lane._guarded) is made good within so many steps of SQLite's machine, some
+# ten milliseconds. Not fewer: each look takes the GIL, which a busy event loop is slow to give.
+STEPS_BETWEEN_LOOKS = 1_000_000
+
+# COMMIT failed before the log held a commit frame.
+NOT_COMMITTED = ("SQLITE_CONSTRAINT", "SQLITE_BUSY", "SQLITE_FULL")
+
+Synchronous: TypeAlias = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
+Queue: TypeAlias = "SimpleQueue[Job | None]"  # None: stop
+T = TypeVar("T")
+AnswerT = TypeVar("AnswerT", Rows, Changed)
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: str | os.PathLike[str],
+    *,
+    readers: int = 4,
+    synchronous: Synchronous = "FULL",
+    busy_timeout: float = 5.0,
+    schema: str | None = None,
+) -> AsyncGenerator[SqliteDriver, None]:
+    """Open a SQLite database; on leaving the block, close it and end its threads.
+
+    path: a file, made if it is missing, or ":memory:" (read and written by one thread). readers: how many
+    threads read, each with a connection of its own. synchronous: "FULL" answers a write after its fsync,
+    "NORMAL" before, so that a power cut may take the last writes with it. busy_timeout: seconds to wait for a
+    lock that another process holds. schema: a script to run first, all of it or nothing: `create table if not
+    exists …; …`.
+
+    The file is put into WAL mode; foreign keys are enforced. bool is stored as 0 or 1; dates, times and
+    datetimes as ISO 8601 text. Calls under way when the block is left: a call in the queue and a running
+    statement raise DriverClosed and are not done; a batch that is being committed is, and is answered.
+
+    Raises DriverError if the file cannot be opened, StatementError if the schema is wrong.
+    """
+    if readers < 1:
+        raise ValueError(f"readers must be at least 1, not {readers}")
+    driver = SqliteDriver(_Options(os.fspath(path), synchronous, busy_timeout, schema), readers)
+    try:
+        await driver._open()
+        yield driver
+    finally:
+        await driver._close()
+
+
+@attrs.frozen
+class _Options:
+    path: str
+    synchronous: Synchronous
+    busy_timeout: float
+    schema: str | None
+
+    @property
+    def in_memory(self) -> bool:
+        return self.path == ":memory:"
+
+
+# ---- Trio's side --------------------------------------------------------------------------------
+
+
+class SqliteDriver:
+    """A SQLite database, open: a `zerver.sql.Driver`. Made by open_sqlite()."""
+
+    def __init__(self, options: _Options, readers: int) -> None:
+        self._path = options.path
+        self._closed = False
+        self._desk = Desk()
+        self._ended = {"reads": 0, "writes": 0, "failed": 0, "cancelled": 0}
+        self._writes: Queue = SimpleQueue()
+        self._reads: Queue = self._writes if options.in_memory else SimpleQueue()
+        self._lanes: list[_Lane] = [_Writer(options, self._writes, self._desk)]
+        if not options.in_memory:
+            self._lanes += [_Lane(options, self._reads, self._desk) for _ in range(readers)]
+
+    async def fetch(self, statement: Statement) -> Rows:
+        return await self._call_one(statement, Rows, reads=True)
+
+    async def execute(self, statement: Statement) -> Changed:
+        return await self._call_one(statement, Changed)
+
+    async def execute_returning(self, statement: Statement) -> Rows:
+        return await self._call_one(statement, Rows)
+
+    async def transaction(self, statements: Sequence[Statement]) -> list[Answer]:
+        return await self._call(statements)
+
+    def statistics(self) -> DriverStatistics:
+        return DriverStatistics(
+            connections=0 if self._closed else len(self._lanes),
+            commits=sum(lane.commits for lane in self._lanes),
+            waiting=self._desk.waiting,
+            running=self._desk.running,
+            **self._ended,
+        )
+
+    async def _call_one(self, statement: Statement, wants: type[AnswerT], *, reads: bool = False) -> AnswerT:
+        (answer,) = await self._call([statement], wants, reads=reads)
+        return cast(AnswerT, answer)  # check_answer() saw to it, before the commit
+
+    async def _call(
+        self, statements: Sequence[Statement], wants: type[Answer] | None = None, *, reads: bool = False
+    ) -> list[Answer]:
+        ended = "failed"
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._closed:
+                raise DriverClosed(f"sqlite {self._path} is closed")
+            job = Job([sendable(statement) for statement in statements], reads, wants)
+            await self._desk.settle(job, (self._reads if reads else self._writes).put)
+            ended = "reads" if reads else "writes"
+        except trio.Cancelled:
+            ended = "cancelled"
+            raise
+        finally:
+            self._ended[ended] += 1
+        return job.answers
+
+    async def _open(self) -> None:
+        for lane in self._lanes:  # the writer first: it makes the file, the log and the schema
+            try:
+                await self._desk.settle(Job([]), lane.start)
+            except sqlite3.Error as error:
+                raise DriverError(f"cannot open {self._path}: {error} ({code_of(error)})") from error
+
+    async def _close(self) -> None:
+        self._closed = True
+        self._desk.close()
+        for lane in self._lanes:
+            lane.stop()
+        # Bounded by join(), in real time, and not by a deadline: a mock clock would jump over a working thread.
+        with trio.CancelScope(shield=True):
+            ended = await trio.to_thread.run_sync(self._join, limiter=trio.CapacityLimiter(1))
+        if not ended:
+            stuck = f"sqlite {self._path}: a thread did not end within {CLOSE_SECONDS} s: is the disk stuck?"
+            self._desk.abandon(lambda: ConnectionLost(stuck))
+            warnings.warn(stuck, ResourceWarning, stacklevel=2)
+
+    def _join(self) -> bool:
+        until = time.monotonic() + CLOSE_SECONDS
+        return all(lane.join(until) for lane in self._lanes)
+
+
+# ---- the threads' side --------------------------------------------------------------------------
+
+
+class _Lane:
+    """A thread with a connection of its own, performing jobs one at a time until it is told to stop."""
+
+    noun = "reader"
+
+    def __init__(self, options: _Options, queue: Queue, desk: Desk) -> None:
+        self.options = options
+        self.commits = 0
+        self._queue = queue
+        self._desk = desk
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._held: dict[Job, None] = {}  # claimed and not handed back yet, in order
+        self._guard = threading.Lock()  # held to change `_performing`, and while interrupting
+        self._performing: Job | None = None
+        self._db: sqlite3.Connection  # the thread's alone, but for interrupt()
+
+    # These are called from other threads.
+
+    def start(self, opening: Job) -> None:
+        """Start the thread. `opening` is handed back when the connection is open, or cannot be opened."""
+        self._claim(opening)
+        name = f"zerver sqlite {self.noun} {self.options.path}"
+        self._thread = threading.Thread(target=self._main, args=(opening,), name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have the thread end after the job in hand."""
+        self._closing.set()
+        self._queue.put(None)
+
+    def join(self, until: float) -> bool:
+        """Wait for the thread to end, at most until time.monotonic() says `until`. True if it has."""
+        if self._thread is None:
+            return True
+        self._thread.join(max(0.0, until - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def interrupt(self, job: Job) -> None:
+        """Stop this job's statement: the guard keeps the thread from going on to another's meanwhile."""
+        with self._guard:
+            if self._performing is job:
+                self._db.interrupt()
+
+    # Everything from here on runs in the lane's own thread.
+
+    def _main(self, opening: Job) -> None:
+        try:
+            try:
+                self._db = sqlite3.connect(
+                    self.options.path,
+                    timeout=self.options.busy_timeout,
+                    isolation_level=None,  # autocommit: sqlite3 must not guess where transactions begin
+                    cached_statements=STATEMENT_CACHE,
+                )
+            except sqlite3.Error as error:
+                opening.error = error
+                return self._hand_back(opening)
+            with closing(self._db):
+                self._db.set_progress_handler(self._must_stop, STEPS_BETWEEN_LOOKS)
+                self._guarded(opening, self._prepare)
+                self._hand_back(opening)
+                while (job := self._queue.get()) is not None:
+                    self._serve_or_lose(job)
+        except trio.RunFinishedError:
+            pass  # the Trio run is over, and with it everybody who waited
+
+    def _prepare(self) -> list[Answer]:
+        self._db.execute("pragma query_only = on")
+        return []
+
+    def _serve_or_lose(self, job: Job) -> None:
+        try:
+            self._serve(job)
+        except trio.RunFinishedError:
+            raise
+        except Exception as error:  # not a statement's: those are in their jobs. There are others to serve
+            self._roll_back()
+            self._lose(error)
+
+    def _serve(self, job: Job) -> None:
+        if self._claim(job):
+            self._perform(job)
+            self._hand_back(job)
+
+    def _claim(self, job: Job) -> bool:
+        if not job.claim(self):
+            return False
+        self._held[job] = None
+        return True
+
+    def _hand_back(self, *jobs: Job) -> None:
+        for job in jobs:
+            del self._held[job]
+        if jobs:
+            self._desk.hand_back(jobs)
+
+    def _lose(self, error: Exception) -> None:
+        """Hand back all that is held: what has not failed by itself may have happened."""
+        for job in self._held:
+            job.error = job.error or ConnectionLost(f"sqlite {self.options.path}: {error}")
+        self._hand_back(*self._held)
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            try:
+                self._db.execute("rollback")
+            except sqlite3.Error:
+                pass  # whatever made it fail has rolled back already; if not, the next BEGIN will say so
+
+    def _must_stop(self) -> bool:
+        return self._performing is not None and self._performing.stop_requested
+
+    def _perform(self, job: Job) -> bool:
+        """Perform the job's statements, leaving the answers or the error in it. True if all went well."""
+        return self._guarded(job, lambda: [self._answer(statement, job) for statement in job.statements])
+
+    def _guarded(self, job: Job, work: Callable[[], list[Answer]]) -> bool:
+        # An interrupt stops the statement that is running. SQLite forgets one that comes just before: then the
+        # progress handler's next look finds the request.
+        with self._guard:
+            self._performing = job
+        try:
+            job.answers = work()
+        except Exception as error:  # whatever it is, it is this job's; there are others to serve
+            job.error = Stopped() if code_of(error) == "SQLITE_INTERRUPT" else error
+        finally:
+            with self._guard:
+                self._performing = None
+        return job.error is None
+
+    def _answer(self, statement: Statement, job: Job) -> Answer:
+        if job.stop_requested:
+            raise Stopped
+        try:
+            answer = self._execute(statement)
+        except Exception as error:
+            if code_of(error) == "SQLITE_INTERRUPT":
+                raise
+            raise explained(error, statement, reads=job.reads) from error
+        check_answer(statement, answer, job.wants)
+        return answer
+
+    def _execute(self, statement: Statement) -> Answer:
+        total_before = self._db.total_changes
+        with closing(self._db.execute(statement.sql, statement.params)) as cursor:
+            if cursor.description is not None:
+                return Rows(tuple(column[0] for column in cursor.description), cursor.fetchall())
+            count, last_id = cursor.rowcount, cursor.lastrowid
+        if count < 0:  # sqlite3 counts for insert, update, delete and replace, but not for `with … insert`
+            moved = self._db.total_changes > total_before
+            count = self._db.execute("select changes()").fetchone()[0] if moved else 0
+        return Changed(count, last_id if count and makes_a_key(statement.sql) else None)
+
+
+class _Writer(_Lane):
+    """The one lane that writes, by the rules of the module's docstring."""
+
+    noun = "writer"
+
+    def _prepare(self) -> list[Answer]:
+        db, options = self._db, self.options
+        db.execute("pragma busy_timeout = 0")  # locks are waited for in _patiently, where closing ends the wait
+        db.execute(f"pragma synchronous = {options.synchronous}")
+        db.execute("pragma foreign_keys = on")
+        if not options.in_memory:
+            mode = self._patiently(lambda: db.execute("pragma journal_mode = wal").fetchone()[0])
+            if mode != "wal":
+                raise DriverError(f"sqlite {options.path}: no write-ahead log is possible here, only {mode!r}")
+        if options.schema is not None:
+            # One transaction, begun inside the script: executescript() commits one that is begun outside.
+            script = f"begin immediate;\n{options.schema}\n;commit;"
+            try:
+                self._patiently(lambda: db.executescript(script))
+            except sqlite3.Error as error:
+                self._roll_back()
+                if code_of(error) == "SQLITE_INTERRUPT":
+                    raise
+                raise StatementError(f"{error}: in the schema of {options.path}", code_of(error)) from error
+        return []
+
+    def _serve(self, job: Job) -> None:
+        if job.reads:
+            self._read(job)
+        elif self.options.in_memory or self._queue.empty():  # in memory there is no fsync to share
+            self._alone(job)
+        else:
+            self._together(job)
+
+    def _read(self, job: Job) -> None:
+        """Perform a read of an in-memory database, which no other connection can see."""
+        if self._claim(job):
+            self._db.execute("pragma query_only = on")
+            self._perform(job)
+            self._db.execute("pragma query_only = off")
+            self._hand_back(job)
+
+    def _alone(self, job: Job) -> None:
+        """Perform one job in a transaction of its own."""
+        if not self._begin(job):
+            return
+        if not self._claim(job):
+            self._roll_back()  # withdrawn while we waited for the lock
+            return
+        if self._perform(job):
+            try:
+                self._commit()
+            except sqlite3.Error as error:
+                job.error = explained(error, job.subject)
+            except ConnectionLost as error:
+                job.error = error
+        else:
+            self._roll_back()
+        self._hand_back(job)
+
+    def _together(self, first: Job) -> None:
+        """Perform the jobs at hand in one transaction; if it cannot be committed whole, each alone."""
+        if not self._begin(first):
+            return
+        try:
+            for job in self._at_hand(first):
+                if self._claim(job):
+                    self._behind_savepoint(job)
+            self._commit()
+        except ConnectionLost as error:
+            self._lose(error)
+        except sqlite3.Error:
+            self._roll_back()
+            self._hand_back(*[job for job in self._held if job.error is not None])
+            for job in tuple(self._held):
+                self._alone(job)
+        else:
+            self._hand_back(*self._held)
+
+    def _at_hand(self, first: Job) -> Iterator[Job]:
+        """The first job and those queued behind it, within the limits of a batch."""
+        yield first
+        until = time.monotonic() + BATCH_SECONDS
+        for _ in range(BATCH_JOBS - 1):
+            if time.monotonic() > until or (job := self._next_queued()) is None:
+                return
+            yield job
+
+    def _next_queued(self) -> Job | None:
+        try:
+            job = self._queue.get_nowait()
+        except Empty:
+            return None
+        if job is None:
+            self._queue.put(None)  # the word to stop is _main's to hear
+        return job
+
+    def _behind_savepoint(self, job: Job) -> None:
+        """Perform a job so that its failure undoes only itself. sqlite3.Error: the transaction is lost."""
+        self._db.execute("savepoint job")
+        if not self._perform(job):
+            self._db.execute("rollback to job")  # fails if the transaction is gone, savepoints and all
+        self._db.execute("release job")
+
+    def _begin(self, job: Job) -> bool:
+        """Begin to write. If that is impossible, refuse the job and everybody who waits behind it."""
+        try:
+            self._patiently(lambda: self._db.execute("begin immediate"))
+        except sqlite3.Error as error:
+            refused = []
+            waiting: Job | None = job
+            while waiting is not None:
+                if self._claim(waiting):
+                    waiting.error = explained(error, waiting.subject)
+                    refused.append(waiting)
+                waiting = self._next_queued()
+            self._hand_back(*refused)
+            return False
+        return True
+
+    def _commit(self) -> None:
+        """Commit. sqlite3.Error: certainly not done, and rolled back. ConnectionLost: nobody knows."""
+        try:
+            self._db.execute("commit")
+        except sqlite3.Error as error:
+            self._roll_back()
+            if code_of(error).startswith(NOT_COMMITTED):
+                raise
+            raise ConnectionLost(f"COMMIT failed: {error} ({code_of(error)})") from error
+        self.commits += 1
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Attempt until no other process holds the lock, for busy_timeout seconds; closing ends the wait."""
+        until = time.monotonic() + self.options.busy_timeout
+        pause = 0.001
+        while True:
+            try:
+                return attempt()
+            except sqlite3.OperationalError as error:
+                if not code_of(error).startswith("SQLITE_BUSY") or time.monotonic() >= until:
+                    raise
+                if self._closing.wait(pause) or self._must_stop():
+                    raise
+            pause = min(2 * pause, 0.05)  # SQLite's own busy handler goes from 1 to 100 ms
