@@ -335,6 +335,18 @@ async def test_a_defect_wins_over_a_cancellation_that_comes_while_all_is_ended()
     assert not scope.cancelled_caught
 
 
+async def test_a_body_that_fails_on_its_way_out_carries_the_defect_as_a_note() -> None:
+    with pytest.raises(KeyError) as caught:
+        async with open_supervisor(max_restarts=0) as supervisor:
+            (a,) = await start_family(supervisor, "a", [])
+            a.tell_nowait("crash")
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError("cleanup")
+    assert "Boom: a" in caught.value.__notes__[0]
+
+
 # ---- the owner -------------------------------------------------------------------------------
 
 

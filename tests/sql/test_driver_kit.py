@@ -239,7 +239,7 @@ async def test_a_driver_that_leaks_a_file_is_caught(tmp_path: Path) -> None:
             yield driver
 
     try:
-        with pytest.raises(AssertionError, match="check_driver: nothing leaks: .*: files: "):
+        with pytest.raises(AssertionError, match=r"check_driver: nothing leaks: .*: files: "):
             await check_driver(open_leaky)
     finally:
         for descriptor in leaked:

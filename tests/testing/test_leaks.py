@@ -4,7 +4,8 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,20 @@ def test_a_coroutine_never_awaited_is_a_leak() -> None:
     with pytest.raises(LeakFound, match="RuntimeWarning: coroutine 'sleep' was never awaited"), no_leaks():
         make_coroutine = trio.sleep
         make_coroutine(1)
+
+
+async def test_an_async_generator_that_is_not_closed_is_a_leak() -> None:
+    async def numbers() -> AsyncGenerator[int, None]:
+        yield 1
+        yield 2
+
+    with no_leaks():
+        async with aclosing(numbers()) as closed:
+            await anext(closed)
+    with pytest.raises(LeakFound, match=r"1 leaked:\n  async generator '.*numbers' at .*:\d+"), no_leaks():
+        left = numbers()
+        await anext(left)
+    await left.aclose()
 
 
 def test_other_warnings_go_where_they_would_have_gone() -> None:

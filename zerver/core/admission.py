@@ -1,8 +1,8 @@
 """Admission: who may run now, who waits, and who is refused.
 
-Law: decisions over numbers the caller brings; `now` is in seconds of any monotonic clock. Seats are given to the class that
-is furthest behind its share, oldest first within a class; a queue is bounded, and work that cannot meet its deadline is
-refused at once instead of being started in vain.
+Law: decisions over numbers the caller brings; `now` is in seconds of any monotonic clock. Seats are given to the
+class that is furthest behind its share, oldest first within a class; a queue is bounded, and work that cannot meet
+its deadline is refused at once instead of being started in vain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Limits:
 
 @attrs.frozen
 class Refusal:
-    """Why a run was not admitted. status: as HTTP counts, 429 for who asks too much, 503 otherwise. retry_after: seconds."""
+    """Why a run was not admitted. status: as HTTP counts, 429 for who asks too much, 503 otherwise. retry_after:
+    seconds.
+    """
 
     reason: Literal["draining", "queue full", "deadline too close", "deadline passed while waiting"]
     status: int = 503

@@ -1,7 +1,7 @@
 """The app: routes, before-chains and capabilities, as one value that can be checked before it serves.
 
-Law: an App opens nothing and knows no protocol: a route is a method, a path and a flow, which an edge compiles. `check()` finds
-what single flows cannot know: slots from before-chains, effects without handlers, clashing routes.
+Law: an App opens nothing and knows no protocol: a route is a method, a path and a flow, which an edge compiles.
+`check()` finds what single flows cannot know: slots from before-chains, effects without handlers, clashing routes.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class Scope:
 class App(Scope):
     """Everything a runtime needs to know: what can be asked for, and which flows are served where.
 
-    capabilities: what handles effects. targets: how their targets are treated, by name. policy: the weakest that the app
-    sets for all effects. limits: how much runs and waits at once. on_error: as Flow's, for flows without one.
+    capabilities: what handles effects. targets: how their targets are treated, by name. policy: the weakest that the
+    app sets for all effects. limits: how much runs and waits at once. on_error: as Flow's, for flows without one.
     """
 
     def __init__(
@@ -165,7 +165,9 @@ class App(Scope):
         return flows
 
     def check(self, builtin: frozenset[str] = frozenset()) -> None:
-        """Raise DefinitionError for the first thing that cannot work. builtin: kinds that the runtime itself handles."""
+        """Raise DefinitionError for the first thing that cannot work. builtin: kinds that the runtime itself
+        handles.
+        """
         seen: dict[tuple[str, str], Route] = {}
         for route in self.routes:
             if (route.method, route.path) in seen:

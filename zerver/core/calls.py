@@ -16,7 +16,8 @@ class Call:
     """One effect asked for by a step.
 
     step: the step's name in the plan. ordinal: "1" for the first effect of the step, "2.0" for the first member of
-    the join that was its second. parent: the join's call, for a member. until_ns: when the nested flow around the step is out of time.
+    the join that was its second. parent: the join's call, for a member. until_ns: when the nested flow around the
+    step is out of time.
     """
 
     __slots__ = ("effect", "key", "ordinal", "parent", "step", "until_ns")

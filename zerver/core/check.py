@@ -64,7 +64,9 @@ def check_flow(block: Block, before: Sequence[Stage] = ()) -> None:
 
 
 def check_insertion(flow: str, stages: Sequence[Stage], sure: Iterable[str], taken: Mapping[str, str]) -> None:
-    """Check stages that a running step inserts. sure: slots written so far. taken: slots that have, or will have, a writer."""
+    """Check stages that a running step inserts. sure: slots written so far. taken: slots that have, or will have, a
+    writer.
+    """
     checker = _Checker(flow, stages)
     checker.writers.update(taken)
     checker.sequence(stages, Written(set(sure)))
@@ -185,7 +187,8 @@ class _Checker:
             for inner in stages:
                 if isinstance(inner, Branch) and inner.predicate is stage.predicate:
                     raise self.error(
-                        f"branch {stage.predicate.__name__!r} asks the same again inside: its inner {side!r} can never run",
+                        f"branch {stage.predicate.__name__!r} asks the same again inside: "
+                        f"its inner {side!r} can never run",
                         "remove the inner branch and keep the way that can run",
                     )
 
@@ -219,7 +222,7 @@ class _Checker:
         for mention in step.mentions:
             kind = mention.kind
             retries = mention.policy.get("retries")
-            if retries and kind.access == "write" and not kind.takes_key:
+            if retries and kind.access == "write" and not kind.takes_key and not kind.exact:
                 raise self.error(
                     f"{where} retries the write {kind.name!r}, but its handler takes no key",
                     "give the handler a parameter `key: IdempotencyKey` and send it along, or drop the retries",

@@ -1,7 +1,8 @@
 """The codec: values to JSON and back, with every problem of an input named.
 
 Law: JSON only, never pickle; a value is decoded into the type that was asked for or not at all. msgspec does the work;
-when it refuses, cattrs goes over the same input once more, slowly, to find all that is wrong instead of the first thing.
+when it refuses, cattrs goes over the same input once more, slowly, to find all that is wrong instead of the first
+thing.
 """
 
 from __future__ import annotations

@@ -176,8 +176,10 @@ def injected_parameters(label: str, function: Callable[..., Any]) -> dict[str, A
 
 
 def refuse_unsafe_retries(kind: EffectKind[..., Any], policy: Policy | None) -> None:
-    """A write may be tried again only if the other side can tell that it is the same one."""
-    if policy is not None and policy.retries and kind.access == "write" and not kind.takes_key:
+    """A write may be tried again only if the other side can tell that it is the same one, or if its failures are
+    certain.
+    """
+    if policy is not None and policy.retries and kind.access == "write" and not kind.takes_key and not kind.exact:
         raise DefinitionError(
             f"effect {kind.name!r} is a write with retries={policy.retries}, but its handler takes no key",
             "give the handler a parameter `key: IdempotencyKey` and send it along, or drop the retries",
@@ -191,8 +193,8 @@ def refuse_unsafe_retries(kind: EffectKind[..., Any], policy: Policy | None) -> 
 class Compensation:
     """How a committed write is undone and, when its outcome is unknown, settled.
 
-    undo: from the effect's result to the effect that undoes it. by_key: the same from the idempotency key, for when there
-    is no result. resolve: from the key to a read that gives the result, or None if the write never happened.
+    undo: from the effect's result to the effect that undoes it. by_key: the same from the idempotency key, for when
+    there is no result. resolve: from the key to a read that gives the result, or None if the write never happened.
     """
 
     undo: Callable[[Any], Effect[Any]] | None = None

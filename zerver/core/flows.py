@@ -1,7 +1,7 @@
 """Flows: named, versioned DAGs of stages, checked when they are built.
 
-Law: a Flow that exists is a flow that can run. Its constructor raises DefinitionError for whatever the checker finds; what
-depends on the app around it (handlers, before-chains) is checked by the App.
+Law: a Flow that exists is a flow that can run. Its constructor raises DefinitionError for whatever the checker finds;
+what depends on the app around it (handlers, before-chains) is checked by the App.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The machine: what a run does next, given what has happened. Sans I/O, as h11 is.
 
-Law: events go in as method calls, one command comes out; in between, pure steps run and records are appended. The machine
-owns a run's cells, its saga and its place in the plan, knows no clock but the one it is given, and never waits.
+Law: events go in as method calls, one command comes out; in between, pure steps run and records are appended. The
+machine owns a run's cells, its saga and its place in the plan, knows no clock but the one it is given, and never waits.
 
     event                                   may answer
     start(inputs)                           Perform | Park | Unwind | Finish

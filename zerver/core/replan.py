@@ -1,7 +1,7 @@
 """Replanning: stages that a running step puts into the rest of its plan.
 
-Law: what is inserted is checked against the slots written so far, and against the writers still to come, before any of it
-runs; the compiled plan of the flow itself is never changed, the run gets one of its own.
+Law: what is inserted is checked against the slots written so far, and against the writers still to come, before any
+of it runs; the compiled plan of the flow itself is never changed, the run gets one of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def spliced(
     if len(builder.parts) > len(plan.parts):
         part = builder.parts[-1]
         raise DefinitionError(
-            f"flow {plan.flow!r}: step {by!r} inserts a step that reads {part.part.source} {part.name!r}, which was not extracted",
+            f"flow {plan.flow!r}: step {by!r} inserts a step that reads {part.part.source} {part.name!r}, "
+            "which was not extracted",
             "let a step of the flow read it, and hand it on in a slot",
         )
     names.update(builder.names)

@@ -1,7 +1,7 @@
 """Signatures: what a function reads, by its parameters, and writes, by its return annotation.
 
-Law: annotations are read once, when the step is made, and never again. Whatever cannot be explained is a DefinitionError
-that names the function, the place and the cure.
+Law: annotations are read once, when the step is made, and never again. Whatever cannot be explained is a
+DefinitionError that names the function, the place and the cure.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ Status = Literal["done", "failed", "defect", "deadline", "cancelled", "refused"]
 class Ending:
     """How a run ended.
 
-    status: "done"; "failed" (a Fail, or an effect's error); "defect" (a step raised); "deadline"; "cancelled"; "refused".
+    status: "done"; "failed" (a Fail, or an effect's error); "defect" (a step raised); "deadline"; "cancelled";
+    "refused".
     value: what Done carried. cause: the Fail, EffectError, exception or refusal. reason: who cancelled, in words.
     """
 
@@ -119,7 +120,9 @@ class Ending:
 
 @attrs.frozen
 class Accounts:
-    """Where a run's time went, in nanoseconds. total is the sum of the others: `admission + turn + cpu + io + parked`."""
+    """Where a run's time went, in nanoseconds. total is the sum of the others: `admission + turn + cpu + io +
+    parked`.
+    """
 
     admission: int = 0
     turn: int = 0
@@ -135,8 +138,8 @@ class Accounts:
 def accounts(records: Sequence[Record]) -> Accounts:
     """Sum up the time between records.
 
-    Each gap belongs to exactly one account, named by the record that ends it: that is why the accounts add up to the time
-    between the first record and the last, whatever happened in between, and however much of it at once.
+    Each gap belongs to exactly one account, named by the record that ends it: that is why the accounts add up to the
+    time between the first record and the last, whatever happened in between, and however much of it at once.
     """
     sums: dict[Account, int] = {"admission": 0, "turn": 0, "cpu": 0, "io": 0, "parked": 0}
     for (_, before, _, _), (kind, at, _, _) in itertools.pairwise(records):
@@ -148,7 +151,8 @@ def accounts(records: Sequence[Record]) -> Accounts:
 class Timeline:
     """One run's records and what the run was.
 
-    records: in order of time; the list grows until the run has ended. secret: names of slots whose values are not shown.
+    records: in order of time; the list grows until the run has ended. secret: names of slots whose values are not
+    shown.
     """
 
     run_id: str

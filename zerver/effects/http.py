@@ -1,8 +1,8 @@
 """HTTP as effects: one exchange with another service.
 
 Law: an exchange is data: method, URL, headers, body. An answer of any status is a success, because the exchange
-happened; what a status means is for the step to say. GET, HEAD and OPTIONS are reads; the rest are writes, which carry the
-run's idempotency key as `Idempotency-Key`, the same over all attempts.
+happened; what a status means is for the step to say. GET, HEAD and OPTIONS are reads; the rest are writes, which
+carry the run's idempotency key as `Idempotency-Key`, the same over all attempts.
 """
 
 from __future__ import annotations

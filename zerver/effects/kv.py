@@ -1,7 +1,7 @@
 """Keys and values as effects: small state that lives outside the run.
 
-Law: values are JSON-like (None, bool, int, float, str, bytes, lists and dicts of them), so that every store can keep them;
-a key belongs to one store, and every verb is atomic by itself.
+Law: values are JSON-like (None, bool, int, float, str, bytes, lists and dicts of them), so that every store can keep
+them; a key belongs to one store, and every verb is atomic by itself.
 """
 
 from __future__ import annotations

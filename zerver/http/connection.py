@@ -87,7 +87,13 @@ class Connection:
                     nursery.cancel_scope.cancel()  # a read that is pending for nobody
         finally:
             self._inlet.nursery = None
+            await self._cut()
+
+    async def _cut(self) -> None:
+        try:
             await trio.aclose_forcefully(self._stream)
+        except Exception as defect:
+            self._service.report(defect)
 
     async def _serve_and_close(self) -> None:
         try:

@@ -126,8 +126,6 @@ class Server:
             connection.close_soon()
         try:
             await connection.run()
-        except Exception as defect:  # closing the stream failed; no reason to end the server
-            self._service.report(defect)
         finally:
             self._connections.discard(connection)
             self._requests += connection.requests

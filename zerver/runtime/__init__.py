@@ -3,7 +3,15 @@
 Embed Zerver in any Trio program with `open_runtime`; build services of your own with actors and supervisors.
 """
 
+from zerver.runtime.actor import Actor as Actor
+from zerver.runtime.actor import ActorRef as ActorRef
+from zerver.runtime.actor import ActorStatistics as ActorStatistics
+from zerver.runtime.mailbox import Mailbox as Mailbox
+from zerver.runtime.mailbox import MailboxStatistics as MailboxStatistics
 from zerver.runtime.result import Result as Result
 from zerver.runtime.run import Runtime as Runtime
 from zerver.runtime.run import RuntimeStatistics as RuntimeStatistics
 from zerver.runtime.run import open_runtime as open_runtime
+from zerver.runtime.supervisor import Supervisor as Supervisor
+from zerver.runtime.supervisor import SupervisorStatistics as SupervisorStatistics
+from zerver.runtime.supervisor import open_supervisor as open_supervisor

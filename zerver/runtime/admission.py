@@ -18,7 +18,9 @@ from zerver.core.flows import Priority
 
 @attrs.frozen
 class AdmissionStatistics:
-    """running: runs with a ticket. queued: runs that wait for one. admitted, refused: since the start. waited: seconds, moving."""
+    """running: runs with a ticket. queued: runs that wait for one. admitted, refused: since the start. waited:
+    seconds, moving.
+    """
 
     running: int
     queued: int

@@ -1,7 +1,7 @@
 """Handlers: from an effect's kind to the function that performs it, with its resources filled in.
 
-Law: everything is looked up once per kind. A kind's own handler comes first, then the capabilities of the app, then what
-the runtime itself brings: clock and random.
+Law: everything is looked up once per kind. A kind's own handler comes first, then the capabilities of the app, then
+what the runtime itself brings: clock and random.
 """
 
 from __future__ import annotations

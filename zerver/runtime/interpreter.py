@@ -1,8 +1,8 @@
 """The interpreter: performs one effect, with all that its policy says, and tells what came of it.
 
-Law: an outcome is never a guess. A write is a success when its handler returned, a failure when it is certain that it has
-not happened, and unknown otherwise (`zerver.runtime.judge` reads that from what was raised). Whatever cuts an attempt
-short, the saga is told of a write that may have happened before anything else runs.
+Law: an outcome is never a guess. A write is a success when its handler returned, a failure when it is certain that it
+has not happened, and unknown otherwise (`zerver.runtime.judge` reads that from what was raised). Whatever cuts an
+attempt short, the saga is told of a write that may have happened before anything else runs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from zerver.runtime.judge import Judgement, judge, judge_timeout
 from zerver.runtime.live import Flight, Run
 from zerver.runtime.targets import Targets, TargetState
 
-#: Compensations are worth more than one try when nobody says otherwise.
-_COMPENSATION = Policy(retries=3)
+#: How hard a rollback tries when nobody says otherwise: until its undo deadline, rather than until its patience ends.
+_COMPENSATION = Policy(timeout=2.0, retries=20, backoff=0.05, backoff_cap=1.0)
 
 _NEVER = float("inf")
 
@@ -77,11 +77,13 @@ class Interpreter:
         return outcome
 
     async def compensate(self, run: Run, call: Call) -> Outcome[Any]:
-        """Perform a task of the rollback: tried harder, and never itself compensated."""
+        """Perform a task of the rollback: tried harder, and never itself compensated.
+
+        Budgets and breakers do not hold it back: they are against storms, and a refund is none.
+        """
         if isinstance(call.effect, Join):
             return await perform_join(self, run, call)
-        repeatable = call.effect.kind.takes_key or call.effect.kind.access == "read"
-        return await self.fly(run, call, Flight(), _COMPENSATION if repeatable else None)
+        return await self.fly(run, call, Flight(), _COMPENSATION)
 
     async def resolve(self, run: Run, call: Call, outcome: Unknown) -> Outcome[Any]:
         """Ask the other side whether a write in doubt has happened, if the effect says how."""
@@ -108,13 +110,13 @@ class Interpreter:
         number, retries_left, doubtful = 1, way.policy.retries or 0, False
         way.state.budget.earn()
         while True:
-            judged = await self._attempt(run, call, way, number, flight)
+            judged = await self._attempt(run, call, way, number, flight, rollback=weaker is not None)
             if not isinstance(judged, Judgement):
                 return judged
             doubtful = doubtful or judged.doubt
             if flight is not None:
                 flight.sent = doubtful
-            wait = self._next_wait(run, way, judged, number, retries_left)
+            wait = self._next_wait(run, way, judged, number, retries_left, rollback=weaker is not None)
             run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, wait)))
             if wait is None:
                 return _given_up(call, judged.error, doubtful)
@@ -161,13 +163,13 @@ class Interpreter:
             return Failure(judge(call.effect.kind, raised).error)
 
     async def _attempt(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None
+        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, *, rollback: bool
     ) -> Success[Any] | Judgement:
         state, kind = way.state, call.effect.kind
         state.attempts += 1
         began = trio.current_time()
         breaker = state.breaker
-        if breaker is not None and not breaker.allow(began):
+        if breaker is not None and not breaker.allow(began) and not rollback:
             state.refused += 1
             return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} is open"))
         try:
@@ -217,15 +219,20 @@ class Interpreter:
         except Exception as raised:
             return judge(call.effect.kind, raised)
 
-    def _next_wait(self, run: Run, way: Way, judged: Judgement, number: int, left: int) -> float | None:
+    def _next_wait(
+        self, run: Run, way: Way, judged: Judgement, number: int, left: int, *, rollback: bool
+    ) -> float | None:
         """Seconds until the next attempt, or None when there is to be none."""
-        if left <= 0 or not judged.again or run.retries_left <= 0:
+        if left <= 0 or not judged.again:
             return None
         wait = backoff_seconds(way.policy, number - 1, self.rng.random())
         now = trio.current_time()
-        if now + wait >= trio.current_effective_deadline() or not way.state.budget.spend(now):
+        if now + wait >= trio.current_effective_deadline():
             return None
-        run.retries_left -= 1
+        if not rollback:
+            if run.retries_left <= 0 or not way.state.budget.spend(now):
+                return None
+            run.retries_left -= 1
         way.state.retries += 1
         return wait
 

@@ -6,9 +6,11 @@ Law: one table, one answer. For a write the question is always the same: is it c
     Rejected, StatementError                   no            no       yes
     ConnectFailed, EffectRefused, DriverClosed no            yes      no
     anything else, by a read or an exact kind  no            yes      no
-    anything else, by a write                  maybe         yes      no
+    anything else, by a write                  maybe         by key   no
     its timeout, nothing sent yet              no            yes      no
-    its timeout, after sending                 maybe         yes      no
+    its timeout, after sending                 maybe         by key   no
+
+"By key": only if the handler takes a key, so that the other side can tell that it is the same write.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ _NOT_SENT = (ConnectFailed, EffectRefused, DriverClosed)
 
 @attrs.frozen
 class Judgement:
-    """error: what a step would see. again: worth another try. trouble: the target is not well. doubt: it may have happened."""
+    """error: what a step would see. again: worth another try. trouble: the target is not well. doubt: it may have
+    happened.
+    """
 
     error: EffectError
     again: bool
@@ -53,7 +57,7 @@ def judge(kind: EffectKind[..., Any], raised: Exception) -> Judgement:
         return Judgement(refused, again=True, trouble=True, doubt=False)
     if kind.access == "write" and (not kind.exact or _says_unknown(raised)):
         unknown = raised if isinstance(raised, OutcomeUnknown) else OutcomeUnknown(kind.name, _told(raised), raised)
-        return Judgement(unknown, again=True, trouble=True, doubt=True)
+        return Judgement(unknown, again=kind.takes_key, trouble=True, doubt=True)
     error = raised if isinstance(raised, EffectError) else EffectError(kind.name, _told(raised), raised)
     return Judgement(error, again=True, trouble=True, doubt=False)
 
@@ -62,7 +66,7 @@ def judge_timeout(kind: EffectKind[..., Any], took: float, sent: bool) -> Judgem
     """What an attempt came to that was cut after `took` seconds. sent: it may have happened by then."""
     reason = f"timed out after {took * 1000:.0f}ms"
     if sent:
-        return Judgement(OutcomeUnknown(kind.name, reason), again=True, trouble=True, doubt=True)
+        return Judgement(OutcomeUnknown(kind.name, reason), again=kind.takes_key, trouble=True, doubt=True)
     return Judgement(EffectTimeout(kind.name, reason), again=True, trouble=True, doubt=False)
 
 

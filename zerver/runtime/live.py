@@ -29,13 +29,13 @@ class Flight:
 class Run:
     """One execution of a flow.
 
-    deadline: on Trio's clock, inf for none. on_wait: called once, when the run first waits for the world; an edge starts to
-    watch its client then. cut: why the run's scope was cancelled by `cancel`.
+    deadline: on Trio's clock, inf for none. on_wait: called once, when the run first waits for the world; an edge
+    starts to watch its client then. cut: why the run's scope was cancelled by `cancel`.
     """
 
     __slots__ = (
-        "clock", "cut", "deadline", "flow", "machine", "on_wait", "priority", "records", "retries_left", "run_id", "scope",
-        "signals", "tenant",
+        "clock", "cut", "deadline", "flow", "machine", "on_wait", "priority", "records", "retries_left", "run_id",
+        "scope", "signals", "tenant",
     )  # fmt: skip
 
     def __init__(

@@ -1,8 +1,8 @@
 """The request actor: pumps one run's machine until it has ended.
 
-Law: commands come out of the machine, and every command is answered with an event; nothing else decides anything. One call
-alone is performed in place; several at once get a nursery. However the run ends, and whoever cancels it, what must be
-undone is undone before this returns, shielded and under a deadline of its own.
+Law: commands come out of the machine, and every command is answered with an event; nothing else decides anything. One
+call alone is performed in place; several at once get a nursery. However the run ends, and whoever cancels it, what
+must be undone is undone before this returns, shielded and under a deadline of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from zerver.errors import HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.live import Run
-
 
 #: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData or HttpError.
 Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]

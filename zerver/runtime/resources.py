@@ -1,7 +1,7 @@
 """Resources: what capabilities open for their handlers, opened once and closed in reverse order.
 
-Law: a resource lives as long as the runtime. It is opened by a function whose parameters are other resources, by type; the
-order follows from that, and a circle is a DefinitionError.
+Law: a resource lives as long as the runtime. It is opened by a function whose parameters are other resources, by
+type; the order follows from that, and a circle is a DefinitionError.
 """
 
 from __future__ import annotations

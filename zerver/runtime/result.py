@@ -17,8 +17,8 @@ from zerver.errors import DeadlinePassed, EffectError, RunCancelled, RunDefect, 
 class Result:
     """What a run came to. A failure is a value here; `unwrap` makes an exception of it.
 
-    status: "done", "failed", "defect", "deadline", "cancelled" or "refused". unresolved: writes of which nobody can say that
-    they are right; when there are any, somebody must look.
+    status: "done", "failed", "defect", "deadline", "cancelled" or "refused". unresolved: writes of which nobody can
+    say that they are right; when there are any, somebody must look.
     """
 
     timeline: Timeline

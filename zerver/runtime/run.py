@@ -1,7 +1,7 @@
 """The runtime: an app, open. Runs flows inside any Trio program.
 
-Law: structured concurrency all the way. A run lives in the task that asked for it; resources live in `open_runtime`; when that
-block is left, for whatever reason, no run is under way and every resource is closed.
+Law: structured concurrency all the way. A run lives in the task that asked for it; resources live in `open_runtime`;
+when that block is left, for whatever reason, no run is under way and every resource is closed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ Observer = Callable[[Result], None]
 
 @attrs.frozen
 class RuntimeStatistics:
-    """running: runs under way. ended: runs that have ended, refused ones included. unresolved: runs that ended unresolved."""
+    """running: runs under way. ended: runs that have ended, refused ones included. unresolved: runs that ended
+    unresolved.
+    """
 
     running: int
     ended: int
@@ -198,8 +200,8 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Open an app: check it, open its resources, and yield a Runtime.
 
-    observers: told of every run that has ended. handlers: by the name of an effect's kind, used instead of its own; tests
-    script the world with them. seed: makes run ids, jitter and `random` effects repeatable.
+    observers: told of every run that has ended. handlers: by the name of an effect's kind, used instead of its own;
+    tests script the world with them. seed: makes run ids, jitter and `random` effects repeatable.
 
     Raises DefinitionError when the app cannot work.
     """
@@ -224,7 +226,9 @@ def _shorter(*seconds: float | None) -> float:
 
 
 def _nanoseconds() -> Callable[[], int]:
-    """Trio's clock in nanoseconds. Its system clock is `perf_counter` plus an offset, and records only need differences."""
+    """Trio's clock in nanoseconds. Its system clock is `perf_counter` plus an offset, and records only need
+    differences.
+    """
     clock = trio.lowlevel.current_clock()
     if type(clock).__name__ == "SystemClock":
         return time.perf_counter_ns

@@ -477,13 +477,14 @@ async def open_supervisor(
             yield supervisor
             supervisor.close()
             life.finish()
-    except (Exception, trio.Cancelled) as exc:
-        if life.defect is None or isinstance(exc, Exception):
-            if life.defect is not None:
-                add_echo(exc, life.defect)
-                life.take_defect()
+    except Exception as exc:
+        if (defect := life.take_defect()) is not None:
+            add_echo(exc, defect)
+            del defect
+        raise
+    except trio.Cancelled:
+        if life.defect is None:  # otherwise the error wins, as in groups.bare
             raise
-        # Cancelled beside a defect: the error wins, as in groups.bare.
     defect = life.take_defect()
     if defect is not None:
         try:

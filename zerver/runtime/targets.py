@@ -23,7 +23,9 @@ _MIN_SAMPLES = 100
 
 @attrs.frozen
 class TargetStatistics:
-    """One target as it is now. at_once: attempts holding a bulkhead place. p50, p95: seconds, None below 100 samples."""
+    """One target as it is now. at_once: attempts holding a bulkhead place. p50, p95: seconds, None below 100
+    samples.
+    """
 
     name: str
     breaker: BreakerState | None

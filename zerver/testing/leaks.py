@@ -1,9 +1,9 @@
 """What a block opened, it has closed.
 
 Law of this file: count before, count after, and name what grew. Counted are file descriptors, threads,
-Trio's tasks, and, when asked, objects of given types. Things are compared by kind and not one by one, because
-a pool that replaced a broken connection has leaked nothing; what is reported are the new ones of a kind
-that has become more numerous.
+Trio's tasks, async generators that were begun and not closed and, when asked, objects of given types. Things
+are compared by kind and not one by one, because a pool that replaced a broken connection has leaked nothing;
+what is reported are the new ones of a kind that has become more numerous.
 
 Trio keeps idle worker threads for ten seconds, to use them again: they are Trio's, and not counted.
 """
@@ -17,14 +17,17 @@ import linecache
 import os
 import re
 import socket
+import sys
 import sysconfig
 import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from types import AsyncGeneratorType, FrameType
+from typing import Any, TextIO
+from weakref import WeakSet
 
 import attrs
 import trio
@@ -61,10 +64,10 @@ def no_leaks(*types: type, grace: float = 1.0) -> Iterator[LeakCheck]:
     """
     gc.collect()
     before = take_census(types)
-    with heard_warnings() as warned:
+    with heard_warnings() as warned, seen_generators() as generators:
         yield LeakCheck(before.notes)
         gc.collect()  # what was dropped in a cycle warns now, or never
-    leaks = (*settled_growth(before, grace), *warned)
+    leaks = (*settled_growth(before, grace), *unclosed(generators), *warned)
     if leaks:
         raise LeakFound(leaks)
 
@@ -96,6 +99,35 @@ def heard_warnings() -> Iterator[list[str]]:
 
         warnings.showwarning = listen
         yield heard
+
+
+@contextlib.contextmanager
+def seen_generators() -> Iterator[WeakSet[AsyncGeneratorType[Any, Any]]]:
+    """The async generators begun inside the block. Trio closes those that are left over, without a word."""
+    seen: WeakSet[AsyncGeneratorType[Any, Any]] = WeakSet()
+    hooks = sys.get_asyncgen_hooks()
+
+    def first_iteration(generator: AsyncGenerator[Any, Any]) -> None:
+        if isinstance(generator, AsyncGeneratorType):
+            seen.add(generator)
+        if hooks.firstiter is not None:
+            hooks.firstiter(generator)
+
+    sys.set_asyncgen_hooks(firstiter=first_iteration)
+    try:
+        yield seen
+    finally:
+        sys.set_asyncgen_hooks(firstiter=hooks.firstiter)
+
+
+def unclosed(generators: Iterable[AsyncGeneratorType[Any, Any]]) -> tuple[str, ...]:
+    """One line for each generator that still stands at a `yield`."""
+    frames: list[tuple[str, FrameType | None]] = [(gen.__qualname__, gen.ag_frame) for gen in generators]
+    return tuple(
+        f"async generator {name!r} at {frame.f_code.co_filename}:{frame.f_lineno}"
+        for name, frame in frames
+        if frame is not None
+    )
 
 
 # ---- counting -------------------------------------------------------------------------------

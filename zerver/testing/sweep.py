@@ -21,13 +21,10 @@ import ctypes
 import gc
 import inspect
 import math
-import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from types import AsyncGeneratorType, FrameType
 from typing import Any, TypeVarTuple, Unpack
-from weakref import WeakSet
 
 import attrs
 import trio
@@ -36,7 +33,16 @@ from trio.testing import MockClock
 from zerver.errors import InternalError
 from zerver.runtime.groups import unwrapped
 
-from .leaks import growth, heard_warnings, living_tasks, settled_growth, take_census, task_place
+from .leaks import (
+    growth,
+    heard_warnings,
+    living_tasks,
+    seen_generators,
+    settled_growth,
+    take_census,
+    task_place,
+    unclosed,
+)
 from .scheduler import mock_clock, seeded
 
 _Args = TypeVarTuple("_Args")
@@ -236,7 +242,7 @@ async def _attempt(
 ) -> _Attempted:
     """Make the call once, cancelled at moment `point`; then look around."""
     before = take_census()
-    with heard_warnings() as warned, _seen_generators() as generators:
+    with heard_warnings() as warned, seen_generators() as generators:
         canceller = _Canceller(point)
         error = await canceller.run(call)
         if error is not None and point is None:
@@ -247,7 +253,7 @@ async def _attempt(
             if not growth(before, take_census()):
                 break
             await trio.sleep(_SETTLE / _LOOKS)
-        problems += [label for generator in generators if (label := _unclosed(generator))]
+        problems += [f"leaked: {label}" for label in unclosed(generators)]
         gc.collect()  # what was dropped in a cycle warns now
         problems += [f"leaked: {label}" for label in settled_growth(before, _GRACE)]
     problems += warned
@@ -292,7 +298,8 @@ class _Canceller(trio.abc.Instrument):
                     nursery.start_soon(self._call, call, name=getattr(call, "func", call))
                     await self._ended.wait()
                 nursery.cancel_scope.cancel()
-        return self._error
+        error, self._error = self._error, None  # handed over: see `_attempt`
+        return error
 
     @contextlib.contextmanager
     def _installed(self) -> Iterator[None]:
@@ -410,33 +417,6 @@ def _leaves(error: BaseException) -> list[str]:
     if isinstance(error, BaseExceptionGroup):
         return [told for member in error.exceptions for told in _leaves(member)]
     return [f"{type(error).__name__}: {error}" if str(error) else type(error).__name__]
-
-
-def _unclosed(generator: AsyncGeneratorType[Any, Any]) -> str:
-    """What to say of it; nothing if it has ended."""
-    frame: FrameType | None = generator.ag_frame
-    if frame is None:
-        return ""
-    return f"leaked: async generator {generator.__qualname__!r} at {frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-@contextlib.contextmanager
-def _seen_generators() -> Iterator[WeakSet[AsyncGeneratorType[Any, Any]]]:
-    """The async generators begun inside the block. Trio closes those that are left over without a word."""
-    seen: WeakSet[AsyncGeneratorType[Any, Any]] = WeakSet()
-    hooks = sys.get_asyncgen_hooks()
-
-    def first_iteration(generator: AsyncGenerator[Any, Any]) -> None:
-        if isinstance(generator, AsyncGeneratorType):
-            seen.add(generator)
-        if hooks.firstiter is not None:
-            hooks.firstiter(generator)
-
-    sys.set_asyncgen_hooks(firstiter=first_iteration)
-    try:
-        yield seen
-    finally:
-        sys.set_asyncgen_hooks(firstiter=hooks.firstiter)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Runnable examples; each is a package of its own."""
