@@ -31,6 +31,7 @@ Cancellation is none of them: it is Trio's, and nothing here catches it.
     ├─ HttpError               an HTTP exchange failed
     │   ├─ ProtocolViolation       the peer's bytes are not HTTP, or are over a limit
     │   ├─ ConnectFailed           no connection was made: nothing was sent
+    │   │   └─ AddressRefused          the name leads to an address that this client may not talk to
     │   └─ ExchangeFailed          the connection broke after the request was (partly) sent
     ├─ InvalidData             a value does not have the shape that was asked for; `.problems` lists all
     └─ InternalError           a bug in Zerver; please report it
@@ -215,6 +216,13 @@ class ProtocolViolation(HttpError):
 
 class ConnectFailed(HttpError):
     """No connection was made: the request has certainly not been sent."""
+
+
+class AddressRefused(ConnectFailed):
+    """The host has only addresses that this client may not talk to, as those of private networks.
+
+    Trying again changes nothing: the URL is wrong, or the client needs `allow_private=True`.
+    """
 
 
 class ExchangeFailed(HttpError):

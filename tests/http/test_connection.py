@@ -371,7 +371,7 @@ FRAGMENTS = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(FRAGMENTS, max_size=6).map(b"".join))
 async def test_garbage_gets_our_own_4xx_and_a_close(autojump_clock: MockClock, data: bytes) -> None:
     whole = await talk(data, eof=True, limits=SMALL)

@@ -2,7 +2,7 @@
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.errors import ProtocolViolation
@@ -90,6 +90,7 @@ def test_limits_of_extensions_and_trailers_hold_exactly(step: int) -> None:
     assert outcome(b"0\r\n" + b"Te: 567890\r\n" * 4 + b"\r\n", step, limits) == 431
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=40), max_size=8),
     st.lists(st.tuples(st.sampled_from(["x-a", "x-b"]), st.from_regex(r"[a-z]{0,9}", fullmatch=True)), max_size=3),
@@ -109,6 +110,7 @@ def test_what_h11_writes_is_read_back_and_what_we_write_h11_reads(
     assert b"".join(map(writer.data, pieces)) + writer.end(Headers.of(trailers)) == data.replace(b": \r", b": \r")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"5\r\n", b"hello", b"\r\n", b"0\r\n", b"\r\n\r\n", b"\n", b"a", b";", b"X: y"])).map(
         b"".join

@@ -1,7 +1,7 @@
 """The gate refuses what is not HTTP/1.1, each vector with its status, whole or byte by byte, in linear time."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.errors import ProtocolViolation
@@ -193,6 +193,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=20).map(b"".join))
 def test_how_bytes_are_cut_never_matters(data: bytes) -> None:
     for limits in (LIMITS, SMALL):

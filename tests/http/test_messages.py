@@ -2,7 +2,7 @@
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.errors import ProtocolViolation
@@ -77,6 +77,7 @@ def test_bad_escapes_are_refused(path: str) -> None:
     assert refused.value.status == 400
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126)))
 def test_any_path_has_segments_or_is_refused(path: str) -> None:
     try:

@@ -7,7 +7,7 @@ import gc
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -291,8 +291,9 @@ async def test_bytes_that_are_no_tls_end_a_tls_connection_only() -> None:
         assert address.startswith("https://127.0.0.1:")
         async with await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2])) as stream:
             await stream.send_all(GET)
-            while (await stream.receive_some()) != b"":
-                pass
+            with suppress(trio.BrokenResourceError):  # whether it ends or breaks is for the kernels to say
+                while await stream.receive_some():
+                    pass
         assert defects == []
 
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.errors import ProtocolViolation
@@ -299,6 +299,7 @@ def test_a_client_reuses_only_a_clean_connection() -> None:
 BODIES = st.lists(st.binary(max_size=30), max_size=5)
 
 
+@settings(deadline=None)
 @given(BODIES, st.booleans(), BODIES, st.booleans(), st.integers(1, 60))
 def test_both_ends_understand_each_other(
     asked: list[bytes], ask_chunked: bool, answered: list[bytes], answer_chunked: bool, step: int
@@ -321,6 +322,7 @@ def test_both_ends_understand_each_other(
         client_wire.next_cycle()
 
 
+@settings(deadline=None)
 @given(BODIES, st.booleans())
 def test_h11_reads_what_we_write(pieces: list[bytes], chunked: bool) -> None:
     peer = h11.Connection(h11.CLIENT)
@@ -345,6 +347,7 @@ FRAGMENTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(FRAGMENTS, max_size=8).map(b"".join), st.integers(1, 40))
 def test_garbage_gives_our_own_error_and_no_other(data: bytes, step: int) -> None:
     for wire in (ServerWire(HeadLimits(64, 64, 200, 5)), client()):

@@ -1,0 +1,3 @@
+"""The command line: `zerver serve | check | routes | graph`."""
+
+from zerver.cli.main import main as main

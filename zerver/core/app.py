@@ -6,6 +6,7 @@ Law: an App opens nothing and knows no protocol: a route is a method, a path and
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
@@ -62,13 +63,11 @@ class Route:
         """The compiled plan. Raises DefinitionError, naming the route, when the before-chain does not fit the flow."""
         try:
             check_flow(self.flow, self.before)
-            missing = {slot.name for slot, _ in self.flow.takes} - {
-                write.slot.name for step in steps_of(self.before) for write in step.signature.writes
-            }
-            if missing:
+            if self.flow.takes and not self.before:
+                missing = self.flow.takes[0][0].name
                 raise DefinitionError(
-                    f"flow {self.flow.name!r} takes slot {min(missing)!r}, but no before-chain writes it",
-                    f"add a step that writes {min(missing)!r} with app.use(...) or scope(..., before=[...])",
+                    f"flow {self.flow.name!r} takes slot {missing!r}, but no before-chain writes it",
+                    f"add a step that writes {missing!r} with app.use(...) or scope(..., before=[...])",
                 )
         except DefinitionError as error:
             raise DefinitionError(f"route {self.label}: {error.problem}", error.cure) from None
@@ -170,9 +169,18 @@ class App(Scope):
         """
         seen: dict[tuple[str, str], Route] = {}
         for route in self.routes:
-            if (route.method, route.path) in seen:
-                raise DefinitionError(f"route {route.label} is defined twice", "remove one of them")
-            seen[route.method, route.path] = route
+            place = (
+                route.method,
+                re.sub(r"\{[^/}]*\}", "{}", route.path),
+            )  # what a parameter is called does not tell paths apart
+            if place in seen:
+                raise DefinitionError(
+                    f"route {route.label} is defined twice"
+                    if seen[place].path == route.path
+                    else f"route {route.label} is the same path as {seen[place].label}",
+                    "remove one of them",
+                )
+            seen[place] = route
             route.plan()
             self.check_handlers(f"route {route.label}", (*route.before, *route.flow.stages), builtin)
         _ = self.flows

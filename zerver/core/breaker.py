@@ -40,12 +40,17 @@ class BreakerPolicy:
 class Breaker:
     """One target's breaker: `allow` before each attempt, `record` (or `forget`) after it."""
 
-    __slots__ = ("_bucket", "_counts", "_pause", "_probing", "_until", "_won", "policy", "state")
+    __slots__ = (
+        "_bucket", "_buckets_per_second", "_calls", "_counts", "_failures", "_pause", "_probing", "_until", "_won",
+        "policy", "state",
+    )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy
         self.state: BreakerState = "closed"
         self._counts = [[0, 0] for _ in range(_BUCKETS)]  # per bucket: calls, failures
+        self._calls = self._failures = 0  # their sums
+        self._buckets_per_second = _BUCKETS / policy.window
         self._bucket = 0  # number of the newest bucket, counted from the clock's origin
         self._pause = policy.pause
         self._until = 0.0
@@ -88,18 +93,33 @@ class Breaker:
         self._won += 1
         if self._won >= self.policy.probes:
             self.state, self._pause = "closed", self.policy.pause
-            self._counts = [[0, 0] for _ in range(_BUCKETS)]
+            self._forget_all()
 
     def _open(self, now: float, draw: float) -> None:
         self.state = "open"
         self._until = now + self._pause * (0.5 + 0.5 * draw)
 
     def _count(self, failed: bool, now: float) -> tuple[int, int]:
-        newest = int(now / self.policy.window * _BUCKETS)
-        for number in range(max(self._bucket + 1, newest - _BUCKETS + 1), newest + 1):
-            self._counts[number % _BUCKETS] = [0, 0]
-        self._bucket = max(self._bucket, newest)
+        """Count an attempt in; calls and failures within the window. Sums are kept, not added up anew: it is a hot path."""
+        newest = int(now * self._buckets_per_second)
+        if newest > self._bucket:
+            self._forget_until(newest)
         bucket = self._counts[self._bucket % _BUCKETS]
         bucket[0] += 1
-        bucket[1] += failed
-        return sum(c for c, _ in self._counts), sum(f for _, f in self._counts)
+        self._calls += 1
+        if failed:
+            bucket[1] += 1
+            self._failures += 1
+        return self._calls, self._failures
+
+    def _forget_until(self, newest: int) -> None:
+        for number in range(max(self._bucket + 1, newest - _BUCKETS + 1), newest + 1):
+            bucket = self._counts[number % _BUCKETS]
+            self._calls -= bucket[0]
+            self._failures -= bucket[1]
+            bucket[0] = bucket[1] = 0
+        self._bucket = newest
+
+    def _forget_all(self) -> None:
+        self._counts = [[0, 0] for _ in range(_BUCKETS)]
+        self._calls = self._failures = 0

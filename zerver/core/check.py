@@ -44,15 +44,17 @@ class Written:
 
 
 def check_flow(block: Block, before: Sequence[Stage] = ()) -> None:
-    """Check a flow, with the before-chain it will run behind. Raises DefinitionError."""
+    """Check a flow. before: the chain it will run behind, which writes what the flow takes. Raises DefinitionError."""
     checker = _Checker(block.name, (*before, *block.stages))
     checker.learn_types(block.takes)
     checker.learn_types(block.gives)
-    written = Written({slot.name for slot, _ in block.takes})
-    checker.sequence(before, written)
+    written = Written() if before else Written({slot.name for slot, _ in block.takes})
+    ended = checker.sequence(before, written)
+    if before:
+        checker.takes("the flow", block, written)
     for slot, _ in block.takes:
         checker.writers.setdefault(slot.name, "the caller")
-    checker.sequence(block.stages, written)
+    checker.sequence(block.stages, written, before[-1].name if ended else "")
     for slot, _ in block.gives:
         if slot.name not in written:
             raise checker.error(
@@ -63,13 +65,21 @@ def check_flow(block: Block, before: Sequence[Stage] = ()) -> None:
     check_deadlines(block)
 
 
-def check_insertion(flow: str, stages: Sequence[Stage], sure: Iterable[str], taken: Mapping[str, str]) -> None:
-    """Check stages that a running step inserts. sure: slots written so far. taken: slots that have, or will have, a
-    writer.
+def check_insertion(
+    flow: str, stages: Sequence[Stage], written: Written, taken: Mapping[str, str], steps: Iterable[Step[..., Any]]
+) -> None:
+    """Check stages that a running step inserts.
+
+    taken: slots that have, or will have, a writer. steps: those of the flow, which say what type each slot has.
     """
     checker = _Checker(flow, stages)
+    for step in steps:
+        for read in step.signature.slots:
+            checker.same_type(read.slot, read.type, step.name)
+        for write in step.signature.writes:
+            checker.same_type(write.slot, write.type, step.name)
     checker.writers.update(taken)
-    checker.sequence(stages, Written(set(sure)))
+    checker.sequence(stages, written)
 
 
 class _Checker:
@@ -87,9 +97,8 @@ class _Checker:
 
     # -- the walk --
 
-    def sequence(self, stages: Sequence[Stage], written: Written) -> bool:
+    def sequence(self, stages: Sequence[Stage], written: Written, ended_by: str = "") -> bool:
         """Walk stages one after another; True when every path through them ends the run."""
-        ended_by = ""
         for stage in stages:
             if ended_by:
                 raise self.error(
@@ -110,9 +119,8 @@ class _Checker:
         if isinstance(stage, Branch):
             return self.branch(stage, written)
         if isinstance(stage, Dag):
-            for member in dag_order(self.flow, stage):
-                self.stage(member, written)
-            return False
+            ends = [self.stage(member, written) for member in dag_order(self.flow, stage)]
+            return any(ends)
         return self.nested(stage, written)
 
     def step(self, step: Step[..., Any], written: Written) -> bool:
@@ -183,9 +191,11 @@ class _Checker:
 
     def reachable(self, stage: Branch) -> None:
         """A way that asks the same question again can only be answered one way."""
+        if stage.signature.wants_deadline:
+            return  # time alone may change the answer
         for stages, side in ((stage.then, "otherwise"), (stage.otherwise, "then")):
-            for inner in stages:
-                if isinstance(inner, Branch) and inner.predicate is stage.predicate:
+            for inner in branches_of(stages):
+                if inner.predicate is stage.predicate:
                     raise self.error(
                         f"branch {stage.predicate.__name__!r} asks the same again inside: "
                         f"its inner {side!r} can never run",
@@ -195,16 +205,25 @@ class _Checker:
     def nested(self, block: Block, written: Written) -> bool:
         for slot, type_ in (*block.takes, *block.gives):
             self.same_type(slot, type_, block.name)
-        for slot, _ in block.takes:
-            self.read.add(slot.name)
-            if slot.name not in written.sure:
-                raise self.error(
-                    f"nested flow {block.name!r} takes slot {slot.name!r}, but no earlier step writes it",
-                    self.cure_missing(slot.name, block.name),
-                )
+        self.takes(f"nested flow {block.name!r}", block, written)
+        self.read.update(slot.name for slot, _ in block.gives)  # given to whoever nests it, who need not want it
         return self.sequence(block.stages, written)
 
     # -- single laws --
+
+    def takes(self, where: str, block: Block, written: Written) -> None:
+        for slot, _ in block.takes:
+            self.read.add(slot.name)
+            if slot.name in written.maybe:
+                raise self.error(
+                    f"{where} takes slot {slot.name!r}, which may be unwritten: {written.maybe[slot.name]}",
+                    f"write {slot.name!r} on every path to {block.name!r}",
+                )
+            if slot.name not in written.sure:
+                raise self.error(
+                    f"{where} takes slot {slot.name!r}, but no earlier step writes it",
+                    self.cure_missing(slot.name, block.name),
+                )
 
     def same_type(self, slot: Slot, type_: Any, by: str) -> None:
         known = self.types.setdefault(slot.name, (type_, by))
@@ -307,6 +326,15 @@ def blocks_of(stages: Iterable[Stage]) -> Iterable[Block]:
             yield from blocks_of(children_of(stage))
 
 
+def branches_of(stages: Iterable[Stage]) -> Iterable[Branch]:
+    """Every branch, outer before inner."""
+    for stage in stages:
+        if isinstance(stage, Branch):
+            yield stage
+        if not isinstance(stage, Step):
+            yield from branches_of(children_of(stage))
+
+
 def children_of(stage: Stage) -> tuple[Stage, ...]:
     """The stages directly inside a stage."""
     if isinstance(stage, Step):
@@ -322,7 +350,11 @@ def reads_of(stage: Stage) -> set[str]:
     """Slots that a stage reads and does not write itself."""
     if isinstance(stage, Step):
         return {read.slot.name for read in stage.signature.slots}
-    own = {read.slot.name for read in stage.signature.slots} if isinstance(stage, Branch) else set()
+    own: set[str] = set()
+    if isinstance(stage, Branch):
+        own = {read.slot.name for read in stage.signature.slots}
+    elif isinstance(stage, Block):
+        own = {slot.name for slot, _ in stage.takes}
     inside = [reads_of(child) for child in children_of(stage)]
     return own.union(*inside) - writes_of(stage)
 

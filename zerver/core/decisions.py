@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import attrs
 
 from zerver.core.effects import Effect
+from zerver.errors import DefinitionError
 
 FailKind = Literal[
     "invalid",
@@ -133,6 +134,13 @@ class Fail:
         return f"{self.kind}: {about}" + (f" ({self.detail})" if self.detail else "")
 
 
+def _seconds(_: object, field: attrs.Attribute[float], value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise DefinitionError(
+            f"Pause was given {field.name}={value!r}", "give seconds above 0: a parked run must end some day"
+        )
+
+
 @attrs.frozen
 class Pause:
     """Park the run until somebody signals `signal`, or `expires` seconds have passed.
@@ -142,7 +150,7 @@ class Pause:
     """
 
     signal: str
-    expires: float
+    expires: float = attrs.field(validator=_seconds)
     resume: Callable[[Any], object] | None = None
     expired: object = None
 

@@ -36,7 +36,7 @@ class Mention:
 
 
 def mentions(function: Callable[..., Any]) -> tuple[Mention, ...]:
-    """Every effect that the function, or a plain function it calls by name, can ask for."""
+    """Every effect that the function, or a plain function it names, can ask for."""
     found: list[Mention] = []
     seen: set[types.CodeType] = set()
     todo: list[Callable[..., Any]] = [function]
@@ -105,13 +105,15 @@ class _Visitor(ast.NodeVisitor):
         self._mention_reference(node)
 
     def _mention_reference(self, node: ast.Attribute | ast.Name) -> None:
-        """A kind that is handed on, as in `.compensate(refund)`, will be asked for as well."""
+        """What is handed on, as in `.compensate(refund)` or `Need(…, resume=after)`, will be asked for, or called."""
         if self._outer and self._outer[-1].func is node:
             return
         value = _resolve(node, self.names)
         kind = value if isinstance(value, EffectKind) else getattr(value, "__zerver_kind__", None)
         if isinstance(kind, EffectKind):
             self.found.append(Mention(kind, self._line(node)))
+        elif isinstance(value, types.FunctionType):
+            self.called.append(value)
 
     def _mention(self, kind: EffectKind[..., Any], node: ast.Call) -> Mention:
         policy: dict[str, Any] = {}

@@ -70,8 +70,8 @@ class Flow(Block):
                 f"{where}: priority {priority!r} is unknown", f"choose one of {', '.join(PRIORITIES)}"
             )
         for label, seconds in (("deadline", deadline), ("undo_deadline", undo_deadline)):
-            if seconds is not None and not seconds > 0:
-                raise DefinitionError(f"{where}: {label}={seconds!r}", "give seconds above 0")
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise DefinitionError(f"{where}: {label}={seconds!r}", "give seconds above 0, or None for no deadline")
         self.before = as_stages(where, before)
         super().__init__(
             name,

@@ -6,6 +6,7 @@ nothing and knows no clock. Results are in argument order whatever the order of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, TypeVarTuple, cast, overload
 
@@ -163,18 +164,23 @@ def hedge(effect: Effect[T], *, after: float | str, limit: int = 2) -> Effect[T]
     if limit < 2:
         raise DefinitionError(f"join.hedge with limit={limit} never hedges", "give a limit of 2 or more")
     percentile(after)
-    return cast("Effect[T]", _join(JoinRule("hedge", after=after, limit=limit), (effect,)))
+    # The hedge is the effect: what `.optional()` or `.outcome()` said of one holds for the other.
+    rule = JoinRule("hedge", after=after, limit=limit)
+    return cast("Effect[T]", Join(KINDS["hedge"], (rule, effect), form=effect.form))
+
+
+#: "p5", "p95", "p999" for 99.9; more digits begin with a 9, since "p100" is no percentile and "p250" means nothing.
+_PERCENTILE = re.compile("p([1-9]|[0-9][1-9]|[1-9]0|9[0-9]{2,6})")
 
 
 def percentile(after: float | str) -> float | None:
     """0.95 for "p95", None for seconds. Raises DefinitionError for anything else."""
     if isinstance(after, int | float):
-        if after < 0:
+        if not after >= 0:
             raise DefinitionError(f"join.hedge with after={after!r}", "give seconds, 0 or more")
         return None
-    digits = after[1:]
-    if after[:1] == "p" and digits.isdigit() and 0 < int(digits) < 10 ** len(digits):
-        return int(digits) / 10.0 ** max(2, len(digits))
+    if _PERCENTILE.fullmatch(after):
+        return int(after[1:]) / 10.0 ** max(2, len(after) - 1)
     raise DefinitionError(f"join.hedge with after={after!r}", 'give seconds, or a percentile like "p95"')
 
 
@@ -247,7 +253,7 @@ class JoinState:
         if self._running:
             return _WAIT
         numbers = tuple(range(len(self.join.members)))
-        values = tuple(deliver(self.join.members[i], self._outcomes[i])[0] for i in numbers)
+        values = tuple(map(self._value, numbers))
         return Verdict(outcome=Success(values), winners=numbers)
 
     def _settle(self, member: int, outcome: Outcome[Any]) -> Verdict:
@@ -258,15 +264,14 @@ class JoinState:
 
     def _race(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if isinstance(outcome, Success):
-            return Verdict(outcome=Success(outcome.value), winners=(member,))
+            return Verdict(outcome=Success(self._value(member)), winners=(member,))
         return _WAIT if self._running else self._lost(f"all {len(self.join.members)} members failed")
 
     def _quorum(self, member: int, outcome: Outcome[Any]) -> Verdict:
         won = sorted(i for i, arrived in self._outcomes.items() if isinstance(arrived, Success))
         k = self.join.rule.k
         if len(won) >= k:
-            values = tuple(cast("Success[Any]", self._outcomes[i]).value for i in won)
-            return Verdict(outcome=Success(values), winners=tuple(won))
+            return Verdict(outcome=Success(tuple(map(self._value, won))), winners=tuple(won))
         if len(won) + self._running < k:
             return self._lost(f"{k} of {len(self.join.members)} is out of reach: {len(won)} succeeded")
         return _WAIT
@@ -279,6 +284,10 @@ class JoinState:
         # A hedge is against slowness, not failure: retries are the policy's. The doubtful outcome is the one to tell.
         worst = next((o for o in self._outcomes.values() if isinstance(o, Unknown)), outcome)
         return Verdict(outcome=worst)
+
+    def _value(self, member: int) -> object:
+        """What a member gives, in the form that it was asked for."""
+        return deliver(self.join.members[member], self._outcomes[member])[0]
 
     def _lost(self, reason: str) -> Verdict:
         errors = [self._error(i) for i in sorted(self._outcomes) if not isinstance(self._outcomes[i], Success)]

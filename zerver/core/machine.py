@@ -18,131 +18,30 @@ Replay feeds recorded events to the same machine; crash recovery is a replay tha
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
-
-import attrs
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
+from zerver.core.commands import Cancel as Cancel
+from zerver.core.commands import Command as Command
+from zerver.core.commands import Finish as Finish
+from zerver.core.commands import Park as Park
+from zerver.core.commands import Perform as Perform
+from zerver.core.commands import Unwind as Unwind
+from zerver.core.commands import Wait as Wait
 from zerver.core.decisions import DECISIONS, Continue, Done, Fail, Insert, Need, Pause, Replace
 from zerver.core.effects import Effect, Outcome, deliver
-from zerver.core.plan import (
-    DEADLINE_CELL,
-    UNWRITTEN,
-    BlockNode,
-    BranchNode,
-    DagNode,
-    ForkNode,
-    Line,
-    Plan,
-    StepNode,
-)
-from zerver.core.replan import spliced
+from zerver.core.places import Activation, At, Gate, Member
+from zerver.core.plan import DEADLINE_CELL, UNWRITTEN, BlockNode, BranchNode, DagNode, ForkNode, Plan, StepNode
+from zerver.core.replan import spliced, still_to_run
 from zerver.core.saga import Saga, Task
 from zerver.core.slots import Deadline
 from zerver.errors import DefinitionError, EffectError, ImpureStepError, InternalError
 
-# ---- commands -------------------------------------------------------------------------------
-
-
-@attrs.frozen(eq=False)
-class Perform:
-    """Perform these calls; more than one: at once. Tell `settled` for each."""
-
-    calls: tuple[Call, ...]
-
-
-@attrs.frozen(eq=False)
-class Wait:
-    """Nothing new: other calls are still under way."""
-
-
-@attrs.frozen(eq=False)
-class Cancel:
-    """The run is over: cut the calls that are still under way, then tell `interrupt`."""
-
-
-@attrs.frozen(eq=False)
-class Unwind:
-    """Perform this task of the rollback, shielded, then tell `undone`."""
-
-    task: Task
-
-
-@attrs.frozen(eq=False)
-class Park:
-    """Nothing runs until one of these signals comes, or its time (ns) is over."""
-
-    until: tuple[tuple[str, int], ...]
-
-
-@attrs.frozen(eq=False)
-class Finish:
-    """The run has ended."""
-
-    ending: t.Ending
-
-
-Command: TypeAlias = Perform | Wait | Cancel | Unwind | Park | Finish
-
 _WAIT = Wait()
 _CANCEL = Cancel()
 _DECISIONS = frozenset(DECISIONS)
-
-# ---- where in the plan ----------------------------------------------------------------------
-
-
-class _At:
-    """A place in a line of nodes. until_ns: when the nested flow around it is out of time."""
-
-    __slots__ = ("at", "line", "parent", "until_ns")
-
-    def __init__(self, line: Line, parent: _Frame | None, until_ns: int | None) -> None:
-        self.line = line
-        self.at = 0
-        self.parent = parent
-        self.until_ns = until_ns
-
-
-class _Gate:
-    """A fork or a dag under way: `left` lines have not ended. needs: per line of a dag, how many must end before it."""
-
-    __slots__ = ("left", "needs", "node", "parent")
-
-    def __init__(self, node: ForkNode | DagNode, parent: _At) -> None:
-        self.node = node
-        self.parent = parent
-        self.left = len(node.lines)
-        self.needs = list(node.needs) if isinstance(node, DagNode) else []
-
-
-class _Member(_At):
-    """A line of a gate."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, line: Line, parent: _Gate, number: int) -> None:
-        super().__init__(line, parent, parent.parent.until_ns)
-        self.number = number
-
-
-_Frame: TypeAlias = _At | _Gate
-
-
-class _Activation:
-    """A step that waits: for an effect (coroutine or resume function) or for a signal (pause)."""
-
-    __slots__ = ("began", "coroutine", "node", "ordinal", "pause", "place", "resume")
-
-    def __init__(self, node: StepNode, place: _At, began: int) -> None:
-        self.node = node
-        self.place = place
-        self.began = began
-        self.ordinal = 0
-        self.coroutine: Coroutine[Any, Any, Any] | None = None
-        self.resume: Callable[[Any], object] | None = None
-        self.pause: tuple[Pause, int] | None = None
 
 
 class Machine:
@@ -182,8 +81,8 @@ class Machine:
         self.finished = False
         self._ending: t.Ending | None = None
         self._ready: list[Call] = []
-        self._waiting: dict[Call, _Activation] = {}
-        self._parked: dict[str, _Activation] = {}
+        self._waiting: dict[Call, Activation] = {}
+        self._parked: dict[str, Activation] = {}
         self._names: dict[str, int] = {}
 
     # -- events --
@@ -195,7 +94,7 @@ class Machine:
             cells[cell] = value
         for slot, value in zip(self.plan.takes, takes, strict=True):
             cells[self.plan.slots[slot.name]] = value
-        self._run(_At(self.plan.line, None, None))
+        self._run(At(self.plan.line, None, None))
         return self._command()
 
     def settled(self, call: Call, outcome: Outcome[Any]) -> Command:
@@ -232,10 +131,8 @@ class Machine:
         for call, activation in self._waiting.items():
             self.records.append((t.CUT, self.clock(), call, ending.reason or ending.status))
             self._close(activation)
-        for activation in self._parked.values():
-            self._close(activation)
         self._waiting.clear()
-        self._parked.clear()
+        self._ready = []  # a step may have been interrupted itself, before what others asked for was handed out
         return self._command()
 
     def signalled(self, signal: str, value: object) -> Command:
@@ -267,7 +164,7 @@ class Machine:
 
     def give_up(self) -> Command:
         """The time for the rollback is over: what is left of it is unresolved."""
-        for entry in self.saga.give_up():
+        for entry in self.saga.give_up(failing=self._failing):
             self.records.append((t.GAVE_UP, self.clock(), entry, None))
         return self._command()
 
@@ -288,8 +185,7 @@ class Machine:
             if self._parked:
                 pauses = [(signal, a.pause[1]) for signal, a in self._parked.items() if a.pause is not None]
                 return Park(tuple(pauses))
-            gives = tuple(self.cells[cell] for cell in self.plan.gives)
-            self._end(t.Ending("done", gives[0] if len(gives) == 1 else gives or None))
+            self._end(t.Ending("done", self._given()))
         if self._ready:  # asked for in the same breath as the run ended: never performed
             for call in self._ready:
                 self._close(self._waiting.pop(call))
@@ -300,7 +196,7 @@ class Machine:
         ending = self._ending
         if ending is None:
             raise InternalError("a run is unwound that has not ended")
-        task = self.saga.next_task(failing=ending.status != "done")
+        task = self.saga.next_task(failing=self._failing)
         if task is not None:
             self.records.append((t.UNDO, self.clock(), task.entry, task.verb))
             return Unwind(task)
@@ -308,6 +204,16 @@ class Machine:
             self.finished = True
             self.records.append((t.ENDED, self.clock(), self.plan.flow, ending))
         return Finish(ending)
+
+    def _given(self) -> object:
+        """What the flow gives when no step returned Done; a slot that no step came to write is None."""
+        values = [self.cells[cell] for cell in self.plan.gives]
+        values = [None if value is UNWRITTEN else value for value in values]
+        return values[0] if len(values) == 1 else tuple(values) or None
+
+    @property
+    def _failing(self) -> bool:
+        return self._ending is not None and self._ending.status != "done"
 
     def _end(self, ending: t.Ending) -> None:
         if self._ending is None:  # the first reason stands; what comes later comes of it
@@ -319,7 +225,7 @@ class Machine:
 
     # -- walking the plan --
 
-    def _run(self, place: _At | None) -> None:
+    def _run(self, place: At | None) -> None:
         """Run nodes from here on until everything waits, or the run has ended."""
         cells, records, clock = self.cells, self.records, self.clock
         while place is not None:
@@ -329,7 +235,7 @@ class Machine:
                 continue
             node = line[place.at]
             place.at += 1
-            if node.__class__ is StepNode:
+            if type(node) is StepNode:
                 began = clock()
                 if node.wants_deadline:
                     cells[DEADLINE_CELL] = self._deadline(began, place)
@@ -338,7 +244,7 @@ class Machine:
                 except Exception as defect:
                     return self._raised(node, began, defect)
                 if node.is_async:
-                    activation = _Activation(node, place, began)
+                    activation = Activation(node, place, began)
                     activation.coroutine = answer
                     self._resume(activation, None, None)
                     return None
@@ -356,40 +262,43 @@ class Machine:
             place = self._enter(node, place)
         return None
 
-    def _enter(self, node: Any, place: _At) -> _At | None:
+    def _enter(self, node: Any, place: At) -> At | None:
         """Go into a node that is no step; None when somebody else carries the run on."""
         if isinstance(node, BranchNode):
             began = self.clock()
+            if node.wants_deadline:
+                self.cells[DEADLINE_CELL] = self._deadline(began, place)
             try:
                 answer = node.ask(self.cells)
             except Exception as defect:
                 self._raised(node, began, defect)
                 return None
-            self.records.append((t.BRANCH, self.clock(), node, answer))
-            return _At(node.then if answer else node.otherwise, place, place.until_ns)
+            self.records.append((t.BRANCH, began, node, answer))
+            return At(node.then if answer else node.otherwise, place, place.until_ns)
         if isinstance(node, BlockNode):
-            until = self.clock() + node.deadline_ns
-            return _At(node.line, place, until if place.until_ns is None else min(until, place.until_ns))
+            # The last record's time, not the clock's: a replay has the records only, and must come to the same end.
+            until = (self.records[-1][1] if self.records else self.clock()) + node.deadline_ns
+            return At(node.line, place, until if place.until_ns is None else min(until, place.until_ns))
         if isinstance(node, ForkNode | DagNode):
-            gate = _Gate(node, place)
+            gate = Gate(node, place)
             self._open(gate, [i for i in range(len(node.lines)) if not (gate.needs and gate.needs[i])])
             return None
         self.saga.pass_pivot()
         self.records.append((t.PIVOT, self.clock(), node, None))
         return place
 
-    def _open(self, gate: _Gate, numbers: Sequence[int]) -> None:
+    def _open(self, gate: Gate, numbers: Sequence[int]) -> None:
         for number in numbers:
             if self._ending is None:
-                self._run(_Member(gate.node.lines[number], gate, number))
+                self._run(Member(gate.node.lines[number], gate, number))
 
-    def _leave(self, place: _At) -> _At | None:
+    def _leave(self, place: At) -> At | None:
         """A line has ended: go on behind it, unless its gate still waits for others."""
         gate = place.parent
-        if not isinstance(gate, _Gate):
+        if not isinstance(gate, Gate):
             return gate
         gate.left -= 1
-        if isinstance(gate.node, DagNode) and isinstance(place, _Member):
+        if isinstance(gate.node, DagNode) and isinstance(place, Member):
             ready = []
             for later in gate.node.unlocks[place.number]:
                 gate.needs[later] -= 1
@@ -402,7 +311,7 @@ class Machine:
 
     # -- steps that wait --
 
-    def _resume(self, activation: _Activation, value: object, error: EffectError | None) -> None:
+    def _resume(self, activation: Activation, value: object, error: EffectError | None) -> None:
         """Carry a waiting step on with what it waited for."""
         try:
             if activation.coroutine is None:
@@ -430,7 +339,7 @@ class Machine:
             return self._raised(activation.node, activation.began, defect)
         return self._answer(activation, answer)
 
-    def _answer(self, activation: _Activation, answer: object) -> None:
+    def _answer(self, activation: Activation, answer: object) -> None:
         """A step that had waited has answered: go on behind it."""
         node, place, began = activation.node, activation.place, activation.began
         goes_on = (
@@ -441,7 +350,7 @@ class Machine:
         if goes_on:
             self._run(place)
 
-    def _ask(self, activation: _Activation, effect: Effect[Any]) -> None:
+    def _ask(self, activation: Activation, effect: Effect[Any]) -> None:
         activation.ordinal += 1
         call = Call(
             self.run_id,
@@ -454,7 +363,7 @@ class Machine:
         self._waiting[call] = activation
         self._ready.append(call)
 
-    def _close(self, activation: _Activation) -> None:
+    def _close(self, activation: Activation) -> None:
         """Drop a waiting step: its `finally` blocks run, and what they raise is no news any more."""
         if activation.coroutine is not None:
             try:
@@ -465,14 +374,14 @@ class Machine:
     # -- answers --
 
     def _decide(
-        self, node: StepNode, place: _At, began: int, decision: Any, activation: _Activation | None = None
+        self, node: StepNode, place: At, began: int, decision: Any, activation: Activation | None = None
     ) -> bool:
         """Act on a decision; True when the line goes on."""
         kind = decision.__class__
         if kind is Continue:
             return self._write(node, began, decision.value)
         if kind is Need or kind is Pause:
-            activation = activation or _Activation(node, place, began)
+            activation = activation or Activation(node, place, began)
             activation.coroutine = None
             if kind is Need:
                 activation.resume = decision.resume
@@ -495,7 +404,7 @@ class Machine:
             self.cells[node.write] = answer
         elif node.write == -2 and isinstance(answer, tuple) and len(answer) == len(node.writes):
             for cell, value, write in zip(node.writes, answer, node.step.signature.writes, strict=True):
-                if value is None and not write.optional:
+                if value is None and not write.none_fits:
                     self._raised(node, began, TypeError(f"step {node.name!r} gave None for slot {write.slot.name!r}"))
                     return False
                 self.cells[cell] = value
@@ -509,7 +418,7 @@ class Machine:
         self.records.append((t.STEP, self.clock(), node, (began, answer)))
         return True
 
-    def _park(self, activation: _Activation, pause: Pause) -> None:
+    def _park(self, activation: Activation, pause: Pause) -> None:
         if pause.signal in self._parked:
             error = DefinitionError(
                 f"flow {self.plan.flow!r}: two steps wait for signal {pause.signal!r} at once",
@@ -522,11 +431,11 @@ class Machine:
         self.records.append((t.PARKED, now, activation.node, pause))
         return None
 
-    def _replan(self, node: StepNode, place: _At, began: int, decision: Insert | Replace) -> bool:
-        around: list[_At] = [place]
+    def _replan(self, node: StepNode, place: At, began: int, decision: Insert | Replace) -> bool:
+        around: list[At] = [place]
         while around[-1].parent is not None:
             parent = around[-1].parent
-            if isinstance(parent, _Gate):
+            if isinstance(parent, Gate):
                 if isinstance(decision, Replace):
                     error = DefinitionError(
                         f"flow {self.plan.flow!r}: step {node.name!r} answers Replace inside {parent.node.name}",
@@ -536,12 +445,8 @@ class Machine:
                     return False
                 parent = parent.parent
             around.append(parent)
-        written = {
-            name
-            for name, cell in self.plan.slots.items()
-            if cell < len(self.cells) and self.cells[cell] is not UNWRITTEN
-        }
-        rest = [] if isinstance(decision, Replace) else [n for at in around for n in at.line[at.at :]]
+        written = {n: self.cells[c] for n, c in self.plan.slots.items() if self.cells[c] is not UNWRITTEN}
+        rest = () if isinstance(decision, Replace) else still_to_run([place, *self._places()])
         try:
             self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
         except DefinitionError as defect:
@@ -557,16 +462,20 @@ class Machine:
             place.line = (*place.line[: place.at], *line, *place.line[place.at :])
         return True
 
+    def _places(self) -> list[At]:
+        """Where steps wait."""
+        return [activation.place for activation in (*self._waiting.values(), *self._parked.values())]
+
     def _raised(self, node: Any, began: int, defect: Exception) -> None:
         self.records.append((t.DEFECT, self.clock(), node, (began, defect)))
         self._end(t.Ending("defect", cause=defect))
 
-    def _deadline(self, now: int, place: _At) -> Deadline:
+    def _deadline(self, now: int, place: At) -> Deadline:
         ends = [at for at in (self.deadline_ns, place.until_ns) if at is not None]
         return Deadline(max(0.0, (min(ends) - now) / 1e9) if ends else float("inf"))
 
 
-def _impure(activation: _Activation) -> ImpureStepError:
+def _impure(activation: Activation) -> ImpureStepError:
     """Throw the error into the step, so that its own cleanup runs, and name the line that awaited."""
     coroutine: Any = activation.coroutine
     frame = coroutine.cr_frame

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from zerver.core.check import dag_edges
+from zerver.core.check import dag_edges, writes_of
 from zerver.core.signatures import DeadlineRead, PartRead, Read, Signature, SlotRead
 from zerver.core.slots import Slot
 from zerver.core.stages import Block, Branch, Parallel, Pivot, Stage
@@ -50,8 +50,8 @@ class StepNode:
         self.is_async = step.is_async
         self.writes = writes
         self.write = -2 if shape.several else (writes[0] if writes else -1)
-        self.required = bool(shape.writes) and not shape.several and not shape.writes[0].optional
-        self.wants_deadline = any(isinstance(read, DeadlineRead) for read in shape.reads)
+        self.required = bool(shape.writes) and not shape.several and not shape.writes[0].none_fits
+        self.wants_deadline = shape.wants_deadline
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -81,6 +81,7 @@ class BranchNode:
 
     name: str
     ask: Callable[[Cells], bool]
+    wants_deadline: bool
     then: Line
     otherwise: Line
 
@@ -110,7 +111,7 @@ class Plan:
     """A flow ready to run.
 
     slots: the cell of each slot. parts: what the edge must bring, in the order of `part_cells`. takes: slots the caller
-    brings. gives: cells whose values are the result when no step returns Done.
+    brings, those of the before-chain excepted. gives: cells whose values are the result when no step returns Done.
     """
 
     flow: str
@@ -129,6 +130,7 @@ def compile_plan(block: Block, before: Sequence[Stage] = ()) -> Plan:
     builder = PlanBuilder()
     for slot, _ in (*block.takes, *block.gives):
         builder.cell(slot)
+    brought = {name for stage in before for name in writes_of(stage)}
     line = builder.line((*before, *block.stages))
     return Plan(
         flow=block.name,
@@ -137,7 +139,7 @@ def compile_plan(block: Block, before: Sequence[Stage] = ()) -> Plan:
         slots=builder.slots,
         parts=tuple(builder.parts),
         part_cells=tuple(builder.part_cells),
-        takes=tuple(slot for slot, _ in block.takes),
+        takes=tuple(slot for slot, _ in block.takes if slot.name not in brought),
         gives=tuple(builder.slots[slot.name] for slot, _ in block.gives),
         secret=frozenset(builder.secret),
     )
@@ -192,7 +194,8 @@ class PlanBuilder:
             return line if stage.deadline is None else (BlockNode(stage.name, line, int(stage.deadline * 1e9)),)
         if isinstance(stage, Branch):
             ask = self._call(stage.predicate, stage.signature)
-            return (BranchNode(stage.name, ask, self.line(stage.then), self.line(stage.otherwise)),)
+            timed = stage.signature.wants_deadline
+            return (BranchNode(stage.name, ask, timed, self.line(stage.then), self.line(stage.otherwise)),)
         lines = tuple(self._nodes(member) for member in stage.members)
         if isinstance(stage, Parallel):
             return (ForkNode(stage.name, lines),)
@@ -207,14 +210,19 @@ class PlanBuilder:
         return StepNode(step, name, self._call(step.function, step.signature), writes)
 
     def _call(self, function: Callable[..., Any], shape: Signature) -> Callable[[Cells], Any]:
-        return compile_call(function, [self._cell_of(read) for read in shape.reads])
+        perhaps = any(isinstance(read, SlotRead) and read.optional for read in shape.reads)
+        return compile_call(function, [self._cell_of(read) for read in shape.reads], perhaps)
 
 
-def compile_call(function: Callable[..., Any], cells: Sequence[int]) -> Callable[[Cells], Any]:
+def compile_call(function: Callable[..., Any], cells: Sequence[int], perhaps: bool = False) -> Callable[[Cells], Any]:
     """A function of the cells that calls `function` with the values at these indexes.
 
+    perhaps: some of the cells may be unwritten, which the function sees as None.
     The small arities are spelled out: building an argument list costs as much as the call itself.
     """
+    if perhaps:
+        picked, call = tuple(cells), compile_call(function, range(len(cells)))
+        return lambda values: call([None if values[i] is UNWRITTEN else values[i] for i in picked])
     named = [p.name for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     if named:
         split = len(cells) - len(named)

@@ -6,12 +6,14 @@ of it runs; the compiled plan of the flow itself is never changed, the run gets 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from zerver.core.check import check_insertion
+from zerver.core.check import Written, check_insertion
+from zerver.core.places import At, Gate
 from zerver.core.plan import BlockNode, BranchNode, DagNode, ForkNode, Line, Node, Plan, PlanBuilder, StepNode
 from zerver.core.stages import Stage, as_stages
 from zerver.errors import DefinitionError
@@ -21,25 +23,25 @@ def spliced(
     plan: Plan,
     by: str,
     stages: Sequence[Any],
-    written: Iterable[str],
-    rest: Sequence[Node],
+    written: Mapping[str, object],
+    rest: Iterable[Node],
     names: dict[str, int],
 ) -> tuple[Plan, Line]:
     """The run's plan with room for the new stages, and their line.
 
-    written: slots that hold a value. rest: nodes still to run behind the new ones. names: how often each step name was
-    used by earlier insertions; updated.
+    written: slots that were written, and what they hold. rest: nodes that may still run besides the new ones.
+    names: how often each step name was used so far; filled and updated.
 
     Raises DefinitionError when the stages cannot run here.
     """
     listed: tuple[Stage, ...] = as_stages(f"flow {plan.flow!r}: step {by!r}", stages)
     taken = dict.fromkeys(written, "an earlier step")
-    for node in steps_in((*plan.line, *rest)):
-        names.setdefault(node.step.name, 1)
     for node in steps_in(rest):
         for write in node.step.signature.writes:
             taken.setdefault(write.slot.name, node.name)
-    check_insertion(plan.flow, listed, written, taken)
+    if not names:  # the plan's own steps were named first, and a name is part of an idempotency key
+        names.update(Counter(node.step.name for node in steps_in(plan.line)))
+    check_insertion(plan.flow, listed, _known(plan, by, written), taken, [node.step for node in steps_in(plan.line)])
     builder = PlanBuilder(plan, names)
     line = builder.line(listed)
     if len(builder.parts) > len(plan.parts):
@@ -51,6 +53,27 @@ def spliced(
         )
     names.update(builder.names)
     return attrs.evolve(plan, slots=builder.slots, size=builder.size, secret=frozenset(builder.secret)), line
+
+
+def _known(plan: Plan, by: str, written: Mapping[str, object]) -> Written:
+    """What is written, as the checker sees it: a slot that holds None may have been meant to hold nothing."""
+    known, takes = Written(), {slot.name for slot in plan.takes}
+    for name, value in written.items():
+        known.add(name, None if value is not None or name in takes else f"it held None when step {by!r} inserted")
+    return known
+
+
+def still_to_run(places: Iterable[At]) -> Iterable[Node]:
+    """Every node that may still run, given where the run's steps are; a line of a gate is taken whole."""
+    for place in places:
+        at: At | Gate | None = place
+        while at is not None:
+            if isinstance(at, Gate):
+                for line in at.node.lines:
+                    yield from line
+            else:
+                yield from at.line[at.at :]
+            at = at.parent
 
 
 def steps_in(line: Iterable[Node]) -> Iterable[StepNode]:

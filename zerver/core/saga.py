@@ -7,6 +7,7 @@ is resolved by asking, else compensated by key, else it is unresolved, which is 
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any, Literal
 
 import attrs
@@ -87,7 +88,7 @@ class Saga:
         for index in range(len(self.entries) - 1, -1, -1):
             entry = self.entries[index]
             if entry.state in ("committed", "unknown"):
-                task = self._task_for(entry, rollback=entry.loser or (failing and index >= self.pivot))
+                task = self._task_for(entry, entry.loser or (failing and index >= self.pivot))
                 if task is not None:
                     return task
         return None
@@ -108,14 +109,12 @@ class Saga:
             entry.error = getattr(outcome, "error", None)
         return entry
 
-    def give_up(self) -> list[Entry]:
+    def give_up(self, failing: bool) -> list[Entry]:
         """The time for compensations is over: whatever was still to be done is unresolved."""
-        left = [entry for entry in self.entries if entry.state in ("committed", "unknown")]
-        for entry in left:
-            how = entry.call.effect.compensation or _NOTHING
-            undoable = how.undo is not None or how.by_key is not None
-            entry.state = "unresolved" if undoable or entry.state == "unknown" else "kept"
-        return [entry for entry in left if entry.state == "unresolved"]
+        moving = [entry for entry in self.entries if entry.state in ("committed", "unknown")]
+        while (task := self.next_task(failing)) is not None:
+            task.entry.state = "unresolved"
+        return [entry for entry in reversed(moving) if entry.state == "unresolved"]
 
     @property
     def unresolved(self) -> tuple[Entry, ...]:
@@ -130,26 +129,35 @@ class Saga:
             if entry.state == "unknown":
                 if how.resolve is not None and not entry.asked:
                     entry.asked = True
-                    return Task("resolve", entry, how.resolve(entry.call.key))
+                    return Task("resolve", entry, _effect(how.resolve(entry.call.key)))
                 # In a run that succeeds, an optional write in doubt is welcome either way.
                 if optional and (not rollback or (how.undo is None and how.by_key is None)):
                     entry.state = "kept"
                 elif how.by_key is not None:
-                    return Task("undo", entry, how.by_key(entry.call.key))
+                    return Task("undo", entry, _effect(how.by_key(entry.call.key)))
                 else:
                     entry.state = "unresolved"
                 return None
             if rollback or (entry.asked and not optional):
                 # `asked` and yet committed: the step had been told that it failed, and went on without it.
                 if how.undo is not None:
-                    return Task("undo", entry, how.undo(entry.value))
+                    return Task("undo", entry, _effect(how.undo(entry.value)))
                 if how.by_key is not None:
-                    return Task("undo", entry, how.by_key(entry.call.key))
+                    return Task("undo", entry, _effect(how.by_key(entry.call.key)))
         except Exception as defect:  # a compensation's own constructor is user code, and this is the rollback
             entry.state, entry.error = "unresolved", defect
             return None
         entry.state = "kept"
         return None
+
+
+def _effect(made: object) -> Effect[Any]:
+    """What a compensation made: a handler called by mistake would give a coroutine, and nothing would be undone."""
+    if isinstance(made, Effect):
+        return made
+    if isinstance(made, Coroutine):
+        made.close()
+    raise TypeError(f"the compensation gave {made!r}, which is not an effect")
 
 
 def _is_under(call: Call, ancestor: Call) -> bool:

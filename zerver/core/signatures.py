@@ -62,11 +62,16 @@ Read: TypeAlias = SlotRead | PartRead | DeadlineRead
 
 @attrs.frozen
 class Write:
-    """A slot that the function writes. optional: it may write None."""
+    """A slot that the function writes. optional: it may write None instead, and who reads it must be ready for that."""
 
     slot: Slot
     type: Any
     optional: bool
+
+    @property
+    def none_fits(self) -> bool:
+        """Whether None may be written: as no value, or because the slot's own type has it among its values."""
+        return self.optional or self.type in (Any, object, None) or type(None) in _union_members(self.type)
 
 
 @attrs.frozen
@@ -86,6 +91,10 @@ class Signature:
     @property
     def slots(self) -> tuple[SlotRead, ...]:
         return tuple(read for read in self.reads if isinstance(read, SlotRead))
+
+    @property
+    def wants_deadline(self) -> bool:
+        return any(isinstance(read, DeadlineRead) for read in self.reads)
 
     @property
     def parts(self) -> tuple[PartRead, ...]:
@@ -249,7 +258,7 @@ def _annotated(hint: Any, marker: type[M]) -> tuple[M, Any] | None:
         for item in metadata:
             if isinstance(item, marker):
                 return item, inner
-            if isinstance(item, type) and issubclass(item, marker):  # `Header` for `Header()`
+            if isinstance(item, type) and issubclass(item, marker) and item is not Slot:  # `Header` for `Header()`
                 return item(), inner
     return None
 

@@ -124,6 +124,8 @@ def dag(*members: Stage, after: Mapping[Stage, Stage | Iterable[Stage]] | None =
 
     after: further edges, `{later: earlier}` or `{later: [earlier, ...]}`, for order that no slot shows.
     """
+    if not members:
+        raise DefinitionError("dag was given no stages", "give it one or more")
     listed = as_stages("dag", members)
     if len(set(map(id, listed))) != len(listed):
         raise DefinitionError("dag was given the same stage twice", "name each member once")

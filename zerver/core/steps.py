@@ -80,6 +80,11 @@ def step(
         chosen = getattr(function, "__name__", "") if name is None else name
         if not chosen or not callable(function):
             raise DefinitionError(f"@step was put on {function!r}", "put it on a function, or give it a name=")
+        if "#" in chosen:
+            raise DefinitionError(
+                f"step name {chosen!r} has a '#' in it",
+                "leave it out: 'name#2' is how a plan calls the second of a name",
+            )
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(
                 f"step {chosen!r} is a generator", "return its result; await effects instead of yielding"

@@ -8,6 +8,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     admitted    flow        (priority, queued)                    admission gave a ticket
     refused     flow        Refusal                               admission gave none
     read        flow        None                                  the edge has read the request
+    input       plan        (parts, takes, deadline_ns)           the machine is started with them: what a replay needs
     turn        node        None                                  a CPU step was given its turn
     step        node        (began, answer)                       a step answered: a value or a decision
     defect      node        (began, exception)                    a step raised
@@ -50,6 +51,7 @@ RECEIVED: Final = "received"
 ADMITTED: Final = "admitted"
 REFUSED: Final = "refused"
 READ: Final = "read"
+INPUT: Final = "input"
 TURN: Final = "turn"
 STEP: Final = "step"
 DEFECT: Final = "defect"

@@ -1,0 +1,44 @@
+"""HTTP: the edge that strangers touch, and the client on the same wire.
+
+    Path, Query, Header, Cookie, Body, Request      what a step reads of a request
+    json, text, html, redirect, problem, stream     what it answers
+    http_client, HttpClient                         the `http` effects, and the client they use
+    serve_http, Router, Limits                      the server, for those who bring their own composition root
+"""
+
+from zerver.core.codec import encode_json as encode_json
+from zerver.http.exchange import DEFAULT_LIMITS as DEFAULT_LIMITS
+from zerver.http.exchange import Exchange as Exchange
+from zerver.http.exchange import Handler as Handler
+from zerver.http.exchange import Limits as Limits
+from zerver.http.extract import Extractor as Extractor
+from zerver.http.extract import compile_extractor as compile_extractor
+from zerver.http.gate import HeadLimits as HeadLimits
+from zerver.http.messages import Headers as Headers
+from zerver.http.messages import Request as Request
+from zerver.http.messages import RequestHead as RequestHead
+from zerver.http.messages import Response as Response
+from zerver.http.messages import ResponseHead as ResponseHead
+from zerver.http.parts import Body as Body
+from zerver.http.parts import Cookie as Cookie
+from zerver.http.parts import Header as Header
+from zerver.http.parts import Path as Path
+from zerver.http.parts import Query as Query
+from zerver.http.render import render as render
+from zerver.http.render import render_miss as render_miss
+from zerver.http.response import html as html
+from zerver.http.response import json as json
+from zerver.http.response import no_content as no_content
+from zerver.http.response import problem as problem
+from zerver.http.response import redirect as redirect
+from zerver.http.response import stream as stream
+from zerver.http.response import text as text
+from zerver.http.router import Entry as Entry
+from zerver.http.router import Match as Match
+from zerver.http.router import Miss as Miss
+from zerver.http.router import Router as Router
+from zerver.http.router import parse_pattern as parse_pattern
+from zerver.http.server import Server as Server
+from zerver.http.server import ServerStatistics as ServerStatistics
+from zerver.http.server import open_http_listeners as open_http_listeners
+from zerver.http.server import serve_http as serve_http

@@ -107,7 +107,8 @@ class Exchange:
         kept for later, and nothing is read behind them, so a client that pipelines is not seen leaving.
         Until this is called nobody watches, and nothing is paid for it.
         """
-        self._channel.inlet.watch(on_gone)
+        if not self._ended:
+            self._channel.inlet.watch(on_gone)
 
     def end(self) -> None:
         """The handler has returned: what the stream brings from now on belongs to the next request."""

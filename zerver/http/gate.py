@@ -91,10 +91,7 @@ def find_head_end(buffer: bytearray, searched: int, limits: HeadLimits) -> int:
 
 
 def find_line_end(buffer: bytearray, at: int, limit: int, status: int, problem: str) -> int:
-    """Where the line that starts at `at` ends (before its CRLF), or -1 while that is open.
-
-    Limit: bytes before the CRLF.
-    """
+    """Where the line that starts at `at` ends (before its CRLF), or -1 while that is open. limit: without CRLF."""
     end = buffer.find(b"\r\n", at, at + limit + 2)
     if end < 0:
         _check_no_bare_lf(buffer, at, at + limit + 2)
@@ -112,10 +109,7 @@ def _check_no_bare_lf(buffer: bytearray, start: int, end: int) -> None:
 
 
 def check_request_head(raw: bytes, limits: HeadLimits) -> Framing:
-    """The verdict on a whole request head, blank line included.
-
-    Raises ProtocolViolation with the status to answer.
-    """
+    """The verdict on a whole request head, blank line included. Raises ProtocolViolation with a status."""
     _check_field_sizes(raw, limits)
     matched = _REQUEST.fullmatch(raw)
     if matched is None:

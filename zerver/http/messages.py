@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Union, cast
+from typing import ClassVar, Union, cast
 from urllib.parse import unquote_to_bytes
 
 import attrs
 
+from zerver.core.slots import Part
 from zerver.errors import ProtocolViolation
+from zerver.http.parts import WholeRequest
 
 RawField = tuple[bytes, bytes]
 """One field as the wire has it: (name in lower case, value without surrounding blanks)."""
@@ -177,6 +179,8 @@ class ResponseHead:
 @attrs.frozen
 class Request:
     """A whole request, as a step may read it. peer: the address of the other end, "" when there is none."""
+
+    __zerver_part__: ClassVar[Part] = WholeRequest()
 
     head: RequestHead
     body: bytes = b""

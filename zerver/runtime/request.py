@@ -32,7 +32,7 @@ async def drive(interpreter: Interpreter, run: Run, parts: Sequence[Any] | Reade
     command: Command = Wait()
     try:
         with run.scope:
-            command = await _begin(run, parts, takes) if callable(parts) else run.machine.start(parts, takes)
+            command = await _begin(run, parts, takes) if callable(parts) else _start(run, parts, takes)
             command = await _forward(interpreter, run, command)
         if run.scope.cancelled_caught:
             command = run.machine.interrupt(run.cut or t.Ending("deadline", reason="the deadline has passed"))
@@ -57,7 +57,14 @@ async def _begin(run: Run, parts: Reader, takes: Sequence[Any]) -> Command:
         run.records.append((t.READ, run.clock(), run.flow.name, None))
         return run.machine.interrupt(t.Ending("failed", cause=bad))
     run.records.append((t.READ, run.clock(), run.flow.name, None))
-    return run.machine.start(values, takes)
+    return _start(run, values, takes)
+
+
+def _start(run: Run, parts: Sequence[Any], takes: Sequence[Any]) -> Command:
+    """Start the machine. What it is given is recorded here and not by it: the machine keeps what it does, not what it is told."""
+    machine = run.machine
+    run.records.append((t.INPUT, run.clock(), machine.plan, (parts, takes, machine.deadline_ns)))
+    return machine.start(parts, takes)
 
 
 async def _forward(interpreter: Interpreter, run: Run, command: Command) -> Command:

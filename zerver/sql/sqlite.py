@@ -39,7 +39,7 @@ import attrs
 import trio
 
 from zerver.errors import ConnectionLost, DriverClosed, DriverError, StatementError
-from zerver.sql.driver import Answer, Changed, DriverStatistics, Rows, Statement, check_answer
+from zerver.sql.driver import Answer, Changed, Driver, DriverStatistics, Rows, Statement, check_answer
 from zerver.sql.jobs import Desk, Job, Stopped
 from zerver.sql.sqlite_statements import code_of, explained, makes_a_key, sendable
 
@@ -48,9 +48,8 @@ BATCH_SECONDS = 0.005  # … and none after so long: a few fsyncs' worth of wait
 CLOSE_SECONDS = 10.0  # a thread that has not ended by then is stuck in the disk
 STATEMENT_CACHE = 512  # prepared statements each connection keeps
 
-# An interrupt that was lost (see _Lane._guarded) is made good within so many steps of SQLite's machine, some
-# ten milliseconds. Not fewer: each look takes the GIL, which a busy event loop is slow to give.
-STEPS_BETWEEN_LOOKS = 1_000_000
+# A statement that, once begun, is always running: it reads no table and has a second row to give.
+ALWAYS_RUNNING = "values (1), (2)"
 
 # COMMIT failed before the log held a commit frame.
 NOT_COMMITTED = ("SQLITE_CONSTRAINT", "SQLITE_BUSY", "SQLITE_FULL")
@@ -109,7 +108,7 @@ class _Options:
 # ---- Trio's side --------------------------------------------------------------------------------
 
 
-class SqliteDriver:
+class SqliteDriver(Driver):
     """A SQLite database, open: a `zerver.sql.Driver`. Made by open_sqlite()."""
 
     def __init__(self, options: _Options, readers: int) -> None:
@@ -179,6 +178,7 @@ class SqliteDriver:
         for lane in self._lanes:
             lane.stop()
         # Bounded by join(), in real time, and not by a deadline: a mock clock would jump over a working thread.
+        ended = False
         with trio.CancelScope(shield=True):
             ended = await trio.to_thread.run_sync(self._join, limiter=trio.CapacityLimiter(1))
         if not ended:
@@ -253,7 +253,6 @@ class _Lane:
                 opening.error = error
                 return self._hand_back(opening)
             with closing(self._db):
-                self._db.set_progress_handler(self._must_stop, STEPS_BETWEEN_LOOKS)
                 self._guarded(opening, self._prepare)
                 self._hand_back(opening)
                 while (job := self._queue.get()) is not None:
@@ -304,30 +303,28 @@ class _Lane:
             except sqlite3.Error:
                 pass  # whatever made it fail has rolled back already; if not, the next BEGIN will say so
 
-    def _must_stop(self) -> bool:
-        return self._performing is not None and self._performing.stop_requested
-
     def _perform(self, job: Job) -> bool:
         """Perform the job's statements, leaving the answers or the error in it. True if all went well."""
         return self._guarded(job, lambda: [self._answer(statement, job) for statement in job.statements])
 
     def _guarded(self, job: Job, work: Callable[[], list[Answer]]) -> bool:
-        # An interrupt stops the statement that is running. SQLite forgets one that comes just before: then the
-        # progress handler's next look finds the request.
-        with self._guard:
-            self._performing = job
-        try:
-            job.answers = work()
-        except Exception as error:  # whatever it is, it is this job's; there are others to serve
-            job.error = Stopped() if code_of(error) == "SQLITE_INTERRUPT" else error
-        finally:
+        # SQLite forgets an interrupt that comes when no statement is running, as between two of a job's. While
+        # one is, it also stops each that begins (documented at sqlite3_interrupt): so one is, from end to end.
+        with closing(self._db.execute(ALWAYS_RUNNING)):
             with self._guard:
-                self._performing = None
+                self._performing = job
+            try:
+                if job.stop_requested:
+                    raise Stopped
+                job.answers = work()
+            except Exception as error:  # whatever it is, it is this job's; there are others to serve
+                job.error = Stopped() if code_of(error) == "SQLITE_INTERRUPT" else error
+            finally:
+                with self._guard:
+                    self._performing = None
         return job.error is None
 
     def _answer(self, statement: Statement, job: Job) -> Answer:
-        if job.stop_requested:
-            raise Stopped
         try:
             answer = self._execute(statement)
         except Exception as error:
@@ -417,7 +414,10 @@ class _Writer(_Lane):
             for job in self._at_hand(first):
                 if self._claim(job):
                     self._behind_savepoint(job)
-            self._commit()
+            if all(job.error is not None for job in self._held):
+                self._roll_back()
+            else:
+                self._commit()
         except ConnectionLost as error:
             self._lose(error)
         except sqlite3.Error:
@@ -490,6 +490,6 @@ class _Writer(_Lane):
             except sqlite3.OperationalError as error:
                 if not code_of(error).startswith("SQLITE_BUSY") or time.monotonic() >= until:
                     raise
-                if self._closing.wait(pause) or self._must_stop():
+                if self._closing.wait(pause):
                     raise
             pause = min(2 * pause, 0.05)  # SQLite's own busy handler goes from 1 to 100 ms

@@ -1,0 +1,171 @@
+"""A small shop whose world is scripted: the flows and runs that the tests of this room look at."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import attrs
+import trio
+
+from zerver import App, Capability, Deadline, Done, Fail, Flow, IdempotencyKey, Slot, effect, join, parallel, step
+from zerver.effects import http, sql
+from zerver.runtime import Result, open_runtime
+
+User = Annotated[str, Slot("auth.user")]
+Payment = Annotated[int, Slot("payment")]
+Order = Annotated[int, Slot("order.id")]
+Token = Annotated[str, Slot("card.token", secret=True)]
+Cart = Annotated[int, Slot("cart")]
+
+
+@attrs.frozen
+class Row:
+    id: str
+
+
+@effect(kind="payments.charge", access="write")
+async def pay(cents: int, user: str, key: IdempotencyKey) -> int:
+    raise NotImplementedError
+
+
+@effect(kind="payments.refund", access="write")
+async def refund(payment: int, key: IdempotencyKey) -> None:
+    raise NotImplementedError
+
+
+@effect(kind="payments.find", access="read")
+async def find(key: str) -> int | None:
+    raise NotImplementedError
+
+
+@effect(kind="vault.tokenize", access="read")
+async def tokenize(card: str) -> str:
+    raise NotImplementedError
+
+
+@effect(kind="vault.check", access="read")
+async def check(token: str, note: str) -> bool:
+    raise NotImplementedError
+
+
+@step
+async def verify() -> User | Fail:
+    user = await sql.fetch_one(Row, "select id, tier from users where token = ?", "t")
+    return user.id if user is not None else Fail.unauthorized("token")
+
+
+@step
+async def charge(user: User) -> Payment:
+    return await (
+        pay(1200, user).with_policy(timeout=0.044, retries=2).compensate(refund, resolve=find)  # type: ignore[arg-type]
+    )
+
+
+@step
+async def plain_charge(user: User) -> Payment:
+    return await pay(1200, user).with_policy(timeout=0.044).compensate(refund)  # type: ignore[arg-type]
+
+
+def cancel_order(order: int) -> Any:
+    return sql.execute("update orders set state = 'cancelled' where id = ?", order)
+
+
+@step
+async def create_order(user: User, payment: Payment) -> Order:
+    return await sql.execute("insert into orders (user) values (?)", user, expect=1).compensate(cancel_order)
+
+
+@step
+async def audit() -> None:
+    await sql.execute("insert into audit values (1)")
+
+
+@step
+async def reserve(order: Order) -> None | Fail:
+    touched = await sql.execute("update stock set n = n - 1 where cart = ? and n > 0", "c")
+    return None if touched else Fail.conflict("cart", "cart_soldout", "sold out")
+
+
+@step
+def render(order: Order, payment: Payment) -> Done:
+    return Done({"order": order})
+
+
+@step
+async def receipt() -> None:
+    await http.post("http://mail:25/send?to=me", json=1).optional()
+
+
+@step
+async def notice() -> None:
+    await http.post("http://user:pw@warehouse/notices", json=1).optional()
+
+
+@step
+def total() -> Cart:
+    return 1 // 0
+
+
+CHECKOUT = Flow("checkout", [verify, charge, create_order, reserve, parallel(receipt, notice), render], deadline=2.0)
+
+
+async def run(
+    flow: Flow,
+    handlers: dict[str, Callable[..., Any]],
+    *,
+    during: Callable[[Any], Awaitable[None]] | None = None,
+    **how: Any,
+) -> Result:
+    """Run a flow in a world of scripted handlers; during: what else happens meanwhile."""
+    app = App(capabilities=[Capability(name="world", handlers={**WORLD, **handlers})])
+    async with open_runtime(app, handlers={**WORLD, **handlers}, seed=1) as runtime, trio.open_nursery() as nursery:
+        if during is not None:
+            nursery.start_soon(during, runtime)
+        return await runtime.run(flow, **how)
+
+
+def after(seconds: float, value: Any = None) -> Callable[..., Any]:
+    """A handler that takes so long, and then gives the value or raises it."""
+
+    async def handler(*args: Any, **kwargs: Any) -> Any:
+        await trio.sleep(seconds)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return handler
+
+
+def scripted(*script: tuple[float, Any]) -> Callable[..., Any]:
+    """A handler that does what is next in the script, and the last of it again and again."""
+    left = list(script)
+
+    async def handler(*args: Any, **kwargs: Any) -> Any:
+        seconds, value = left.pop(0) if len(left) > 1 else left[0]
+        return await after(seconds, value)()
+
+    return handler
+
+
+def keyed(*script: tuple[float, Any]) -> Callable[..., Any]:
+    """The same, and it takes a key."""
+    perform = scripted(*script)
+
+    async def handler(*args: Any, key: IdempotencyKey, **kwargs: Any) -> Any:
+        return await perform()
+
+    return handler
+
+
+WORLD: dict[str, Callable[..., Any]] = {
+    "sql.fetch_one": after(0.0018, Row("user_1")),
+    "sql.execute": after(0.002, 1),
+    "payments.charge": keyed((0.010, 71)),
+    "payments.refund": keyed((0.012, None)),
+    "payments.find": scripted((0.003, 71)),
+    "http.read": after(0.003, http.Reply(200, {}, b"")),
+    "http.write": keyed((0.003, http.Reply(202, {}, b""))),
+    "vault.tokenize": after(0.001, "tok_4111111111111111"),
+    "vault.check": after(0.001, True),
+}

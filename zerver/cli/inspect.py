@@ -1,0 +1,46 @@
+"""`zerver check`, `zerver routes`, `zerver graph`: looking at an app without opening it."""
+
+from __future__ import annotations
+
+import click
+
+from zerver.cli.load import find_flow, load_app
+from zerver.errors import DefinitionError
+
+
+@click.command()
+@click.argument("app", metavar="MODULE:APP")
+def check(app: str) -> None:
+    """Check every route, flow and effect; status 1 and the first problem when something cannot work."""
+    from zerver.serve import check_app  # here, because it loads trio, and --help must not
+
+    loaded = load_app(app)
+    try:
+        check_app(loaded)
+    except DefinitionError as error:
+        raise click.ClickException(f"DefinitionError: {error}") from None
+    click.echo(f"{app}: {len(loaded.routes)} routes, {len(loaded.flows)} flows: ok")
+
+
+@click.command()
+@click.argument("app", metavar="MODULE:APP")
+def routes(app: str) -> None:
+    """List the routes: method, path, flow, class, deadline."""
+    rows = [
+        (r.method, r.path, r.flow.name, r.flow.priority, f"{r.flow.deadline:g}s" if r.flow.deadline else "-")
+        for r in load_app(app).routes
+    ]
+    header = ("METHOD", "PATH", "FLOW", "CLASS", "DEADLINE")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@click.command()
+@click.argument("app", metavar="MODULE:APP")
+@click.argument("flow")
+@click.option("--format", "format_", type=click.Choice(["mermaid", "dot"]), default="mermaid", show_default=True)
+def graph(app: str, flow: str, format_: str) -> None:
+    """Draw a flow, as Mermaid or DOT."""
+    drawn = find_flow(load_app(app), flow).graph()
+    click.echo(drawn.mermaid() if format_ == "mermaid" else drawn.dot(), nl=False)

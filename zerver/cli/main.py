@@ -1,0 +1,40 @@
+"""The `zerver` command.
+
+Law: a subcommand's module is imported when the subcommand runs, so that `zerver --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+#: From the subcommand to the module that has it, with its one line of help.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "serve": ("zerver.cli.serve", "Serve an app over HTTP."),
+    "check": ("zerver.cli.inspect", "Check every route, flow and effect of an app."),
+    "routes": ("zerver.cli.inspect", "List the routes of an app."),
+    "graph": ("zerver.cli.inspect", "Draw a flow, as Mermaid or DOT."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+
+@click.command(cls=_Lazy)
+@click.version_option(package_name="zerver")
+def main() -> None:
+    """Zerver: typed steps in; timeline, replay, rollback, deadlines and fairness out."""

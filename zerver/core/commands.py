@@ -1,0 +1,56 @@
+"""Commands: what the machine asks of whoever pumps it.
+
+Law: a command is an order, not a report: it names what to do next and holds nothing that the machine still changes.
+Every command is answered with an event, but Wait and Finish, which need none.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from zerver.core.calls import Call
+from zerver.core.saga import Task
+from zerver.core.timeline import Ending
+
+
+@attrs.frozen(eq=False)
+class Perform:
+    """Perform these calls; more than one: at once. Tell `settled` for each."""
+
+    calls: tuple[Call, ...]
+
+
+@attrs.frozen(eq=False)
+class Wait:
+    """Nothing new: other calls are still under way."""
+
+
+@attrs.frozen(eq=False)
+class Cancel:
+    """The run is over: cut the calls that are still under way, then tell `interrupt`."""
+
+
+@attrs.frozen(eq=False)
+class Unwind:
+    """Perform this task of the rollback, shielded, then tell `undone`."""
+
+    task: Task
+
+
+@attrs.frozen(eq=False)
+class Park:
+    """Nothing runs until one of these signals comes, or its time (ns) is over."""
+
+    until: tuple[tuple[str, int], ...]
+
+
+@attrs.frozen(eq=False)
+class Finish:
+    """The run has ended."""
+
+    ending: Ending
+
+
+Command: TypeAlias = Perform | Wait | Cancel | Unwind | Park | Finish

@@ -1,0 +1,189 @@
+"""What a client is asked to send, as a value that is checked before anything is sent. No I/O, no clock.
+
+Law: whoever gets an `Outgoing` may put it on a wire as it is. A URL or a field that two readers could read
+differently is refused here, with the field's name, and never repaired: repairing is how `http://good@evil`
+and a header with a line break in it have become attacks (SSRF by parser differences, CVE-2023-49082).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import Final
+from urllib.parse import urlsplit
+
+import attrs
+
+from zerver.errors import DefinitionError
+from zerver.http import gate
+from zerver.http.messages import Headers, HeadersLike, RawField, RequestHead
+
+Body = bytes | AsyncIterable[bytes]
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+# Narrower than the gate's own idea of a host, so that what passes here passes there. Underscores are in use; "%",
+# and with it zones of IPv6 addresses, would have to be decoded, and is refused.
+_AUTHORITY: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>(?=[^:]{1,253}(?::|\Z))[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+_VISIBLE: Final = re.compile(r"[!-~]+")
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+# Nothing is decoded here, so nothing encoded is asked for.
+_DEFAULTS: Final = ((b"user-agent", b"zerver"), (b"accept", b"*/*"), (b"accept-encoding", b"identity"))
+
+
+@attrs.frozen
+class Origin:
+    """Whom to talk to. host: in lower case, an IPv6 address without its brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """What belongs into Host: the port only when it is not the scheme's own (RFC 9110 §7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@attrs.frozen
+class Outgoing:
+    """One request. body: bytes, or pieces of bytes that are sent chunked.
+
+    repeatable: whether sending it a second time is harmless by itself: its method is safe, or it carries an
+    Idempotency-Key; and its body can be had a second time.
+    """
+
+    origin: Origin
+    head: RequestHead
+    body: Body
+    repeatable: bool
+
+    @property
+    def length(self) -> int | None:
+        """Of the body in bytes; None when it is not known before it is sent."""
+        return len(self.body) if isinstance(self.body, bytes) else None
+
+    def head_with(self, name: bytes, value: bytes) -> RequestHead:
+        """The head with one more field, unless it has that field already."""
+        raw = self.head.headers.raw
+        if any(field == name for field, _ in raw):
+            return self.head
+        return attrs.evolve(self.head, headers=Headers((*raw, (name, value))))
+
+
+def outgoing(method: str, url: str, headers: HeadersLike | None, body: Body, key: str | None) -> Outgoing:
+    """The request that these arguments ask for.
+
+    headers win over the fields that are sent by default. key: sent as Idempotency-Key.
+    Raises DefinitionError for what cannot be sent, naming it.
+    """
+    origin, target = read_url(url)
+    _check_method(method, target)
+    if not isinstance(body, bytes | AsyncIterable):
+        raise DefinitionError(f"http request: the body is {type(body).__name__}", "give bytes, or pieces of bytes")
+    given = _given_fields(headers)
+    names = {name for name, _ in given}
+    defaults: list[RawField] = [(b"host", origin.authority.encode("ascii")), *_DEFAULTS]
+    if key is not None:
+        defaults += _given_fields([("Idempotency-Key", key)])
+    fields = (*(field for field in defaults if field[0] not in names), *given)
+    keyed = key is not None or b"idempotency-key" in names
+    repeatable = (keyed or method in _SAFE_METHODS) and isinstance(body, bytes)
+    return Outgoing(origin, RequestHead(method, target, Headers(fields)), body, repeatable)
+
+
+def _check_method(method: str, target: str) -> None:
+    if not method.isupper():
+        raise DefinitionError(f"http request: the method {method!r} is not in capitals", f"write {method.upper()!r}")
+    if method == "CONNECT":
+        raise DefinitionError("http request: CONNECT asks a proxy for a tunnel", "this client speaks to no proxies")
+    try:
+        gate.check_outgoing_request(f"{method} {target}".encode("ascii"))
+    except ValueError:
+        raise DefinitionError(f"http request: {method!r} is not a method", 'use "GET", "POST", …') from None
+
+
+def _given_fields(headers: HeadersLike | None) -> tuple[RawField, ...]:
+    if headers is None:
+        return ()
+    try:
+        fields = Headers.of(headers).raw
+        gate.check_outgoing_fields(fields)
+    except UnicodeEncodeError as error:
+        raise DefinitionError(
+            f"http request: a header has characters outside latin-1: {error.object!r}", "encode it first"
+        ) from None
+    except ValueError as error:
+        raise DefinitionError(f"http request: {error}", "headers have no line breaks and no control characters") from None
+    except (AttributeError, TypeError):
+        raise DefinitionError("http request: a header is not a pair of str", 'give {"name": "value"}') from None
+    _check_meaning(fields)
+    return fields
+
+
+def _check_meaning(fields: tuple[RawField, ...]) -> None:
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) > 1 or not all(_AUTHORITY.fullmatch(host.decode("latin-1")) for host in hosts):
+        raise DefinitionError(f"http request: header 'host' cannot be {b', '.join(hosts)!r}", "give one name, or none")
+    for name, value in fields:
+        if name == b"upgrade" or (name == b"connection" and b"upgrade" in value.lower()):
+            raise DefinitionError(f"http request: header {name.decode()!r} asks for another protocol", "leave it out")
+
+
+# ---- URLs -------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def read_url(url: str) -> tuple[Origin, str]:
+    """Where an absolute http(s) URL leads, and the target to ask for there; a fragment is dropped.
+
+    Raises DefinitionError. Nothing is repaired: no blanks stripped, nothing quoted, no user and password taken.
+    """
+    # Before urlsplit, which silently drops tabs and line breaks.
+    if not _VISIBLE.fullmatch(url):
+        raise _bad(url, "it has blanks, control characters or characters outside ASCII", "quote them: %20")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise _bad(url, str(error), 'write "https://host:port/path"') from None
+    if parts.scheme not in _PORTS:
+        raise _bad(url, "it does not start with http:// or https://", 'write "https://host/path"')
+    if "@" in parts.netloc:
+        raise _bad(_without_user(url), "it has a user in front of its host", "send an Authorization header")
+    # Not parts.hostname and parts.port: of "[::1]x:80" they show "::1" and 80.
+    authority = _AUTHORITY.fullmatch(parts.netloc)
+    if authority is None:
+        raise _bad(url, f"{parts.netloc!r} is not a host", "write other scripts in their ASCII form (xn--…)")
+    port = _PORTS[parts.scheme] if authority["port"] is None else int(authority["port"])
+    if not 1 <= port <= 65535:
+        raise _bad(url, f"{port} is not a port", "leave the port out, or give one from 1 to 65535")
+    target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
+    return Origin(parts.scheme, _read_host(url, authority), port), target
+
+
+def _read_host(url: str, authority: re.Match[str]) -> str:
+    if authority["name"] is not None:
+        return authority["name"].lower()
+    try:
+        return str(IPv6Address(authority["v6"]))
+    except ValueError:
+        raise _bad(url, f"[{authority['v6']}] is not an IPv6 address", "write it as [2001:db8::1]") from None
+
+
+def _bad(url: str, problem: str, cure: str) -> DefinitionError:
+    return DefinitionError(f"http request: the URL {url!r}: {problem}", cure)
+
+
+def _without_user(url: str) -> str:
+    """The URL as an error message may show it."""
+    return re.sub(r"//[^/?#]*@", "//…@", url)

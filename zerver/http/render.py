@@ -1,0 +1,224 @@
+"""Rendering: from what a run came to, to the answer its client gets.
+
+Law: every run has an answer, and every answer carries the run's id as `X-Request-Id`. A failure is
+application/problem+json (RFC 9457), its status from the tables below. A client learns what a `Fail` says, because a
+step wrote that for it, and what is wrong with its own request; of everything else it learns that it happened. Causes,
+targets, tracebacks and the state of the rollback are in the timeline, which the id names.
+
+    status      cause                       answer
+    done        Response, None, a value     as it is; 204; JSON 200
+    failed      Fail                        by its kind
+                InvalidData                 422, with `errors`
+                ProtocolViolation           as it says: 400, 408, 413, 415
+                EffectRefused               503, Retry-After
+                EffectTimeout               504
+                any other EffectError       502
+    defect                                  500
+    deadline                                504
+    cancelled                               503, Retry-After
+    refused     Refusal                     429 or 503, Retry-After
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import singledispatch
+from http import HTTPStatus
+from math import ceil
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from zerver.core.admission import Refusal
+from zerver.core.decisions import Fail
+from zerver.core.timeline import Status
+from zerver.errors import EffectError, EffectRefused, EffectTimeout, HttpError, InvalidData, ProtocolViolation
+from zerver.http.messages import Headers, Response
+from zerver.http.response import json, no_content, problem
+from zerver.http.router import Miss
+from zerver.runtime.result import Result
+
+#: Told of an exception that nobody else hears of, as `zerver.http.connection.log_defect`.
+Report: TypeAlias = Callable[[Exception], None]
+
+#: The kinds of Fail. Here, not in the core: only this edge counts in statuses.
+FAIL_STATUS: Final[Mapping[str, int]] = {
+    "invalid": 422,
+    "unauthorized": 401,
+    "payment_required": 402,
+    "forbidden": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "gone": 410,
+    "expired": 410,
+    "rate_limited": 429,
+    "unavailable": 503,
+    "failed": 500,
+}
+
+#: Problems listed in one answer; a body of a megabyte can have many more.
+MAX_ERRORS: Final = 100
+
+_SOON: Final = 1.0  # seconds; what Retry-After says when nothing is known
+
+
+def render(result: Result, *, on_error: Callable[[Result], object] | None = None, on_defect: Report) -> Response:
+    """The answer to a run's client. Never raises.
+
+    on_error: of the flow, else of the app; asked about every run that was not done. If it gives a Response, that is
+    sent; a Fail is rendered like a step's; None means the default; any other value is JSON with the default's status.
+    on_defect: told when on_error raises, or when a run's value cannot be sent; the answer is then a 500.
+    """
+    try:
+        answer = render_value(result.value) if result.ok else _not_done(result, on_error)
+    except Exception as defect:
+        on_defect(defect)
+        answer = _bare(500, result)
+    return stamped(answer, result.run_id)
+
+
+def render_value(value: object) -> Response:
+    """What Done carried. Raises TypeError, or what the encoder raises, for a value that is no JSON."""
+    if isinstance(value, Response):
+        return value
+    return no_content() if value is None else json(value)
+
+
+def render_miss(miss: Miss) -> Response:
+    """The answer when no route was found: 404, 405 with Allow, or the 204 that OPTIONS gets."""
+    if miss.status == 204:
+        return no_content({"allow": ", ".join(miss.allow)})
+    answer = problem(miss.status, detail=miss.hint)
+    return _with(answer, "allow", ", ".join(miss.allow)) if miss.allow else answer
+
+
+def stamped(response: Response, request_id: str) -> Response:
+    """The response with this `X-Request-Id`, and no other."""
+    return _with(response, "x-request-id", request_id)
+
+
+# ---- runs that were not done ----------------------------------------------------------------
+
+
+def _not_done(result: Result, on_error: Callable[[Result], object] | None) -> Response:
+    default = _BY_STATUS[result.status](result)
+    said = None if on_error is None else on_error(result)
+    if said is None:
+        return default
+    if isinstance(said, Response):
+        return said
+    if isinstance(said, Fail):
+        return _render_fail(said, result)
+    return json(said, default.status, [field for field in default.headers if field[0] != "content-type"])
+
+
+def _failed(result: Result) -> Response:
+    return _render_cause(result.cause, result)
+
+
+def _defect(result: Result) -> Response:
+    return _bare(500, result)
+
+
+def _deadline(result: Result) -> Response:
+    return _bare(504, result, "the request took longer than it may")
+
+
+def _cancelled(result: Result) -> Response:
+    return _retry_after(_bare(503, result, "the request was cancelled before it was done"), _SOON)
+
+
+def _refused(result: Result) -> Response:
+    refusal = result.cause
+    status, wait = (refusal.status, refusal.retry_after) if isinstance(refusal, Refusal) else (503, _SOON)
+    return _retry_after(_bare(status, result, "the request was not started; try again later"), wait)
+
+
+def _done(result: Result) -> Response:
+    return render_value(result.value)
+
+
+_BY_STATUS: Final[Mapping[Status, Callable[[Result], Response]]] = {
+    "done": _done,
+    "failed": _failed,
+    "defect": _defect,
+    "deadline": _deadline,
+    "cancelled": _cancelled,
+    "refused": _refused,
+}
+
+
+# ---- failures by their cause ----------------------------------------------------------------
+
+
+@singledispatch
+def _render_cause(cause: object, result: Result) -> Response:
+    return _bare(500, result)
+
+
+@_render_cause.register
+def _render_fail(cause: Fail, result: Result) -> Response:
+    status = FAIL_STATUS.get(cause.kind, 500)
+    about = {"kind": cause.kind, "what": cause.what}
+    if cause.key is not None:
+        about["key"] = cause.key
+    answer = problem(status, detail=cause.detail or "", **about, instance=result.run_id)
+    # RFC 9110 §11.6.1: a 401 must name a scheme. Flows with another one answer with a Response of their own.
+    return _with(answer, "www-authenticate", "Bearer") if status == 401 else answer
+
+
+@_render_cause.register
+def _render_invalid(cause: InvalidData, result: Result) -> Response:
+    listed = [{"at": at, "problem": what} for at, what in cause.problems[:MAX_ERRORS]]
+    count = len(cause.problems)
+    detail = "the request has a problem" if count == 1 else f"the request has {count} problems"
+    if count > MAX_ERRORS:
+        detail += f", of which {MAX_ERRORS} are listed"
+    return problem(422, _phrase(422), detail, errors=listed, instance=result.run_id)
+
+
+@_render_cause.register
+def _render_violation(cause: ProtocolViolation, result: Result) -> Response:
+    return _bare(cause.status, result, str(cause))
+
+
+@_render_cause.register
+def _render_broken_exchange(cause: HttpError, result: Result) -> Response:
+    return _bare(400, result, "the request did not arrive whole")
+
+
+@_render_cause.register
+def _render_effect(cause: EffectError, result: Result) -> Response:
+    return _bare(502, result, "a service that this one needs has failed")
+
+
+@_render_cause.register
+def _render_effect_refused(cause: EffectRefused, result: Result) -> Response:
+    return _retry_after(_bare(503, result, "a service that this one needs is not available"), _SOON)
+
+
+@_render_cause.register
+def _render_effect_timeout(cause: EffectTimeout, result: Result) -> Response:
+    return _bare(504, result, "a service that this one needs did not answer in time")
+
+
+# ---- pieces ---------------------------------------------------------------------------------
+
+
+def _bare(status: int, result: Result, detail: str = "") -> Response:
+    return problem(status, _phrase(status), detail, instance=result.run_id)
+
+
+def _phrase(status: int) -> str:
+    # RFC 9110 renamed two statuses; Python 3.13 follows, and answers should not depend on that.
+    return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or HTTPStatus(status).phrase
+
+
+def _retry_after(response: Response, seconds: float | None) -> Response:
+    return response if seconds is None else _with(response, "retry-after", str(max(1, ceil(seconds))))
+
+
+def _with(response: Response, name: str, value: str) -> Response:
+    field: Any = (name.encode("ascii"), value.encode("latin-1"))
+    kept = [other for other in response.headers.raw if other[0] != field[0]]
+    return attrs.evolve(response, headers=Headers((*kept, field)))

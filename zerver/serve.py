@@ -1,0 +1,181 @@
+"""The composition root: the one place where rooms are introduced to each other.
+
+Law: here an app, its runtime and the HTTP edge are put together, and nothing is decided. A request becomes a run, and
+a run's result a response; what admits, walks, undoes, parses and renders lives in the rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from zerver.core.app import App, Route
+from zerver.core.plan import Plan
+from zerver.http import (
+    DEFAULT_LIMITS,
+    Entry,
+    Exchange,
+    Extractor,
+    Limits,
+    Miss,
+    Response,
+    Router,
+    Server,
+    compile_extractor,
+    open_http_listeners,
+    parse_pattern,
+    render,
+    render_miss,
+    serve_http,
+)
+from zerver.runtime import Result, Runtime, open_runtime
+from zerver.runtime.groups import unwrapped
+from zerver.runtime.handlers import BUILTIN_KINDS
+
+#: Told of every run over HTTP once its response is made: the result and the response's status.
+RunObserver = Callable[[Result, int], None]
+
+#: Methods that only look (RFC 9110 §9.2.1): nobody misses their answer when the client has gone.
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+_TIMEOUT_HEADER = "x-request-timeout-ms"
+
+
+@attrs.frozen(eq=False)
+class Endpoint:
+    """A route, compiled."""
+
+    route: Route
+    plan: Plan
+    extractor: Extractor
+    watched: bool  # whether a client that leaves ends the run
+
+
+def compile_routes(app: App) -> Router[Endpoint]:
+    """The app's routes as a router. Raises DefinitionError for the first thing that cannot work."""
+    app.check(BUILTIN_KINDS)
+    return Router(Entry(route.method, route.path, _compile(route), route.flow.name) for route in app.routes)
+
+
+def _compile(route: Route) -> Endpoint:
+    label = f"route {route.label}"
+    plan = route.plan()
+    extractor = compile_extractor(plan.parts, label, parse_pattern(route.path, label).names)
+    wish = route.flow.on_disconnect or ("cancel" if route.method in _SAFE else "finish")
+    return Endpoint(route, plan, extractor, wish == "cancel")
+
+
+def check_app(app: App) -> None:
+    """Check all that can be checked without opening the app. Raises DefinitionError."""
+    compile_routes(app)
+
+
+class Edge:
+    """The handler of an app: from an exchange to a response, by way of a run."""
+
+    def __init__(
+        self, app: App, runtime: Runtime, on_run: RunObserver | None, on_defect: Callable[[Exception], None]
+    ) -> None:
+        self.app = app
+        self.runtime = runtime
+        self.router = compile_routes(app)
+        self.on_run = on_run
+        self.on_defect = on_defect
+
+    async def handle(self, exchange: Exchange) -> Response:
+        """Answer one request."""
+        head = exchange.head
+        found = self.router.find(head)
+        if isinstance(found, Miss):
+            return render_miss(found)
+        endpoint, params = found.payload, found.params
+        flow = endpoint.route.flow
+
+        async def read() -> Sequence[Any]:
+            body = await exchange.read_body() if endpoint.extractor.needs_body else b""
+            return endpoint.extractor.extract(head, params, body, exchange.peer)
+
+        result = await self.runtime.execute(
+            flow,
+            endpoint.plan,
+            read if endpoint.plan.parts else (),
+            deadline=_asked_deadline(head.headers.get(_TIMEOUT_HEADER)),
+            label=endpoint.route.label,
+            on_wait=(lambda run: exchange.watch_disconnect(lambda: run.cancel("the client has gone")))
+            if endpoint.watched
+            else None,
+        )
+        response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
+        if self.on_run is not None:
+            self.on_run(result, response.status)
+        return response
+
+
+def _asked_deadline(header: str | None) -> float | None:
+    """Seconds that the caller gives us; a header that makes no sense gives none, as if it were not there."""
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > 9:
+        return None
+    return int(header) / 1000.0
+
+
+class Serving:
+    """An app that is being served: what `nursery.start(serve, app)` returns.
+
+    addresses: URLs, as "http://127.0.0.1:8000". runtime: to run flows beside HTTP, or to look at statistics.
+    """
+
+    def __init__(self, runtime: Runtime, server: Server) -> None:
+        self.runtime = runtime
+        self.server = server
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.server.addresses
+
+    async def drain(self, seconds: float) -> None:
+        """Accept nobody, refuse new runs, finish those under way for `seconds`, then cancel and compensate them."""
+        # The server waits longer than the runs may take, so that even a run that was rolled back gets its answer.
+        longest = max((route.flow.undo_deadline for route in self.runtime.app.routes), default=0.0)
+        with unwrapped():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.runtime.drain, seconds)
+                nursery.start_soon(self.server.drain, seconds + longest + 1.0)
+
+
+async def serve(
+    app: App,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
+    observers: Sequence[Callable[[Result], None]] = (),
+    on_run: RunObserver | None = None,
+    on_defect: Callable[[Exception], None] = lambda defect: None,
+    seed: int | None = None,
+    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Open an app and serve it over HTTP until cancelled or drained.
+
+        serving = await nursery.start(partial(serve, app, port=8000))
+        print(*serving.addresses)
+
+    listeners: used instead of host and port. handlers, observers, seed: as `open_runtime`. on_run: see RunObserver.
+    on_defect: told of exceptions from `on_error` functions and from the edge itself.
+
+    Raises DefinitionError when the app cannot work, OSError when the address cannot be bound.
+    """
+    async with open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime:
+        edge = Edge(app, runtime, on_run, on_defect)
+        bound = list(listeners) if listeners is not None else await open_http_listeners(host, port)
+        with unwrapped():
+            async with trio.open_nursery() as nursery:
+                server: Server = await nursery.start(
+                    partial(serve_http, edge.handle, bound, limits=limits, on_defect=on_defect)
+                )
+                task_status.started(Serving(runtime, server))
