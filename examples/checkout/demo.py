@@ -17,37 +17,46 @@ import attrs
 import click
 import trio
 
-from zerver.effects.http import Reply
 from zerver.http import HttpClient, encode_json, open_http_client
 
 
 @attrs.frozen
 class Scene:
-    """One request, and what the provider does meanwhile. expect: the status that shows that all went as told."""
+    """One request, and what the provider does meanwhile.
+
+    faults: as `POST /faults` takes them. lifted: seconds after which the provider is well again, None for not before
+    the request is over. expect: the status that shows that all went as told.
+    """
 
     title: str
-    method: str
-    path: str
     body: object
-    faults: dict[str, float]
     expect: int
-
-
-def _checkout(title: str, cart: object, expect: int, **faults: float) -> Scene:
-    return Scene(title, "POST", "/v2/checkout", cart, faults, expect)
+    faults: dict[str, float] = attrs.field(factory=dict)
+    lifted: float | None = None
+    method: str = "POST"
+    path: str = "/v2/checkout"
 
 
 SCENES: Sequence[Scene] = (
-    _checkout("A clean checkout", {"cart_id": "cart_1"}, 201),
-    _checkout("The provider is slow: the charge times out, and is tried again with the same key", {"cart_id": "cart_2"},
-              502, hang_rate=0.6),
-    _checkout("The reply is lost: the money has moved, nobody said so, and the shop asks", {"cart_id": "cart_3"}, 201,
-              lost_reply_rate=1),
-    _checkout("Sold out after the charge: everything is undone, in reverse order", {"cart_id": "cart_soldout"}, 409),
-    _checkout("The deadline comes first: 504, and whatever may have been charged is refunded", {"cart_id": "cart_1"}, 504,
-              latency_ms=1500),
-    _checkout("Nonsense: every problem at once", {"cart_id": 7, "note": ["no"]}, 422),
-    Scene("A home page of three services: one hedged, one allowed to fail", "GET", "/v2/home", None, {}, 200),
+    Scene("A clean checkout", {"cart_id": "cart_1"}, 201),
+    Scene(
+        "The charge times out, and is tried again with the same key",
+        {"cart_id": "cart_2"}, 201, {"hang_rate": 1}, lifted=0.2,
+    ),
+    Scene(
+        "The reply is lost: the money has moved, nobody said so, and the shop asks",
+        {"cart_id": "cart_3"}, 201, {"lost_reply_rate": 1},
+    ),
+    Scene("Sold out after the charge: everything is undone, in reverse order", {"cart_id": "cart_soldout"}, 409),
+    Scene(
+        "The deadline comes first, and what may have been charged is settled",
+        {"cart_id": "cart_1"}, 504, {"latency_ms": 1500},
+    ),
+    Scene("Nonsense: every problem at once", {"cart_id": 7, "note": ["no"]}, 422),
+    Scene(
+        "A home page of three services: one hedged, one allowed to fail",
+        None, 200, method="GET", path="/v2/home",
+    ),
 )  # fmt: skip
 
 
@@ -56,12 +65,16 @@ SCENES: Sequence[Scene] = (
 def main(once: bool) -> None:
     """Show the checkout at work, then serve it until Ctrl-C."""
     try:
-        trio.run(_demo, once)
+        surprises = trio.run(_demo, once)
     except KeyboardInterrupt:
         print("\nbye")
+        return
+    if surprises:
+        raise click.ClickException(f"not as told: {'; '.join(surprises)}")
 
 
-async def _demo(once: bool) -> None:
+async def _demo(once: bool) -> Sequence[str]:
+    """Play every scene, then serve on unless `once`; the titles of scenes that did not go as told."""
     with tempfile.TemporaryDirectory(prefix="zerver-demo-") as folder:
         environment = {"PROVIDER_DB": str(Path(folder, "provider.db")), "CHECKOUT_DB": str(Path(folder, "checkout.db"))}
         async with (
@@ -70,33 +83,43 @@ async def _demo(once: bool) -> None:
             open_http_client(allow_private=True) as client,
         ):
             surprises = [scene.title for scene in SCENES if not await _play(client, provider, shop, scene)]
+            await _set_faults(client, provider, {})
             ledger = await client.request("GET", f"{provider.url}/ledger")
-            print(f"The provider's ledger says: {ledger.body.decode()}\n")
-            if surprises:
-                raise SystemExit(f"not as told: {'; '.join(surprises)}")
+            print(f"━━ The provider's ledger\n   {ledger.body.decode()}\n", flush=True)
             if not once:
                 print(f"The shop serves on {shop.url}, the provider on {provider.url}. Ctrl-C ends. Try:\n")
-                print(f"  curl -H 'Authorization: Bearer token-user_1' -d '{{\"cart_id\": \"cart_1\"}}' "
-                      f"-H 'Content-Type: application/json' {shop.url}/v2/checkout\n", flush=True)  # fmt: skip
+                print(f"  curl {shop.url}/v2/checkout -H 'Authorization: Bearer token-user_1' "
+                      "--json '{\"cart_id\": \"cart_1\"}'\n", flush=True)  # fmt: skip
                 await shop.show_timelines()
+    return surprises
 
 
 async def _play(client: HttpClient, provider: "Process", shop: "Process", scene: Scene) -> bool:
     """Send one request; show what was asked, what was answered, and the shop's own account of it."""
-    await _post(client, f"{provider.url}/faults", scene.faults)
     print(f"━━ {scene.title}")
     if scene.faults:
-        print("   " + ", ".join(f"{name}={value:g}" for name, value in scene.faults.items()))
-    headers = {"Authorization": "Bearer token-user_1", "Content-Type": "application/json"}
-    body = b"" if scene.body is None else encode_json(scene.body)
-    reply = await client.request(scene.method, shop.url + scene.path, headers=headers, body=body)
-    print(f"   → {reply.status} {reply.body.decode()}\n")
+        faults = ", ".join(f"{name}={value:g}" for name, value in scene.faults.items())
+        print(f"   the provider: {faults}" + (f", for {scene.lifted:g}s" if scene.lifted is not None else ""))
+    await _set_faults(client, provider, scene.faults)
+    async with trio.open_nursery() as nursery:
+        if scene.lifted is not None:
+            nursery.start_soon(_lift_faults, client, provider, scene.lifted)
+        headers = {"Authorization": "Bearer token-user_1", "Content-Type": "application/json"}
+        body = b"" if scene.body is None else encode_json(scene.body)
+        reply = await client.request(scene.method, shop.url + scene.path, headers=headers, body=body)
+    print(f"   {scene.method} {scene.path} → {reply.status} {reply.body.decode()}\n")
     print(await shop.timeline_of(reply.headers["x-request-id"]), flush=True)
     return reply.status == scene.expect
 
 
-async def _post(client: HttpClient, url: str, value: object) -> Reply:
-    return await client.request("POST", url, headers={"Content-Type": "application/json"}, body=encode_json(value))
+async def _lift_faults(client: HttpClient, provider: "Process", seconds: float) -> None:
+    await trio.sleep(seconds)
+    await _set_faults(client, provider, {})
+
+
+async def _set_faults(client: HttpClient, provider: "Process", faults: dict[str, float]) -> None:
+    headers = {"Content-Type": "application/json"}
+    await client.request("POST", f"{provider.url}/faults", headers=headers, body=encode_json(faults))
 
 
 # ---- processes ------------------------------------------------------------------------------
@@ -121,7 +144,7 @@ class Process:
         while True:
             text = await self._read_until(b"\n\n")
             if run_id in text:
-                return text
+                return text.rstrip() + "\n"
 
     async def show_timelines(self) -> None:
         while True:

@@ -27,12 +27,32 @@ def test_a_job_is_claimed_or_withdrawn_and_never_both() -> None:
     worker, rival = Hands(), Hands()
     claimed, withdrawn = Job([]), Job([])
     assert claimed.claim(worker)
-    assert claimed.claim(worker)  # to be done again
     assert not claimed.claim(rival)
-    assert not claimed.withdraw()
-    assert withdrawn.withdraw()
+    assert not claimed.stop()
+    assert worker.interrupted == [claimed]
+    assert withdrawn.stop()
     assert not withdrawn.claim(worker)
     assert withdrawn.worker is None
+
+
+def test_a_job_that_is_put_back_can_be_claimed_or_withdrawn_again() -> None:
+    worker, job = Hands(), Job([])
+    assert job.claim(worker)
+    job.put_back()
+    assert job.worker is None
+    assert job.claim(worker)
+    job.put_back()
+    assert job.stop()
+
+
+def test_a_job_that_is_put_back_while_it_is_stopped_is_withdrawn() -> None:
+    class PutsBack(Hands):
+        def interrupt(self, job: Job) -> None:
+            job.put_back()
+
+    job = Job([])
+    assert job.claim(PutsBack())
+    assert job.stop()
 
 
 def test_of_many_threads_one_gets_the_job() -> None:

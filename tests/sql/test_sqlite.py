@@ -151,6 +151,22 @@ async def test_interrupting_one_write_of_a_batch_loses_no_other(db: SqliteDriver
     assert await keys(db) == [1, 2, 4]
 
 
+async def test_a_write_need_not_wait_for_a_slow_neighbour_to_be_cancelled(db: SqliteDriver, calls: Calls) -> None:
+    blocker = await calls.block()
+    quick = [await calls.queue(insert(key)) for key in (1, 2)]
+    slow = await calls.queue(insert(3), BLOCK)
+    blocker.scope.cancel()
+    await until(lambda: db.statistics().waiting == 0)  # `slow` is running; if the others ended, it was in their batch
+    quick[0].scope.cancel()
+    for call in quick:
+        await call.ended.wait()
+    assert not slow.ended.is_set()  # it was begun again
+    slow.scope.cancel()
+    await slow.ended.wait()
+    assert slow.cancelled
+    assert await keys(db) == ([2] if quick[0].cancelled else [1, 2])
+
+
 @pytest.mark.parametrize(
     "culprit",
     [

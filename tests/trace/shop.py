@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import attrs
 import trio
 
-from zerver import App, Capability, Deadline, Done, Fail, Flow, IdempotencyKey, Slot, effect, join, parallel, step
+from zerver import (
+    INJECTED,
+    App,
+    Capability,
+    Deadline,
+    Done,
+    Fail,
+    Flow,
+    IdempotencyKey,
+    Slot,
+    effect,
+    join,
+    parallel,
+    step,
+)
 from zerver.effects import http, sql
 from zerver.runtime import Result, open_runtime
 
@@ -25,12 +39,12 @@ class Row:
 
 
 @effect(kind="payments.charge", access="write")
-async def pay(cents: int, user: str, key: IdempotencyKey) -> int:
+async def pay(cents: int, user: str, key: IdempotencyKey = INJECTED) -> int:
     raise NotImplementedError
 
 
 @effect(kind="payments.refund", access="write")
-async def refund(payment: int, key: IdempotencyKey) -> None:
+async def refund(payment: int, key: IdempotencyKey = INJECTED) -> None:
     raise NotImplementedError
 
 
@@ -152,7 +166,7 @@ def keyed(*script: tuple[float, Any]) -> Callable[..., Any]:
     """The same, and it takes a key."""
     perform = scripted(*script)
 
-    async def handler(*args: Any, key: IdempotencyKey, **kwargs: Any) -> Any:
+    async def handler(*args: Any, key: IdempotencyKey = INJECTED, **kwargs: Any) -> Any:
         return await perform()
 
     return handler

@@ -94,7 +94,7 @@ class Admission:
         """Who is served next: a ticket (None), or a refusal because its deadline passed. None: nobody, or no seat."""
         if self.running >= self.limits.running:
             return None
-        waiting = [priority for priority in PRIORITIES if self._queues[priority]]
+        waiting: list[Priority] = [priority for priority in PRIORITIES if self._queues[priority]]
         if not waiting:
             return None
         priority = min(waiting, key=lambda p: (self._served[p], PRIORITIES.index(p)))

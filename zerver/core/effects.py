@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 Access = Literal["read", "write"]
 
-#: Names one write over all its attempts, restarts and replays. A handler that takes a parameter of this type gets it.
+#: Names one write over all its attempts, restarts and replays. A handler that takes `*, key: IdempotencyKey` gets it.
 IdempotencyKey = NewType("IdempotencyKey", str)
 
 #: Default of a handler parameter that the runtime fills in: `http: HttpClient = INJECTED`. It is Any, so that a
@@ -31,7 +31,7 @@ INJECTED: Final[Any] = type("Injected", (), {"__repr__": lambda _: "INJECTED"})(
 
 @attrs.frozen
 class CallInfo:
-    """Which call a handler is performing; a handler that takes a parameter of this type gets it.
+    """Which call a handler is performing; a handler that takes `*, info: CallInfo` gets it.
 
     step: the step that asked. attempt: 1 for the first. priority: the run's class.
     """
@@ -154,7 +154,11 @@ def effect(
 
 
 def injected_parameters(label: str, function: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of a handler that the runtime fills in, with the type that each is filled by."""
+    """The parameters of a handler that the runtime fills in, with the type that each is filled by.
+
+    Those whose default is INJECTED, and keyword-only ones that want an IdempotencyKey or a CallInfo: a positional key is an
+    argument like any other, as in `find_charge(key)`.
+    """
     try:
         hints = typing.get_type_hints(function)
     except NameError as error:
@@ -165,7 +169,8 @@ def injected_parameters(label: str, function: Callable[..., Any]) -> dict[str, A
     injected = {}
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints.get(name)
-        if parameter.default is INJECTED or hint is IdempotencyKey or hint is CallInfo:
+        told = hint in (IdempotencyKey, CallInfo) and parameter.kind is parameter.KEYWORD_ONLY
+        if parameter.default is INJECTED or told:
             if hint is None:
                 raise DefinitionError(
                     f"{label}: parameter {name!r} is INJECTED but has no annotation",

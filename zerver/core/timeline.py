@@ -144,8 +144,16 @@ def accounts(records: Sequence[Record]) -> Accounts:
     time between the first record and the last, whatever happened in between, and however much of it at once.
     """
     sums: dict[Account, int] = {"admission": 0, "turn": 0, "cpu": 0, "io": 0, "parked": 0}
-    for (_, before, _, _), (kind, at, _, _) in itertools.pairwise(records):
-        sums[ACCOUNTS.get(kind, "cpu")] += at - before
+    waiting = 0
+    for (_, before, _, _), (kind, at, subject, detail) in itertools.pairwise(records):
+        account = ACCOUNTS.get(kind, "cpu")
+        if kind == ASKED and subject.parent is None:
+            waiting += 1
+        elif kind in (SETTLED, LATE) and subject.parent is None:
+            waiting -= 1
+        elif kind == ENDING and detail.status in ("deadline", "cancelled"):  # came from outside, and cut a wait short
+            account = "io" if waiting > 0 else "parked"
+        sums[account] += at - before
     return Accounts(**sums)
 
 

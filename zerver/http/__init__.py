@@ -7,6 +7,9 @@
 """
 
 from zerver.core.codec import encode_json as encode_json
+from zerver.http.capability import http_client as http_client
+from zerver.http.client import HttpClient as HttpClient
+from zerver.http.client import open_http_client as open_http_client
 from zerver.http.exchange import DEFAULT_LIMITS as DEFAULT_LIMITS
 from zerver.http.exchange import Exchange as Exchange
 from zerver.http.exchange import Handler as Handler

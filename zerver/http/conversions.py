@@ -1,8 +1,8 @@
 """Conversions: from the text and the JSON of a request to the types that a signature asks for.
 
 Law: whether a type can be read at all is found out when the route is made, and is a DefinitionError. What a client sent
-is InvalidData when it says the wrong thing, and ProtocolViolation when it is not what it claims to be: 400 for JSON that
-is none, 415 for another kind of body. No number is NaN or infinite.
+is InvalidData when it says the wrong thing, and ProtocolViolation when it is not what it claims to be: 400 for JSON
+that is none, 415 for another kind of body. No number is NaN or infinite.
 """
 
 from __future__ import annotations

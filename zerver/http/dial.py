@@ -252,7 +252,7 @@ class Quiet:
         return self._poll is None or not self._poll.poll(0)
 
     async def is_read_up(self) -> bool:
-        """Whether TLS holds nothing back that has been read from the socket already. Does not wait, nor yield to cancellation.
+        """Whether TLS holds nothing back that has been read from the socket already. Does not wait, nor give up.
 
         A second record that came with the last one of an answer lies in TLS's own buffer, where no poll of the
         socket can see it: on the next exchange it would be taken for the answer.

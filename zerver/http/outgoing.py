@@ -124,7 +124,9 @@ def _given_fields(headers: HeadersLike | None) -> tuple[RawField, ...]:
             f"http request: a header has characters outside latin-1: {error.object!r}", "encode it first"
         ) from None
     except ValueError as error:
-        raise DefinitionError(f"http request: {error}", "headers have no line breaks and no control characters") from None
+        raise DefinitionError(
+            f"http request: {error}", "headers have no line breaks and no control characters"
+        ) from None
     except (AttributeError, TypeError):
         raise DefinitionError("http request: a header is not a pair of str", 'give {"name": "value"}') from None
     _check_meaning(fields)

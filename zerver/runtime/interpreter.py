@@ -26,7 +26,7 @@ from zerver.runtime.live import Flight, Run
 from zerver.runtime.targets import Targets, TargetState
 
 #: How hard a rollback tries when nobody says otherwise: until its undo deadline, rather than until its patience ends.
-_COMPENSATION = Policy(timeout=2.0, retries=20, backoff=0.05, backoff_cap=1.0)
+_COMPENSATION = Policy(timeout=5.0, retries=20, backoff=0.05, backoff_cap=1.0)
 
 _NEVER = float("inf")
 
@@ -83,7 +83,8 @@ class Interpreter:
         """
         if isinstance(call.effect, Join):
             return await perform_join(self, run, call)
-        return await self.fly(run, call, Flight(), _COMPENSATION)
+        flight = None if call.effect.kind.access == "read" else Flight()
+        return await self.fly(run, call, flight, _COMPENSATION)
 
     async def resolve(self, run: Run, call: Call, outcome: Unknown) -> Outcome[Any]:
         """Ask the other side whether a write in doubt has happened, if the effect says how."""

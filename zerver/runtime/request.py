@@ -61,7 +61,7 @@ async def _begin(run: Run, parts: Reader, takes: Sequence[Any]) -> Command:
 
 
 def _start(run: Run, parts: Sequence[Any], takes: Sequence[Any]) -> Command:
-    """Start the machine. What it is given is recorded here and not by it: the machine keeps what it does, not what it is told."""
+    """Start the machine, and record with what: the records hold everything that a replay of them needs."""
     machine = run.machine
     run.records.append((t.INPUT, run.clock(), machine.plan, (parts, takes, machine.deadline_ns)))
     return machine.start(parts, takes)

@@ -29,7 +29,7 @@ class Worker(Protocol):
     """A thread that performs jobs."""
 
     def interrupt(self, job: Job) -> None:
-        """Stop what is being done for this job and for no other. Called from any thread."""
+        """Stop what keeps this job from ending soon. Called from any thread, for a job of this worker's."""
         ...
 
 
@@ -49,7 +49,7 @@ class Job:
     stop_requested: bool = False
     task: trio.lowlevel.Task | None = None
     raise_cancel: Callable[[], NoReturn] | None = None
-    _ticket: threading.Lock = attrs.Factory(threading.Lock)  # taken once, and never released
+    _ticket: threading.Lock = attrs.Factory(threading.Lock)  # whoever holds it decides how the job ends
 
     @property
     def subject(self) -> Statement:
@@ -57,23 +57,28 @@ class Job:
         return self.statements[0] if self.statements else Statement("")
 
     def claim(self, worker: Worker) -> bool:
-        """Become the job's owner in order to perform it. False: it was withdrawn, leave it alone."""
-        if self.worker is worker:
-            return True  # it is being done again
+        """Become the job's owner, in order to perform it. False: it was withdrawn, leave it alone."""
         if not self._ticket.acquire(blocking=False):
             return False
         self.worker = worker
         return True
 
-    def withdraw(self) -> bool:
-        """Take the job back. True: nobody has claimed it, and nobody will."""
-        return self._ticket.acquire(blocking=False)
+    def put_back(self) -> None:
+        """Give up a claim: nothing is done of the job. Look at `stop_requested` after this, not before."""
+        self.worker = None
+        self._ticket.release()
 
-    def stop(self) -> None:
-        """Ask the owner to stop. No effect once the job's last statement has ended."""
+    def stop(self) -> bool:
+        """Withdraw the job (True), or ask its owner to stop; no effect once its work is being committed."""
+        if self._withdraw():
+            return True
         self.stop_requested = True  # before `worker` is read: one that has just claimed the job looks here next
-        if self.worker is not None:
-            self.worker.interrupt(self)
+        if (worker := self.worker) is not None:
+            worker.interrupt(self)
+        return self._withdraw()  # its owner may have put it back before it could see the request
+
+    def _withdraw(self) -> bool:
+        return self._ticket.acquire(blocking=False)
 
 
 class Desk:
@@ -101,11 +106,10 @@ class Desk:
         """
 
         def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
-            if job.withdraw():
+            if job.stop():
                 self._parked.discard(job)
                 return trio.lowlevel.Abort.SUCCEEDED
             job.raise_cancel = raise_cancel
-            job.stop()
             return trio.lowlevel.Abort.FAILED
 
         job.task = trio.lowlevel.current_task()
@@ -133,11 +137,9 @@ class Desk:
     def close(self) -> None:
         """Fail every job nobody has claimed, and ask the workers to stop the others."""
         for job in tuple(self._parked):
-            if job.withdraw():
+            if job.stop():
                 job.error = DriverClosed("the driver was closed before the call's turn came")
                 self._wake([job])
-            else:
-                job.stop()
 
     def abandon(self, error: Callable[[], Exception]) -> None:
         """Fail every job that is left, after the workers were given up."""

@@ -9,9 +9,10 @@ one COMMIT. Savepoints alone do not keep neighbours apart, though:
 - an interrupted INSERT, UPDATE or DELETE rolls back the whole transaction, savepoints and all (documented at
   sqlite3_interrupt; I/O errors and `on conflict rollback` do the same);
 - a deferred foreign key is checked at COMMIT, when its culprit's savepoint is long released;
-- a full disk may refuse a batch, and still have room for most of it.
+- a full disk may refuse a batch, and still have room for most of it;
+- a caller is cancelled whose statement has ended, while a neighbour's goes on for minutes.
 
-One rule answers all three: a batch that cannot be committed whole is done again, each job alone, in a
+One rule answers all four: a batch that cannot be committed whole is done again, each job alone, in a
 transaction of its own. Nobody has been answered by then and nothing was committed, so nothing happens twice.
 
 When COMMIT itself fails: SQLITE_CONSTRAINT, SQLITE_BUSY and SQLITE_FULL come before the log holds a commit
@@ -194,6 +195,10 @@ class SqliteDriver(Driver):
 # ---- the threads' side --------------------------------------------------------------------------
 
 
+class _BrokenUp(Exception):
+    """The batch must be given up for the sake of one of its jobs."""
+
+
 class _Lane:
     """A thread with a connection of its own, performing jobs one at a time until it is told to stop."""
 
@@ -206,9 +211,10 @@ class _Lane:
         self._desk = desk
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        self._held: dict[Job, None] = {}  # claimed and not handed back yet, in order
-        self._guard = threading.Lock()  # held to change `_performing`, and while interrupting
+        self._guard = threading.Lock()  # taken to change the next three, and to interrupt
+        self._held: dict[Job, None] = {}  # claimed and not handed back yet, in order; more than one is a batch
         self._performing: Job | None = None
+        self._break_up = False  # somebody in the batch cannot wait for its end
         self._db: sqlite3.Connection  # the thread's alone, but for interrupt()
 
     # These are called from other threads.
@@ -233,10 +239,12 @@ class _Lane:
         return not self._thread.is_alive()
 
     def interrupt(self, job: Job) -> None:
-        """Stop this job's statement: the guard keeps the thread from going on to another's meanwhile."""
+        """Stop the job's statement; or a neighbour's that it has to wait for, which is then done again."""
         with self._guard:
-            if self._performing is job:
-                self._db.interrupt()
+            if job in self._held:
+                self._break_up = True
+                if self._performing is not None:
+                    self._db.interrupt()
 
     # Everything from here on runs in the lane's own thread.
 
@@ -256,7 +264,7 @@ class _Lane:
                 self._guarded(opening, self._prepare)
                 self._hand_back(opening)
                 while (job := self._queue.get()) is not None:
-                    self._serve_or_lose(job)
+                    self._safely(self._serve, job)
         except trio.RunFinishedError:
             pass  # the Trio run is over, and with it everybody who waited
 
@@ -264,9 +272,9 @@ class _Lane:
         self._db.execute("pragma query_only = on")
         return []
 
-    def _serve_or_lose(self, job: Job) -> None:
+    def _safely(self, act: Callable[[Job], None], job: Job) -> None:
         try:
-            self._serve(job)
+            act(job)
         except trio.RunFinishedError:
             raise
         except Exception as error:  # not a statement's: those are in their jobs. There are others to serve
@@ -279,16 +287,21 @@ class _Lane:
             self._hand_back(job)
 
     def _claim(self, job: Job) -> bool:
-        if not job.claim(self):
-            return False
-        self._held[job] = None
-        return True
+        with self._guard:
+            if claimed := job.claim(self):
+                self._held[job] = None
+        return claimed
 
     def _hand_back(self, *jobs: Job) -> None:
-        for job in jobs:
-            del self._held[job]
+        self._let_go(*jobs)
         if jobs:
             self._desk.hand_back(jobs)
+
+    def _let_go(self, *jobs: Job) -> None:
+        with self._guard:
+            for job in jobs:
+                del self._held[job]
+            self._break_up = self._break_up and bool(self._held)
 
     def _lose(self, error: Exception) -> None:
         """Hand back all that is held: what has not failed by itself may have happened."""
@@ -316,9 +329,16 @@ class _Lane:
             try:
                 if job.stop_requested:
                     raise Stopped
+                if self._break_up:
+                    raise _BrokenUp
                 job.answers = work()
+            except _BrokenUp:
+                raise
             except Exception as error:  # whatever it is, it is this job's; there are others to serve
-                job.error = Stopped() if code_of(error) == "SQLITE_INTERRUPT" else error
+                interrupted = code_of(error) == "SQLITE_INTERRUPT"
+                if interrupted and not job.stop_requested:
+                    raise _BrokenUp from None
+                job.error = Stopped() if interrupted else error
             finally:
                 with self._guard:
                     self._performing = None
@@ -420,13 +440,23 @@ class _Writer(_Lane):
                 self._commit()
         except ConnectionLost as error:
             self._lose(error)
-        except sqlite3.Error:
+        except (sqlite3.Error, _BrokenUp):
             self._roll_back()
             self._hand_back(*[job for job in self._held if job.error is not None])
-            for job in tuple(self._held):
-                self._alone(job)
+            undone = tuple(self._held)
+            for job in undone:
+                self._put_back(job)
+            for job in undone:
+                self._safely(self._alone, job)
         else:
             self._hand_back(*self._held)
+
+    def _put_back(self, job: Job) -> None:
+        self._let_go(job)
+        job.put_back()
+        if job.stop_requested and self._claim(job):
+            job.error = Stopped()
+            self._hand_back(job)
 
     def _at_hand(self, first: Job) -> Iterator[Job]:
         """The first job and those queued behind it, within the limits of a batch."""

@@ -113,7 +113,7 @@ def _under_way(facts: Facts) -> str:
     names = []
     for step in facts.steps.values():
         call = step.calls[-1] if step.calls else None
-        if step.ended is None and call is not None and call.outcome is None and call.asked is not None:
+        if (step.ended is None or step.cut) and call is not None and call.outcome is None and call.asked is not None:
             until = facts.ended if call.ended is None else call.ended
             names.append(f"{step.name} ({call.call.effect.kind.name} under way for {briefly(until - call.asked)})")
         elif step.ended is None and step.parked_at is not None:
@@ -127,7 +127,11 @@ def _rollback(facts: Facts, open_writes: Sequence[WriteFacts]) -> str:
         return ""
     undone = list(_undone(facts))
     left = {id(write.call) for write in open_writes}
-    kept = [w.call.step for w in facts.writes.values() if w.happened and not w.undone and id(w.call) not in left]
+    kept = [
+        w.call.step
+        for w in facts.writes.values()
+        if w.happened and w.touched and not w.undone and id(w.call) not in left
+    ]
     said = f"; undone: {_names(undone)}" if undone else ""
     said += f"; kept: {_names(kept)}" if kept else ""
     return said or ("" if open_writes else "; nothing to undo")
@@ -160,6 +164,8 @@ def _slowness(facts: Facts, slow: float | None) -> Iterator[str]:
     name, took = max((*steps.items(), *waits.items()), key=lambda item: item[1])
     if slow is None and 2 * took <= total:
         return
+    if name in steps and facts.steps[name].cut:
+        return  # the line above has said where the time went
     why = _why_slow(facts, facts.steps[name], took) if name in steps else ""
     yield f"SLOW {name} took {briefly(took)} of {briefly(total)}{why}"
 

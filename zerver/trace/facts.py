@@ -48,6 +48,7 @@ class StepFacts:
     began: int | None = None
     ended: int | None = None
     ok: bool = False
+    cut: bool = False
     parked: int = 0
     parked_at: int | None = None
     signal: str = ""
@@ -66,13 +67,18 @@ class StepFacts:
 
 @attrs.define(eq=False)
 class WriteFacts:
-    """One write of the run. happened: None while nobody knows. trouble: why its rollback did not work out."""
+    """One write of the run.
+
+    happened: None while nobody knows. trouble: why its rollback did not work out. touched: False for a statement that
+    was performed and found no row to change.
+    """
 
     call: Call
     happened: bool | None
     error: EffectError | None = None
     undone: bool = False
     trouble: str = ""
+    touched: bool = True
 
 
 class Facts:
@@ -87,6 +93,7 @@ class Facts:
         self.over = False
         self.plan: Plan | None = None
         self.inputs: tuple[Any, ...] = ()
+        self._planned: dict[str, StepNode] = {}
         self.steps: dict[str, StepFacts] = {}
         self.calls: dict[Call, CallFacts] = {}
         self.writes: dict[Call, WriteFacts] = {}
@@ -102,7 +109,10 @@ class Facts:
     # -- what is asked of it --
 
     def step(self, name: str) -> StepFacts:
-        return self.steps.setdefault(name, StepFacts(name))
+        known = self.steps.get(name)
+        if known is None:
+            known = self.steps[name] = StepFacts(name, self._planned.get(name))
+        return known
 
     def call(self, call: Call) -> CallFacts:
         known = self.calls.get(call)
@@ -121,8 +131,7 @@ class Facts:
     @property
     def nodes(self) -> Iterator[StepNode]:
         """Every step node that the records show: of the plan, and those that were inserted and ended."""
-        if self.plan is not None:
-            yield from steps_in(self.plan.line)
+        yield from self._planned.values()
         yield from (step.node for step in self.steps.values() if step.node is not None)
 
     @property
@@ -146,7 +155,11 @@ class Facts:
     # -- gathering: one function per kind of record --
 
     def _input(self, record: t.Record) -> None:
-        self.plan, self.inputs = record[2], record[3]
+        plan: Plan = record[2]
+        self.plan, self.inputs = plan, record[3]
+        self._planned = {node.name: node for node in steps_in(plan.line)}
+        for name, step in self.steps.items():
+            step.node = step.node or self._planned.get(name)
 
     def _step(self, record: t.Record) -> None:
         kind, at, node, (began, answer) = record
@@ -198,9 +211,13 @@ class Facts:
         facts.ended = at
         if kind != t.CUT:
             facts.outcome = detail
+        elif call.parent is None and not in_rollback(call):
+            step = self.step(call.step)
+            step.ended, step.cut = at, True
 
     def _committed(self, record: t.Record) -> None:
-        self.writes[record[2]] = WriteFacts(record[2], True)
+        _, _, call, value = record
+        self.writes[call] = WriteFacts(call, True, touched=call.effect.kind.name != "sql.execute" or value != 0)
 
     def _doubted(self, record: t.Record) -> None:
         self.writes[record[2]] = WriteFacts(record[2], None, record[3])

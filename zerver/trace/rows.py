@@ -54,6 +54,7 @@ class _Rows:
         self.records = facts.timeline.records
         self.index = 0
         self.told: set[int] = set()  # records that another row tells
+        self.swallowed: dict[int, str] = {}  # id of an error -> what the row of its fault is to say
         self.alike: dict[int, int] = {}  # index of a failed attempt -> the first one that it speaks for
         self.gather_alike()
         busy = [milliseconds(facts.took(step)) for step in facts.steps.values() if step.calls]
@@ -124,14 +125,17 @@ class _Rows:
         return f"{text}  at {at}" if at else text
 
     def fault(self, node: Any, detail: tuple[int, EffectError]) -> str:
-        return f"✗ {self.times(node.name)}  {detail[1].kind} failed"
+        return f"✗ {self.times(node.name)}  {detail[1].kind} {self.swallowed.get(id(detail[1]), 'failed')}"
 
     def times(self, name: str) -> str:
         """How long the step took, how much of it was io, and what that needed."""
         facts = self.facts.steps.get(name)
-        took = milliseconds(self.facts.took(facts)) if facts is not None else milliseconds(self.facts.waits[self.index])
-        if facts is None or not facts.calls:
-            return took
+        if facts is None:
+            return milliseconds(self.facts.waits[self.index])
+        took = milliseconds(self.facts.took(facts) - facts.parked)
+        parked = f"  parked {milliseconds(facts.parked)}" if facts.parked else ""
+        if not facts.calls:
+            return took + parked
         said = [f"{took:<{self.width}}", f"io {milliseconds(facts.io(self.facts.ended))}"]
         if len(facts.calls) == 1:
             said += self.came_to(facts.calls[0])
@@ -140,12 +144,12 @@ class _Rows:
             said.append(f"attempts {1 + retries + hedges}")
         elif retries:
             said.append(f"retries {retries}")
-        if facts.parked:
-            said.append(f"parked {milliseconds(facts.parked)}")
-        return "  ".join(said)
+        return "  ".join(said) + parked
 
     def came_to(self, call: CallFacts) -> list[str]:
         """What a success says of itself without its value: an exchange has a status."""
+        if isinstance(call.call.effect, Join) and not is_hedge(call.call):
+            return []
         reply = call.outcome.value if isinstance(call.outcome, Success) else None
         return [f"http {reply.status}"] if isinstance(reply, Reply) else []
 
@@ -205,6 +209,9 @@ class _Rows:
             text = f"{self.which(call)}attempts {self.alike[self.index]} to {number} failed in the same way"
         if doubt:
             text += ", outcome unknown"
+        if not several and self.is_fault_of_step(call, error):
+            self.swallowed[id(error)] = text
+            return ""
         if wait is not None:
             again = f"retrying in {milliseconds(int(wait * 1e9))}" if wait >= _SHOWS / 1e9 else "retrying"
             text += f"; {again}" + (" with the same key" if call.effect.kind.takes_key else "")
@@ -212,6 +219,11 @@ class _Rows:
             text += "; gave up"
         mark = "✗" if wait is None and not doubt else "⚠"
         return f"{_indent(call)}{mark} {text}"
+
+    def is_fault_of_step(self, call: Call, error: EffectError) -> bool:
+        """Whether the step fails of it at once, so that its own row tells it: settled, perhaps doubted, fault."""
+        following = self.records[self.index + 1 : self.index + 4]
+        return call.parent is None and any(kind == t.FAULT and detail[1] is error for kind, _, _, detail in following)
 
     def which(self, call: Call) -> str:
         """The effect's name, where a step's row alone does not say which one is meant."""
@@ -245,7 +257,7 @@ class _Rows:
             if call.parent is None:
                 return ""  # the step's row tells it
             took = "" if known.asked is None else f" {milliseconds(self.records[self.index][1] - known.asked)}"
-            return "  ".join([f"{_indent(call)}✓ {self.describe(call)}{took}", *self.came_to(known)])
+            return "  ".join([f"{_indent(call)}✓ {self.describe(_inside(call))}{took}", *self.came_to(known)])
         if known.given_up or self._member_of_hedge_gave_up(call):
             return ""  # its last attempt has said why
         return f"{_indent(call)}✗ {self.describe(call)}: {self.trouble(outcome, call.step)}"
@@ -309,6 +321,11 @@ class _Rows:
 
 def _happened(answer: Success[Any]) -> str:
     return "it did not happen" if answer.value is None else "it happened"
+
+
+def _inside(call: Call) -> Call:
+    """The call a hedge is about, for rows that tell what came of it."""
+    return call.member("", 0) if is_hedge(call) else call
 
 
 def _indent(call: Call) -> str:

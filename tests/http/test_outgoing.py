@@ -1,0 +1,182 @@
+"""What a client is asked to send is either sent as it was meant or refused before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from zerver.errors import DefinitionError
+from zerver.http.messages import RequestHead
+from zerver.http.outgoing import Origin, outgoing, read_url
+from zerver.http.wire import ClientWire, ServerWire
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "target", "host"),
+    [
+        ("http://a", ("http", "a", 80), "/", "a"),
+        ("HTTP://A.Example/", ("http", "a.example", 80), "/", "a.example"),
+        ("https://a/b/c?d=e&f", ("https", "a", 443), "/b/c?d=e&f", "a"),
+        ("http://a:80/", ("http", "a", 80), "/", "a"),
+        ("https://a:80/", ("https", "a", 80), "/", "a:80"),
+        ("http://a:8080?q", ("http", "a", 8080), "/?q", "a:8080"),
+        ("http://a/b#fragment", ("http", "a", 80), "/b", "a"),
+        ("http://127.0.0.1:1/", ("http", "127.0.0.1", 1), "/", "127.0.0.1:1"),
+        ("http://[::1]/", ("http", "::1", 80), "/", "[::1]"),
+        ("https://[2001:DB8::0:1]:8443/x", ("https", "2001:db8::1", 8443), "/x", "[2001:db8::1]:8443"),
+        ("http://under_score.a/", ("http", "under_score.a", 80), "/", "under_score.a"),
+        ("http://a/%2F//../;p=1?x=http://b@c/", ("http", "a", 80), "/%2F//../;p=1?x=http://b@c/", "a"),
+    ],
+)
+def test_urls(url: str, origin: tuple[str, str, int], target: str, host: str) -> None:
+    assert read_url(url) == (Origin(*origin), target)
+    assert outgoing("GET", url, None, b"", None).head.headers.get_all("host") == [host]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "a",
+        "/a",
+        "//a/",
+        "ftp://a/",
+        "file:///etc/passwd",
+        "http:a",
+        "http://",
+        "http:///a",
+        "http://:80/",
+        "http://a:/",
+        "http://a:0/",
+        "http://a:65536/",
+        "http://a:x/",
+        "http://a:-1/",
+        "http://user@a/",
+        "http://good.example@evil.example/",
+        "http://user:password@a/",
+        "http://a\\@b/",
+        "http://a\\b/",
+        "http://a b/",
+        "http://a/b c",
+        "http://a/\r\nX: 1",
+        "http://a\r\n.b/",
+        "http://a/\t",
+        "http://a/\0",
+        " http://a/",
+        "http://a/ä",
+        "http://ä/",
+        "http://a%2eb/",
+        "http://[::1/",
+        "http://[::1]x/",
+        "http://[::1]x:80/",
+        "http://[fe80::1%eth0]/",
+        "http://[fe80::1%25eth0]/",
+        "http://[1.2.3.4]/",
+        "http://[v1.a]/",
+        "http://a..b/",
+        "http://.a/",
+        "http://" + "a" * 64 + "/",
+        "http://" + "a." * 127 + "a/",
+    ],
+)
+def test_bad_urls(url: str) -> None:
+    with pytest.raises(DefinitionError, match="URL"):
+        read_url(url)
+
+
+def test_no_password_in_the_message() -> None:
+    with pytest.raises(DefinitionError) as refused:
+        read_url("http://user:secret@a/")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["", "get", "GET ", "G T", "GET\r\n", "GÉT", "CONNECT"])
+def test_bad_methods(method: str) -> None:
+    with pytest.raises(DefinitionError, match="method|CONNECT"):
+        outgoing(method, "http://a/", None, b"", None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ({"X-A": "b\r\nEvil: 1"}, "x-a"),
+        ({"X-A": "b\n"}, "x-a"),
+        ({"X-A": "b\0"}, "x-a"),
+        ({"X-A\r\nEvil": "1"}, "evil"),
+        ({"X A": "1"}, "x a"),
+        ({"": "1"}, "name"),
+        ({"X-A": "€"}, "€"),
+        ({"X-A": 5}, "pair"),
+        (["X-A"], "pair|X-A"),
+        (5, "pair"),
+        ({"Host": "a b"}, "host"),
+        ({"Host": ""}, "host"),
+        ({"Host": "a@b"}, "host"),
+        ([("Host", "a"), ("host", "b")], "host"),
+        ({"Upgrade": "websocket"}, "upgrade"),
+        ({"Connection": "keep-alive, Upgrade"}, "connection"),
+    ],
+)
+def test_bad_headers(headers: Any, named: str) -> None:
+    with pytest.raises(DefinitionError, match=named):
+        outgoing("GET", "http://a/", headers, b"", None)
+
+
+@pytest.mark.parametrize("body", ["text", None, ["x"], 5])
+def test_bad_bodies(body: Any) -> None:
+    with pytest.raises(DefinitionError, match="body"):
+        outgoing("POST", "http://a/", None, body, None)
+
+
+def test_a_bad_key() -> None:
+    with pytest.raises(DefinitionError, match="idempotency-key"):
+        outgoing("POST", "http://a/", None, b"", "a\r\nb")
+
+
+def test_what_is_given_wins() -> None:
+    given = {"host": "other:1", "user-agent": "me", "ACCEPT": "text/html", "idempotency-key": "mine"}
+    sent = outgoing("POST", "http://a/", given, b"", "ours").head.headers
+    assert {name: sent.get_all(name) for name in given} == {name: [value] for name, value in given.items()}
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    yield b"x"
+
+
+def test_what_may_be_repeated() -> None:
+    def repeatable(method: str, headers: dict[str, str] | None = None, key: str | None = None) -> bool:
+        return outgoing(method, "http://a/", headers, b"", key).repeatable
+
+    assert [method for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH") if repeatable(method)] == [
+        "GET",
+        "HEAD",
+        "OPTIONS",
+    ]
+    assert repeatable("POST", key="k")
+    assert repeatable("POST", {"Idempotency-Key": "k"})
+    assert not outgoing("POST", "http://a/", None, pieces(), "k").repeatable
+
+
+@given(
+    st.sampled_from(["GET", "POST", "DELETE"]),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20),
+    st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+)
+@example("GET", "[::1]x:80/", {})
+@example("GET", "a/", {"host": "[1:2]"})
+def test_what_passes_reads_on_the_other_side_as_it_was_meant(method: str, rest: str, headers: dict[str, str]) -> None:
+    with suppress(DefinitionError):
+        request = outgoing(method, "http://" + rest, headers, b"hello", "key")
+        server = ServerWire()
+        server.receive(ClientWire().send_head(request.head, request.length))
+        head = server.next_event()
+        assert isinstance(head, RequestHead)
+        assert (head.method, head.target) == (method, read_url("http://" + rest)[1])
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                assert value.strip(" \t") in head.headers.get_all(name)

@@ -1,0 +1,322 @@
+"""One request and its answer, over one lease of the pool.
+
+Law: it always knows how far it is: whether a byte may be out, whether one has come back, whether the answer is
+whole. From that, and nothing else, follow the error it raises, whether it may try once more, and whether the
+connection lives on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from typing import Final
+
+import attrs
+import trio
+
+from zerver.errors import ConnectFailed, ExchangeFailed, ProtocolViolation
+from zerver.http.dial import Quiet
+from zerver.http.gate import HeadLimits
+from zerver.http.messages import RequestHead, ResponseHead
+from zerver.http.outgoing import Body, Origin, Outgoing
+from zerver.http.pool import Lease, Pool
+from zerver.http.streams import Outlet, PeerGone
+from zerver.http.wire import ClientWire, EndOfMessage, Mark
+
+#: Seconds that the other side is told it has beyond our own deadline. Without them its 504 and our timeout would race,
+#: and what we know of a request that we cut ourselves is more than what a 504 says.
+_GRACE = 0.05
+
+_READ_SIZE: Final = 64 * 1024  # bytes
+_DISPOSE_SECONDS: Final = 5.0  # that a body's iterator may take to close
+
+
+@attrs.frozen
+class Terms:
+    """deadline: in Trio's time. limit: bytes of the answer's body. tell_deadline: as in open_http_client."""
+
+    deadline: float
+    limit: int | None
+    tell_deadline: bool
+
+
+class Connection:
+    """One connection: its stream, and our end of the wire."""
+
+    def __init__(self, stream: trio.abc.Stream, limits: HeadLimits) -> None:
+        self.stream = stream
+        self.wire = ClientWire(limits)
+        self._quiet = Quiet(stream)
+
+    async def receive(self) -> bytes:
+        """The next bytes; b"" when the peer has closed."""
+        return bytes(await self.stream.receive_some(_READ_SIZE))
+
+    def is_silent(self) -> bool:
+        """Whether nothing has arrived that nobody asked for. A closed connection is not silent."""
+        return self._quiet.look()
+
+    async def is_read_up(self) -> bool:
+        """Whether nothing lies between socket and wire."""
+        return await self._quiet.is_read_up()
+
+    async def close(self) -> None:
+        """Close at once, without ceremony: whoever has something left to say has said it, or will not be heard."""
+        try:
+            await trio.aclose_forcefully(self.stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it had gone before
+
+
+class RoundTrip:
+    """Open with `begin`, read with `next_piece`, and `end` in every case.
+
+    nursery: where a body is sent that does not fit into one write.
+    """
+
+    def __init__(
+        self,
+        pool: Pool[Connection],
+        connect: Callable[[Origin], Awaitable[Connection]],
+        request: Outgoing,
+        terms: Terms,
+    ) -> None:
+        self.nursery: trio.Nursery | None = None
+        self._pool = pool
+        self._connect = connect
+        self._request = request
+        self._terms = terms
+        self._limit = math.inf if terms.limit is None else terms.limit
+        self._lease: Lease[Connection] | None = None
+        self._sender: Sender | None = None
+        self._sending = False  # at least one byte may be out
+        self._heard = False  # of the answer, at least one byte has come
+        self._over = False  # the answer is whole
+        self._read = 0  # bytes of its body
+
+    # ---- from the request to the head of the answer -------------------------------------------
+
+    @property
+    def needs_nursery(self) -> bool:
+        """Whether the body is sent beside the reading of the answer.
+
+        A peer that answers before it has read all of a large body would else wait for us while we wait for it.
+        """
+        body = self._request.body
+        return not isinstance(body, bytes) or len(body) > Outlet.PIECE
+
+    async def begin(self) -> ResponseHead:
+        """Send the request; the head of the answer. The body may still be on its way."""
+        with trio.CancelScope(deadline=self._terms.deadline):
+            return await self._ask()
+        raise self._late()
+
+    async def _ask(self) -> ResponseHead:
+        origin = self._request.origin
+        lease = self._lease = await self._pool.acquire(origin)
+        if lease.connection is None:
+            lease.connection = await self._connect(origin)
+        head = await self._ask_on(lease.connection)
+        if head is None and lease.reused and self._request.repeatable:
+            # The peer hung up while we were dialling, so to speak. Once more, on a connection that cannot be stale.
+            await self._renew(lease)
+            head = await self._ask_on(await self._connect_again(lease))
+        if head is None:
+            raise self._failed("the peer closed the connection before it answered")
+        self._check_announced(head)
+        return head
+
+    async def _renew(self, lease: Lease[Connection]) -> None:
+        if self._sender is not None and self.nursery is not None:
+            self._sender.cancel()
+            await self._sender.wait_ended()
+        await self._pool.renew(lease)
+
+    async def _connect_again(self, lease: Lease[Connection]) -> Connection:
+        try:
+            connection = lease.connection = await self._connect(lease.origin)
+        except ConnectFailed as error:
+            raise self._failed(f"sent in vain on a connection that was closed, and then: {error}") from error
+        return connection
+
+    async def _ask_on(self, connection: Connection) -> ResponseHead | None:
+        """Send the request, read the head. None when the peer has gone without a word."""
+        request = self._request
+        start = connection.wire.send_head(self._head(), request.length)
+        sender = self._sender = Sender(connection, start, request.body)
+        self._sending = True
+        if self.nursery is not None:
+            self.nursery.start_soon(sender.run)
+        else:
+            await sender.send()
+        return await self._read_head(connection)
+
+    def _head(self) -> RequestHead:
+        left = trio.current_effective_deadline() - trio.current_time()
+        if not self._terms.tell_deadline or left == math.inf:
+            return self._request.head
+        return self._request.head_with(b"x-request-timeout-ms", b"%d" % max(0.0, (left + _GRACE) * 1000))
+
+    async def _read_head(self, connection: Connection) -> ResponseHead | None:
+        wire = connection.wire
+        while True:
+            event = wire.next_event()
+            if isinstance(event, ResponseHead):
+                return event
+            if event is not Mark.NEED_DATA:
+                if self._heard:
+                    raise self._failed("the peer closed the connection in the middle of a head")
+                return None
+            try:
+                data = await connection.receive()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                if self._heard:
+                    raise self._failed("the connection broke in the middle of a head") from error
+                return None
+            self._heard = self._heard or bool(data)
+            wire.receive(data)
+
+    def _check_announced(self, head: ResponseHead) -> None:
+        if self._limit == math.inf or self._request.head.method == "HEAD" or head.status in (204, 304):
+            return
+        announced = head.headers.get("content-length")
+        if announced is not None and int(announced) > self._limit:
+            raise self._too_large()
+
+    # ---- the body of the answer ---------------------------------------------------------------
+
+    async def next_piece(self) -> bytes:
+        """The next bytes of the body; b"" at its end."""
+        with trio.CancelScope(deadline=self._terms.deadline):
+            return await self._next_piece()
+        raise self._late()
+
+    async def _next_piece(self) -> bytes:
+        if self._over:
+            return b""
+        if self._lease is None or self._lease.connection is None:
+            raise self._failed("the answer is read outside of its block")
+        connection = self._lease.connection
+        while True:
+            event = connection.wire.next_event()
+            if isinstance(event, bytes):
+                self._read += len(event)
+                if self._read > self._limit:
+                    raise self._too_large()
+                return event
+            if isinstance(event, EndOfMessage):
+                self._over = True
+                return b""
+            if event is not Mark.NEED_DATA:
+                raise self._failed("the peer closed the connection in the middle of its answer")
+            try:
+                connection.wire.receive(await connection.receive())
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise self._failed("the connection broke in the middle of the answer") from error
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    async def end(self) -> None:
+        """Give the lease back, with a connection that is fit for another exchange or with none."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        keep = False
+        try:
+            keep = lease.connection is not None and await self._is_fit(lease.connection)
+        finally:
+            if self._sender is not None:
+                self._sender.cancel()
+            await self._pool.give_back(lease, keep=keep)
+
+    async def _is_fit(self, connection: Connection) -> bool:
+        if self._sender is None or not self._sender.sent:
+            return False
+        if not self._over and not _is_over(connection.wire):
+            return False
+        if not (connection.wire.reusable and await connection.is_read_up()):
+            return False
+        connection.wire.next_cycle()
+        return True
+
+    # ---- what went wrong ----------------------------------------------------------------------
+
+    def _failed(self, what: str) -> ExchangeFailed:
+        return ExchangeFailed(f"{self._request.head.method} {self._request.origin}: {what}")
+
+    def _too_large(self) -> ProtocolViolation:
+        return ProtocolViolation(f"{self._request.origin}: the body of the answer is over {self._limit} bytes", 502)
+
+    def _late(self) -> ConnectFailed | ExchangeFailed:
+        if self._sending:
+            return self._failed("its time was up before the answer was whole")
+        return ConnectFailed(f"{self._request.origin}: its time was up before there was a connection")
+
+
+def _is_over(wire: ClientWire) -> bool:
+    """Whether the answer is whole, though nobody has read to its end: it has no body, or none that is left."""
+    try:
+        return isinstance(wire.next_event(), EndOfMessage)
+    except ProtocolViolation:
+        return False
+
+
+class Sender:
+    """Sends one request. sent: whether all of it is out.
+
+    A peer that stops listening is no error here: what it had to say about that is for the reader of the answer.
+    """
+
+    def __init__(self, connection: Connection, start: bytes, body: Body) -> None:
+        self.sent = False
+        self._wire = connection.wire
+        self._outlet = Outlet(connection.stream, math.inf)
+        self._start = start
+        self._body = body
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def send(self) -> None:
+        """Send all of it, unless the peer is gone."""
+        try:
+            if isinstance(self._body, bytes):
+                await self._send_bytes(self._body)
+            else:
+                await self._send_pieces(self._body)
+            self.sent = True
+        except PeerGone:
+            pass
+
+    async def run(self) -> None:
+        """`send` in a task of its own, until `cancel`."""
+        try:
+            with self._scope:
+                await self.send()
+        finally:
+            self._ended.set()
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+
+    async def _send_bytes(self, body: bytes) -> None:
+        data, end = self._wire.send_data(body), self._wire.send_end()
+        if len(data) <= Outlet.PIECE:
+            await self._outlet.send(self._start + data + end)  # one write; one packet, if it fits
+        else:
+            await self._outlet.send(self._start)
+            await self._outlet.send(data)
+
+    async def _send_pieces(self, body: AsyncIterable[bytes]) -> None:
+        await self._outlet.send(self._start)
+        pieces = aiter(body)
+        try:
+            async for piece in pieces:
+                await self._outlet.send(self._wire.send_data(piece))
+            await self._outlet.send(self._wire.send_end())
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                with trio.move_on_after(_DISPOSE_SECONDS, shield=True):
+                    await pieces.aclose()

@@ -1,0 +1,301 @@
+"""Replay: the same run once more, from its records, with nothing performed.
+
+Law: pure. A fresh machine is given the events of the records (inputs, outcomes, signals, cuts, the end from outside) in
+their order, and what it records is compared with what was recorded, one record at a time. The same code gives the same
+records; other code departs from them at the first step that decides otherwise, and that place is the answer.
+
+The machine writes some records, the runtime others. An event's record makes the machine write it, and all that follows
+from it up to the next event:
+
+    input            start         settled, late     settled       ending, cut    interrupt (if it came from outside)
+    committed        committed     doubted, lost     the same      undone         undone
+    signalled        signalled     expired           expired       gave_up        give_up
+
+Records of the runtime alone (received, admitted, turn, attempt, failed, hedged, resolved, and what happens to calls
+inside a join) are no events: they are passed on as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+
+from zerver.core import timeline as t
+from zerver.core.calls import Call
+from zerver.core.commands import Command, Unwind
+from zerver.core.joins import Join
+from zerver.core.machine import Machine
+from zerver.core.plan import UNWRITTEN, Plan
+from zerver.core.timeline import Record, Timeline
+from zerver.errors import InvalidData
+from zerver.trace.same import same_record
+
+
+@attrs.frozen(eq=False)
+class Inputs:
+    """What a machine is started with.
+
+    parts, takes: in the order of the plan that is replayed. deadline_ns: on the records' clock, or None.
+    """
+
+    parts: Sequence[Any] = ()
+    takes: Sequence[Any] = ()
+    deadline_ns: int | None = None
+
+
+@attrs.frozen(eq=False)
+class Divergence:
+    """Where a replay departs from its records.
+
+    index: in the recorded records. recorded, replayed: None when that side has nothing there.
+    """
+
+    index: int
+    recorded: Record | None
+    replayed: Record | None
+
+
+@attrs.frozen(eq=False)
+class Replayed:
+    """What a replay came to.
+
+    records: those of the replay, with the times of the recorded ones, up to the divergence. divergence: None when every
+    record is the same. slots: what the slots held when it stopped. ending: how the replayed run ended, if it did.
+    """
+
+    records: tuple[Record, ...]
+    divergence: Divergence | None
+    slots: Mapping[str, Any]
+    ending: t.Ending | None
+
+    @property
+    def same(self) -> bool:
+        return self.divergence is None
+
+
+def replay(plan: Plan, timeline: Timeline, inputs: Inputs | None = None) -> Replayed:
+    """Run the plan against a timeline. inputs: instead of the recorded ones, for "what if".
+
+    Raises InvalidData when the plan, of other code, takes an input that was not recorded.
+    """
+    return _Replay(plan, timeline, inputs).run()
+
+
+#: Written by the runtime only.
+_RUNTIMES = frozenset(
+    {t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.INPUT, t.TURN, t.ATTEMPT, t.FAILED, t.HEDGED, t.RESOLVED}
+)
+
+#: Written by the machine for a step's own calls, by the runtime for calls inside a join.
+_SHARED = frozenset({t.ASKED, t.SETTLED, t.LATE, t.CUT})
+
+
+class _Replay:
+    def __init__(self, plan: Plan, timeline: Timeline, inputs: Inputs | None) -> None:
+        self.plan = plan
+        self.timeline = timeline
+        self.recorded = timeline.records
+        self.inputs = inputs
+        self.index = 0  # of the recorded record that is looked at
+        self.seen = 0  # records of the machine that have been compared
+        self.calls: dict[tuple[str, str], Call] = {}
+        self.command: Command | None = None
+        self.out: list[Record] = []
+        self.moments = _moments(self.recorded)
+        given = inputs or next((_fitted(r, plan) for r in self.recorded if r[0] == t.INPUT), None)
+        self.given = given
+        deadline = None if given is None else given.deadline_ns
+        self.machine = Machine(plan, timeline.run_id, self.clock, [], deadline)
+
+    def clock(self) -> int:
+        """The recorded time of what the machine is doing: when the step began, as far as the record to come tells."""
+        at = self.index + len(self.machine.records) - self.seen
+        return self.moments[min(at, len(self.moments) - 1)] if self.moments else 0
+
+    # -- the loop --
+
+    def run(self) -> Replayed:
+        divergence = None
+        for index, record in enumerate(self.recorded):
+            self.index = index
+            divergence = self.follow(record)
+            if divergence is not None:
+                break
+        if divergence is None and len(self.machine.records) > self.seen:
+            divergence = Divergence(len(self.recorded), None, self.machine.records[self.seen])
+        return Replayed(tuple(self.out), divergence, self.slots(), self.stop())
+
+    def follow(self, record: Record) -> Divergence | None:
+        """Let the replay do what the record says; where it does otherwise is the divergence."""
+        kind, _, subject, _ = record
+        if kind in _RUNTIMES or (kind in _SHARED and subject.parent is not None):
+            if len(self.machine.records) > self.seen:  # the machine has gone on where the recorded one waited
+                return Divergence(self.index, record, self.machine.records[self.seen])
+            self.out.append(record)
+            if kind == t.INPUT:
+                self.start()
+            return None
+        if len(self.machine.records) == self.seen:
+            feed = _EVENTS.get(kind)
+            try:
+                if feed is not None:
+                    self.command = feed(self, record)
+            except (_Astray, KeyError, TypeError, IndexError):  # the event is about something the replay never did
+                return Divergence(self.index, record, None)
+        if len(self.machine.records) == self.seen:
+            return Divergence(self.index, record, None)
+        replayed = self.machine.records[self.seen]
+        if not same_record(record, replayed):
+            return Divergence(self.index, record, replayed)
+        self.seen += 1
+        self.out.append((replayed[0], record[1], *replayed[2:]))
+        if kind == t.ASKED:
+            self.calls[subject.step, subject.ordinal] = replayed[2]
+        return None
+
+    def stop(self) -> t.Ending | None:
+        """Close the steps that still wait, so that none is left to the garbage collector; what they say is not kept."""
+        machine = self.machine
+        ending = next((detail for kind, _, _, detail in machine.records if kind == t.ENDING), None)
+        if machine.under_way:
+            machine.interrupt(t.Ending("cancelled", reason="the replay has stopped"))
+        return ending
+
+    def slots(self) -> dict[str, Any]:
+        machine = self.machine
+        held = {name: machine.cells[cell] for name, cell in machine.plan.slots.items()}
+        return {name: value for name, value in held.items() if value is not UNWRITTEN}
+
+    # -- events --
+
+    def start(self) -> None:
+        if self.given is not None:
+            self.index += 1  # the machine is about to write the record after this one
+            self.command = self.machine.start(self.given.parts, self.given.takes)
+
+    def settled(self, record: Record) -> Command:
+        return self.machine.settled(self.call(record[2]), record[3])
+
+    def committed(self, record: Record) -> Command | None:
+        self.machine.committed(self.call(record[2]), record[3])
+        return self.command
+
+    def doubted(self, record: Record) -> Command | None:
+        self.machine.doubted(self.call(record[2]), record[3])
+        return self.command
+
+    def lost(self, record: Record) -> Command | None:
+        self.machine.lost(self.call(record[2]), [self.call(winner) for winner in record[3]])
+        return self.command
+
+    def ending(self, record: Record) -> Command:
+        """The machine has not ended by itself, so it was told to: deadline, cancellation, or a request without sense."""
+        started = any(kind == t.INPUT for kind, _, _, _ in self.recorded[: self.index])
+        if started and record[3].status not in ("deadline", "cancelled"):
+            raise _Astray
+        return self.machine.interrupt(record[3])
+
+    def cut(self, record: Record) -> Command:
+        """The machine has said Cancel, and this is the first of the calls that were cut."""
+        self.call(record[2])
+        return self.machine.interrupt(t.Ending("cancelled", reason=record[3]))
+
+    def signalled(self, record: Record) -> Command:
+        return self.machine.signalled(self.signal(record), record[3])
+
+    def expired(self, record: Record) -> Command:
+        return self.machine.expired(self.signal(record))
+
+    def undone(self, record: Record) -> Command:
+        if not isinstance(self.command, Unwind):
+            raise _Astray
+        return self.machine.undone(self.command.task, record[3][1])
+
+    def gave_up(self, record: Record) -> Command:
+        """The time for the rollback was over; with nothing left to give up, the end is the next record."""
+        if not isinstance(self.command, Unwind):
+            raise _Astray
+        return self.machine.give_up()
+
+    def signal(self, record: Record) -> str:
+        for kind, _, subject, detail in reversed(self.recorded[: self.index]):
+            if kind == t.PARKED and subject is record[2]:
+                return str(detail.signal)
+        raise _Astray
+
+    # -- whose call it is --
+
+    def call(self, recorded: Call) -> Call:
+        """The replay's own call for a recorded one: same step, same ordinal, same place in its join."""
+        key = (recorded.step, recorded.ordinal)
+        known = self.calls.get(key)
+        if known is None:
+            known = self.calls[key] = self.inner(recorded)
+        return known
+
+    def inner(self, recorded: Call) -> Call:
+        if recorded.parent is not None and isinstance(recorded.parent.effect, Join):
+            return self.call(recorded.parent).member(self.timeline.run_id, int(recorded.ordinal.rpartition(".")[2]))
+        if isinstance(self.command, Unwind):  # a join as a compensation
+            task = self.command.task
+            of = task.entry.call
+            if (recorded.step, recorded.ordinal) == (of.step, f"{of.ordinal}.{task.verb}"):
+                return Call(self.timeline.run_id, of.step, recorded.ordinal, task.effect)
+        raise _Astray
+
+
+class _Astray(Exception):
+    """An event of the records has no place in the replay."""
+
+
+_Feed: TypeAlias = Callable[[_Replay, Record], Command | None]
+
+_EVENTS: dict[str, _Feed] = {
+    t.SETTLED: _Replay.settled,
+    t.LATE: _Replay.settled,
+    t.COMMITTED: _Replay.committed,
+    t.DOUBTED: _Replay.doubted,
+    t.LOST: _Replay.lost,
+    t.ENDING: _Replay.ending,
+    t.CUT: _Replay.cut,
+    t.SIGNALLED: _Replay.signalled,
+    t.EXPIRED: _Replay.expired,
+    t.UNDONE: _Replay.undone,
+    t.GAVE_UP: _Replay.gave_up,
+    t.ENDED: _Replay.gave_up,
+}
+
+
+def _fitted(record: Record, plan: Plan) -> Inputs:
+    """The recorded inputs in the order of the plan: another version of the code may read them in another one."""
+    _, _, old, (parts, takes, deadline_ns) = record
+    if old is plan:
+        return Inputs(parts, takes, deadline_ns)
+    known = {(read.part.source, read.name): value for read, value in zip(old.parts, parts, strict=True)}
+    brought = {slot.name: value for slot, value in zip(old.takes, takes, strict=True)}
+    wanted = [(read.part.source, read.name) for read in plan.parts]
+    missing = [(f"{source} {name}", "was not recorded") for source, name in wanted if (source, name) not in known]
+    missing += [(f"slot {slot.name}", "was not recorded") for slot in plan.takes if slot.name not in brought]
+    if missing:
+        raise InvalidData(missing)
+    return Inputs([known[part] for part in wanted], [brought[slot.name] for slot in plan.takes], deadline_ns)
+
+
+def _moments(records: Sequence[Record]) -> list[int]:
+    """Per record, the time to give a machine that is about to write it.
+
+    For a record that a step's beginning leads to, it is when the step began: a Deadline parameter holds what it held.
+    """
+    began = {r[2].name: r[3][0] for r in records if r[0] in (t.STEP, t.DEFECT, t.FAULT)}
+    moments = []
+    for kind, at, subject, detail in records:
+        if kind in (t.STEP, t.DEFECT, t.FAULT):
+            at = detail[0]
+        elif kind == t.PARKED:
+            at = began.get(subject.name, at)
+        elif kind == t.ASKED and subject.parent is None and subject.ordinal == "1":
+            at = began.get(subject.step, at)
+        moments.append(at)
+    return moments
