@@ -55,9 +55,12 @@ class Endpoint:
     watched: bool  # whether a client that leaves ends the run
 
 
-def compile_routes(app: App) -> Router[Endpoint]:
-    """The app's routes as a router. Raises DefinitionError for the first thing that cannot work."""
-    app.check(BUILTIN_KINDS)
+def compile_routes(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> Router[Endpoint]:
+    """The app's routes as a router. handled: kinds of effects that no capability has to bring.
+
+    Raises DefinitionError for the first thing that cannot work.
+    """
+    app.check(handled)
     return Router(Entry(route.method, route.path, _compile(route), route.flow.name) for route in app.routes)
 
 
@@ -82,7 +85,7 @@ class Edge:
     ) -> None:
         self.app = app
         self.runtime = runtime
-        self.router = compile_routes(app)
+        self.router = compile_routes(app, runtime.handled)
         self.on_run = on_run
         self.on_defect = on_defect
 

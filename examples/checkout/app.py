@@ -93,6 +93,7 @@ checkout = Flow(
         render,
     ],
     deadline=2.0,
+    undo_deadline=30.0,
     priority="interactive",
     owner="payments",
 )

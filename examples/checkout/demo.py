@@ -4,19 +4,15 @@ timelines.
 python -m examples.checkout.demo [--once]
 """
 
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import click
 import trio
 
+from examples.checkout.processes import Process, open_served
 from zerver.http import HttpClient, encode_json, open_http_client
 
 
@@ -78,8 +74,10 @@ async def _demo(once: bool) -> Sequence[str]:
     with tempfile.TemporaryDirectory(prefix="zerver-demo-") as folder:
         environment = {"PROVIDER_DB": str(Path(folder, "provider.db")), "CHECKOUT_DB": str(Path(folder, "checkout.db"))}
         async with (
-            _served("examples.checkout.provider:app", environment) as provider,
-            _served("examples.checkout.app:app", environment | {"PROVIDER_URL": provider.url}, "--timeline") as shop,
+            open_served("examples.checkout.provider:app", environment) as provider,
+            open_served(
+                "examples.checkout.app:app", environment | {"PROVIDER_URL": provider.url}, "--timeline"
+            ) as shop,
             open_http_client(allow_private=True) as client,
         ):
             surprises = [scene.title for scene in SCENES if not await _play(client, provider, shop, scene)]
@@ -90,11 +88,12 @@ async def _demo(once: bool) -> Sequence[str]:
                 print(f"The shop serves on {shop.url}, the provider on {provider.url}. Ctrl-C ends. Try:\n")
                 print(f"  curl {shop.url}/v2/checkout -H 'Authorization: Bearer token-user_1' "
                       "--json '{\"cart_id\": \"cart_1\"}'\n", flush=True)  # fmt: skip
-                await shop.show_timelines()
+                while True:
+                    print(await shop.next_timeline(), flush=True)
     return surprises
 
 
-async def _play(client: HttpClient, provider: "Process", shop: "Process", scene: Scene) -> bool:
+async def _play(client: HttpClient, provider: Process, shop: Process, scene: Scene) -> bool:
     """Send one request; show what was asked, what was answered, and the shop's own account of it."""
     print(f"━━ {scene.title}")
     if scene.faults:
@@ -112,67 +111,14 @@ async def _play(client: HttpClient, provider: "Process", shop: "Process", scene:
     return reply.status == scene.expect
 
 
-async def _lift_faults(client: HttpClient, provider: "Process", seconds: float) -> None:
+async def _lift_faults(client: HttpClient, provider: Process, seconds: float) -> None:
     await trio.sleep(seconds)
     await _set_faults(client, provider, {})
 
 
-async def _set_faults(client: HttpClient, provider: "Process", faults: dict[str, float]) -> None:
+async def _set_faults(client: HttpClient, provider: Process, faults: dict[str, float]) -> None:
     headers = {"Content-Type": "application/json"}
     await client.request("POST", f"{provider.url}/faults", headers=headers, body=encode_json(faults))
-
-
-# ---- processes ------------------------------------------------------------------------------
-
-
-class Process:
-    """A `zerver serve` under way. url: where it listens."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.url = ""
-        self._buffer = b""
-
-    async def start(self) -> None:
-        line = await self._read_until(b"\n")
-        if not line.startswith("listening on "):
-            raise SystemExit(f"the server did not start: {line}")
-        self.url = line.removeprefix("listening on ").strip()
-
-    async def timeline_of(self, run_id: str) -> str:
-        """The timeline of a run, which the server prints with an empty line behind it."""
-        while True:
-            text = await self._read_until(b"\n\n")
-            if run_id in text:
-                return text.rstrip() + "\n"
-
-    async def show_timelines(self) -> None:
-        while True:
-            print(await self._read_until(b"\n\n"), flush=True)
-
-    async def _read_until(self, mark: bytes) -> str:
-        output = self.process.stdout
-        while output is not None and mark not in self._buffer:
-            data = await output.receive_some()
-            if not data:
-                raise SystemExit("a server ended before its time; what it said stands above")
-            self._buffer += data
-        text, _, self._buffer = self._buffer.partition(mark)
-        return (text + mark).decode()
-
-
-@asynccontextmanager
-async def _served(app: str, environment: dict[str, str], *options: str) -> AsyncIterator[Process]:
-    """Serve an app in a process of its own; it is drained, as SIGTERM asks, when the block is left."""
-    command = [sys.executable, "-m", "zerver.cli", "serve", app, "--port", "0", *options]
-    async with trio.open_nursery() as nursery:
-        run = partial(trio.run_process, command, stdout=subprocess.PIPE, check=False, env=os.environ | environment)
-        process = Process(await nursery.start(run))
-        try:
-            await process.start()
-            yield process
-        finally:
-            nursery.cancel_scope.cancel()  # trio.run_process sends SIGTERM, and waits
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from http import HTTPStatus
 import attrs
 
 from examples.checkout.domain import Charge
-from zerver import INJECTED, IdempotencyKey, effect
+from zerver import INJECTED, IdempotencyKey, Policy, effect
 from zerver.effects.http import Reply
 from zerver.errors import EffectRefused, HttpError, Rejected
 from zerver.http import HttpClient, encode_json
@@ -35,7 +35,7 @@ async def charge(cents: int, user: str, *, key: IdempotencyKey = INJECTED, http:
     return _expect(reply, HTTPStatus.CREATED, HTTPStatus.OK).json(Charge)
 
 
-@effect(kind="payments.find_charge", access="read")
+@effect(kind="payments.find_charge", access="read", policy=Policy(timeout=4.0))
 async def find_charge(key: IdempotencyKey, *, http: HttpClient = INJECTED) -> Charge | None:
     """The charge made with this key, or None, and then it will never be made.
 
@@ -50,7 +50,7 @@ async def find_charge(key: IdempotencyKey, *, http: HttpClient = INJECTED) -> Ch
     return None
 
 
-@effect(kind="payments.refund", access="write")
+@effect(kind="payments.refund", access="write", policy=Policy(timeout=1.0))
 async def refund(made: Charge, *, key: IdempotencyKey = INJECTED, http: HttpClient = INJECTED) -> int:
     """Refund a charge; gives the cents refunded."""
     reply = await _post(http, "/refunds", {"key": made.key}, key)

@@ -1,4 +1,4 @@
-"""A runtime without a loop: it settles calls in any order with any outcome, cuts them at any moment, and replays records.
+"""A runtime without a loop: it settles calls in any order with any outcome, cuts them at any moment, replays records.
 
 All chance comes from the caller's `pick`; what the pump did to the world is in its ledger.
 """
@@ -281,7 +281,7 @@ def replay(
     plan: Plan, run_id: str, source: Sequence[t.Record], takes: Sequence[Any], deadline_ns: int | None
 ) -> Machine:
     """Feed the events that are in the records to a fresh machine, at the times that are in the records."""
-    records: list[t.Record] = []
+    records: list[t.Record] = [source[0]]  # "received" is the runtime's word, not the machine's
     machine = Machine(plan, run_id, _Stamps(source, records), records, deadline_ns)
     calls: dict[tuple[str, str], Call] = {}
 
@@ -329,7 +329,7 @@ def replay(
 
 
 class _Stamps:
-    """A clock that gives each record the time it had. Steps that answer at once say when they began in their record."""
+    """A clock that gives each record the time it had, and each step the time it began, as its answer says."""
 
     def __init__(self, source: Sequence[t.Record], records: list[t.Record]) -> None:
         self.source = source
@@ -337,12 +337,23 @@ class _Stamps:
         self.asked_at = -1
 
     def __call__(self) -> int:
-        at = len(self.records)
-        kind, stamp, subject, detail = self.source[min(at, len(self.source) - 1)]
+        at = min(len(self.records), len(self.source) - 1)
         first, self.asked_at = self.asked_at != at, at
-        if first and kind in (t.STEP, t.DEFECT) and not getattr(subject, "is_async", False):
+        began = self.began(at) if first else None
+        before = self.source[at - 1][1] if at else -1
+        return began if began is not None and began > before else self.source[at][1]
+
+    def began(self, at: int) -> int | None:
+        """When the step of this record began, if that can be known."""
+        kind, _, subject, detail = self.source[at]
+        if kind in _ANSWERED:
             return int(detail[0])
-        return stamp
+        name = subject.step if kind == t.ASKED else subject.name if kind == t.PARKED else None
+        answers = (d[0] for k, _, s, d in self.source[at:] if k in _ANSWERED and s.name == name)
+        return next(answers, None)
+
+
+_ANSWERED = (t.STEP, t.DEFECT, t.FAULT)
 
 
 def _signal_of(records: Sequence[t.Record], node: Any) -> str:

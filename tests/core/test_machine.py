@@ -14,7 +14,9 @@ from zerver.core.machine import Machine
 from zerver.core.plan import compile_plan
 from zerver.core.saga import Entry
 
-FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+FEW = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @attrs.frozen
@@ -38,7 +40,8 @@ def runs(draw, interrupts: bool = True) -> Ran:
     plan = compile_plan(flow.build())
     now = iter(range(1_000, 1 << 40, 7))
     deadline_ns = draw(st.sampled_from([None, 5_000]))
-    machine = Machine(plan, "run", lambda: next(now), [], deadline_ns)
+    records: list[t.Record] = [(t.RECEIVED, next(now), "drawn", None)]
+    machine = Machine(plan, "run", lambda: next(now), records, deadline_ns)
     machine.cells = Cells(machine)
     pump = Pump(machine, lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0, interrupts)
     ending = pump.run((), [f"given {slot}" for slot in flow.takes])
@@ -73,8 +76,6 @@ class Fate:
                     return tasks, "absent"
                 case "happened":
                     known = told_it_failed = True
-                case "cut":
-                    return tasks, "unresolved"
         if known:
             if not (self.rollback or (told_it_failed and not optional)) or not undo:
                 return tasks, "kept"
@@ -165,9 +166,7 @@ def test_the_rollback_is_the_commits_in_exact_reverse_and_leaves_nothing_behind(
             assert entry.state == ends[id(fate.call)], entry
         else:  # cut short: what needed a task is unresolved, what needed none is as it would have been
             assert entry.state == ("unresolved" if fate.expected([])[0] else ends[id(fate.call)]), entry
-    assert {id(e) for e in ran.machine.saga.unresolved} == {
-        id(e) for e in entries.values() if e.state == "unresolved"
-    }
+    assert {id(e) for e in ran.machine.saga.unresolved} == {id(e) for e in entries.values() if e.state == "unresolved"}
 
 
 @FEW
@@ -182,7 +181,9 @@ def test_no_call_is_performed_twice(ran: Ran) -> None:
 def test_slots_are_written_once_and_late_results_never_reach_them(ran: Ran) -> None:
     # Cells themselves refuse a second write, and a write after the end.
     unwanted = set(ran.pump.ledger.unwanted)
-    unwanted |= {repr(getattr(detail, "value", None)) for kind, _, _, detail in ran.records if kind == t.LATE} - {"None"}
+    unwanted |= {repr(getattr(detail, "value", None)) for kind, _, _, detail in ran.records if kind == t.LATE} - {
+        "None"
+    }
     seen = repr([*ran.machine.cells, ran.ending.value])
     assert not [value for value in unwanted if value in seen]
 

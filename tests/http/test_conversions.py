@@ -20,7 +20,7 @@ from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 from zerver.http.conversions import check_is_json, compile_json, compile_text, compile_texts, decode_utf8, without_none
 from zerver.http.messages import Headers, RequestHead
 
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 
 
 class Color(enum.Enum):
@@ -201,7 +201,7 @@ def test_a_type_that_json_cannot_become_is_found_out_at_once(type_: Any) -> None
         compile_json(attrs.make_class("Holder", {"a": attrs.field(type=type_)}), "step 'x'")
 
 
-@given(st.binary() | st.recursive(st.none() | st.text(), lambda inner: st.lists(inner)).map(msgspec.json.encode))
+@given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(msgspec.json.encode))
 def test_any_body_becomes_a_value_a_problem_or_a_violation(body: bytes) -> None:
     try:
         assert isinstance(compile_json(Basket, "here")(body), Basket)

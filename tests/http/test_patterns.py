@@ -1,4 +1,4 @@
-"""A path is a pattern or a DefinitionError that names the route, and a pattern knows its parameters and what they take."""
+"""A path is a pattern or a DefinitionError naming the route, and a pattern knows its parameters and what they take."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_path_that_is_no_pattern_is_a_definition_error_naming_the_route(path: 
 
 
 def test_a_pattern_without_a_label_is_named_by_its_path() -> None:
-    with pytest.raises(DefinitionError, match="route /a{id}"):
+    with pytest.raises(DefinitionError, match=r"route /a\{id\}"):
         parse_pattern("/a{id}")
 
 

@@ -308,9 +308,13 @@ async def test_a_lease_is_given_back_once() -> None:
         await world.pool.give_back(lease, keep=True)
 
 
+async def forever() -> None:
+    await trio.sleep_forever()
+
+
 async def test_a_connection_that_will_not_close_costs_no_slot(autojump_clock: MockClock) -> None:
     pool: Pool[str] = Pool(
-        per_origin=1, total=1, idle_seconds=1, is_alive=lambda _: True, close=lambda _: trio.sleep_forever()
+        per_origin=1, total=1, idle_seconds=1, is_alive=lambda _: True, close=lambda _: forever()
     )
     lease = await pool.acquire(A)
     lease.connection = "stubborn"

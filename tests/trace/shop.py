@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
 from typing import Annotated, Any
 
 import attrs
@@ -12,11 +13,11 @@ from zerver import (
     INJECTED,
     App,
     Capability,
-    Deadline,
     Done,
     Fail,
     Flow,
     IdempotencyKey,
+    Pause,
     Slot,
     effect,
     join,
@@ -24,7 +25,11 @@ from zerver import (
     step,
 )
 from zerver.effects import http, sql
-from zerver.runtime import Result, open_runtime
+from zerver.runtime import Result, Runtime, open_runtime
+from zerver.testing.scheduler import seeded
+
+#: The id of the first run of a runtime that was opened with seed=1.
+RUN_ID = f"req_{Random(1).getrandbits(96):024x}"
 
 User = Annotated[str, Slot("auth.user")]
 Payment = Annotated[int, Slot("payment")]
@@ -71,14 +76,12 @@ async def verify() -> User | Fail:
 
 @step
 async def charge(user: User) -> Payment:
-    return await (
-        pay(1200, user).with_policy(timeout=0.044, retries=2).compensate(refund, resolve=find)  # type: ignore[arg-type]
-    )
+    return await pay(1200, user).with_policy(timeout=0.044, retries=2).compensate(refund, resolve=find)
 
 
 @step
 async def plain_charge(user: User) -> Payment:
-    return await pay(1200, user).with_policy(timeout=0.044).compensate(refund)  # type: ignore[arg-type]
+    return await pay(1200, user).with_policy(timeout=0.044).compensate(refund)
 
 
 def cancel_order(order: int) -> Any:
@@ -96,7 +99,7 @@ async def audit() -> None:
 
 
 @step
-async def reserve(order: Order) -> None | Fail:
+async def reserve(order: Order) -> Fail | None:
     touched = await sql.execute("update stock set n = n - 1 where cart = ? and n > 0", "c")
     return None if touched else Fail.conflict("cart", "cart_soldout", "sold out")
 
@@ -117,8 +120,22 @@ async def notice() -> None:
 
 
 @step
-def total() -> Cart:
+def count() -> Cart:
     return 1 // 0
+
+
+@step
+async def front() -> Cart:
+    pair = await join.all(
+        sql.fetch_all(Row, "select * from offers"),
+        join.hedge(http.get("http://basket/items?user=1"), after=0.05),
+    )
+    return len(pair)
+
+
+@step
+async def prices(cart: Cart) -> None:
+    await join.race(http.get("http://near/prices"), http.get("http://far/prices"))
 
 
 CHECKOUT = Flow("checkout", [verify, charge, create_order, reserve, parallel(receipt, notice), render], deadline=2.0)
@@ -128,15 +145,20 @@ async def run(
     flow: Flow,
     handlers: dict[str, Callable[..., Any]],
     *,
-    during: Callable[[Any], Awaitable[None]] | None = None,
+    during: Callable[[Runtime], Awaitable[None]] | None = None,
+    observers: Sequence[Callable[[Result], None]] = (),
     **how: Any,
 ) -> Result:
     """Run a flow in a world of scripted handlers; during: what else happens meanwhile."""
     app = App(capabilities=[Capability(name="world", handlers={**WORLD, **handlers})])
-    async with open_runtime(app, handlers={**WORLD, **handlers}, seed=1) as runtime, trio.open_nursery() as nursery:
-        if during is not None:
-            nursery.start_soon(during, runtime)
-        return await runtime.run(flow, **how)
+    with seeded(0):  # the order in which tasks start is part of a golden text
+        async with (
+            open_runtime(app, handlers={**WORLD, **handlers}, seed=1, observers=observers) as runtime,
+            trio.open_nursery() as nursery,
+        ):
+            if during is not None:
+                nursery.start_soon(during, runtime)
+            return await runtime.run(flow, **how)
 
 
 def after(seconds: float, value: Any = None) -> Callable[..., Any]:
@@ -174,6 +196,7 @@ def keyed(*script: tuple[float, Any]) -> Callable[..., Any]:
 
 WORLD: dict[str, Callable[..., Any]] = {
     "sql.fetch_one": after(0.0018, Row("user_1")),
+    "sql.fetch_all": after(0.0022, [Row("offer_1")]),
     "sql.execute": after(0.002, 1),
     "payments.charge": keyed((0.010, 71)),
     "payments.refund": keyed((0.012, None)),
@@ -183,3 +206,56 @@ WORLD: dict[str, Callable[..., Any]] = {
     "vault.tokenize": after(0.001, "tok_4111111111111111"),
     "vault.check": after(0.001, True),
 }
+
+
+async def sold_out(text: str, params: object, **how: object) -> int:
+    """sql.execute in a shop whose stock is empty."""
+    await trio.sleep(0.002)
+    return 0 if "stock" in text else 1
+
+
+async def slow_once(exchange: http.Exchange) -> http.Reply:
+    """http.read: the basket is slow unless somebody else asks too, prices are far away."""
+    await trio.sleep({"http://basket/items?user=1": 0.060, "http://near/prices": 0.004}.get(exchange.url, 1.0))
+    return http.Reply(200, {}, b"")
+
+
+async def refused() -> Result:
+    """A run that came while the runtime drained."""
+    app = App(capabilities=[Capability(name="world", handlers=WORLD)])
+    async with open_runtime(app, handlers=WORLD, seed=1) as runtime:
+        await runtime.drain(0)
+        return await runtime.run(CHECKOUT)
+
+
+@step
+def ask_boss() -> Cart | Pause:
+    return Pause("approval", 3600.0)
+
+
+@step
+def use(cart: Cart) -> None:
+    return None
+
+
+APPROVAL = Flow("approval", [ask_boss, use])
+
+
+async def parked() -> Result:
+    """A run that waits ten minutes for its signal."""
+
+    async def approve(runtime: Runtime) -> None:
+        await trio.sleep(600)
+        runtime.signal(RUN_ID, "approval", 5)
+
+    return await run(APPROVAL, {}, during=approve)
+
+
+async def cancelled() -> Result:
+    """A checkout whose client leaves while the order is being written."""
+
+    async def leave(runtime: Runtime) -> None:
+        await trio.sleep(0.02)
+        runtime.cancel(RUN_ID, "the client has gone")
+
+    return await run(CHECKOUT, {"sql.execute": after(9)}, during=leave)

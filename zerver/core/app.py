@@ -15,7 +15,7 @@ import attrs
 
 from zerver.core.admission import Limits
 from zerver.core.check import check_flow, steps_of
-from zerver.core.flows import Flow
+from zerver.core.flows import Flow, check_on_error
 from zerver.core.plan import Plan, compile_plan
 from zerver.core.policy import Policy
 from zerver.core.stages import Stage, as_stages
@@ -138,6 +138,7 @@ class App(Scope):
         self.policy = policy
         self.limits = limits or Limits()
         self.on_error = on_error
+        check_on_error(f"app {name!r}", on_error)
         self._routes: list[tuple[Scope, str, str, Flow, tuple[Stage, ...]]] = []
 
     def add_route(self, scope: Scope, method: str, path: str, flow: Flow, before: tuple[Stage, ...]) -> None:

@@ -288,6 +288,8 @@ def check_deadlines(block: Block) -> None:
 
 
 def _check_timeout(block: Block, step: Step[..., Any], mention: Mention) -> None:
+    if mention.handed_on:  # a compensation has the undo deadline, which begins when the run's own is over
+        return
     own = mention.kind.policy.timeout if mention.kind.policy is not None else None
     timeout = mention.policy.get("timeout", own)
     if timeout is not None and block.deadline is not None and timeout > block.deadline:

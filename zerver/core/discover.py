@@ -26,6 +26,7 @@ class Mention:
 
     line: in the file that defines the function, or 0. policy: constant keywords of `.with_policy(...)` around it.
     compensated: whether `.compensate(...)` is called on it. hedge_after: `after=` of a hedge around it, if constant.
+    handed_on: it is not called here, but given to something that may, as `.compensate(refund)`.
     """
 
     kind: EffectKind[..., Any]
@@ -33,6 +34,7 @@ class Mention:
     policy: Mapping[str, Any] = attrs.field(factory=dict)
     compensated: bool = False
     hedge_after: object = None
+    handed_on: bool = False
 
 
 def mentions(function: Callable[..., Any]) -> tuple[Mention, ...]:
@@ -111,7 +113,7 @@ class _Visitor(ast.NodeVisitor):
         value = _resolve(node, self.names)
         kind = value if isinstance(value, EffectKind) else getattr(value, "__zerver_kind__", None)
         if isinstance(kind, EffectKind):
-            self.found.append(Mention(kind, self._line(node)))
+            self.found.append(Mention(kind, self._line(node), handed_on=True))
         elif isinstance(value, types.FunctionType):
             self.called.append(value)
 

@@ -6,6 +6,7 @@ what depends on the app around it (handlers, before-chains) is checked by the Ap
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -89,6 +90,7 @@ class Flow(Block):
         self.policy = policy
         self.on_disconnect = on_disconnect
         self.on_error = on_error
+        check_on_error(where, on_error)
         check_flow(self)
 
     def graph(self) -> Graph:
@@ -97,3 +99,9 @@ class Flow(Block):
 
     def __repr__(self) -> str:
         return f"<flow {self.name} v{self.version}, {len(self.stages)} stages>"
+
+
+def check_on_error(where: str, on_error: Callable[[Any], object] | None) -> None:
+    """A function that renders failures must be plain: the run is over, and there is nobody left to await."""
+    if inspect.iscoroutinefunction(on_error):
+        raise DefinitionError(f"{where}: on_error is a coroutine function", "write it as a plain `def`")

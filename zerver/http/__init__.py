@@ -8,6 +8,8 @@
 
 from zerver.core.codec import encode_json as encode_json
 from zerver.http.capability import http_client as http_client
+from zerver.http.client import ClientLimits as ClientLimits
+from zerver.http.client import ClientResponse as ClientResponse
 from zerver.http.client import HttpClient as HttpClient
 from zerver.http.client import open_http_client as open_http_client
 from zerver.http.exchange import DEFAULT_LIMITS as DEFAULT_LIMITS
@@ -27,6 +29,7 @@ from zerver.http.parts import Cookie as Cookie
 from zerver.http.parts import Header as Header
 from zerver.http.parts import Path as Path
 from zerver.http.parts import Query as Query
+from zerver.http.patterns import parse_pattern as parse_pattern
 from zerver.http.render import render as render
 from zerver.http.render import render_miss as render_miss
 from zerver.http.response import html as html
@@ -40,7 +43,6 @@ from zerver.http.router import Entry as Entry
 from zerver.http.router import Match as Match
 from zerver.http.router import Miss as Miss
 from zerver.http.router import Router as Router
-from zerver.http.router import parse_pattern as parse_pattern
 from zerver.http.server import Server as Server
 from zerver.http.server import ServerStatistics as ServerStatistics
 from zerver.http.server import open_http_listeners as open_http_listeners

@@ -8,10 +8,10 @@ and a header with a line break in it have become attacks (SSRF by parser differe
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -116,21 +116,29 @@ def _check_method(method: str, target: str) -> None:
 def _given_fields(headers: HeadersLike | None) -> tuple[RawField, ...]:
     if headers is None:
         return ()
+    if isinstance(headers, Headers):
+        fields = headers.raw
+    else:
+        try:
+            # The cast: an iterable of pairs cannot be a mapping too.
+            pairs = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
+            fields = tuple(_encoded(name, value) for name, value in pairs)
+        except (AttributeError, TypeError, ValueError):
+            raise DefinitionError("http request: a header is not a pair of str", 'give {"name": "value"}') from None
     try:
-        fields = Headers.of(headers).raw
         gate.check_outgoing_fields(fields)
-    except UnicodeEncodeError as error:
-        raise DefinitionError(
-            f"http request: a header has characters outside latin-1: {error.object!r}", "encode it first"
-        ) from None
     except ValueError as error:
-        raise DefinitionError(
-            f"http request: {error}", "headers have no line breaks and no control characters"
-        ) from None
-    except (AttributeError, TypeError):
-        raise DefinitionError("http request: a header is not a pair of str", 'give {"name": "value"}') from None
+        raise DefinitionError(f"http request: {error}", "leave out line breaks and control characters") from None
     _check_meaning(fields)
     return fields
+
+
+def _encoded(name: str, value: str) -> RawField:
+    try:
+        return name.lower().encode("latin-1"), value.encode("latin-1")
+    except UnicodeEncodeError as error:
+        wrong = error.object[error.start : error.end]
+        raise DefinitionError(f"http request: header {name!r} has {wrong!r} in it", "encode it to latin-1") from None
 
 
 def _check_meaning(fields: tuple[RawField, ...]) -> None:

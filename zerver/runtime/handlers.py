@@ -81,6 +81,11 @@ class Handlers:
             self._named.update(capability.handlers)
         self._overrides = dict(overrides)
 
+    @property
+    def overridden(self) -> frozenset[str]:
+        """The kinds whose own handlers are not used."""
+        return frozenset(self._overrides)
+
     def bound(self, kind: EffectKind[..., Any]) -> Bound:
         """The handler of a kind. Raises DefinitionError when nothing handles it, or a resource is missing."""
         found = self._bound.get(kind)

@@ -32,12 +32,16 @@ _NEVER = float("inf")
 
 
 class Way:
-    """How effects of one kind, policy and target are performed; looked up once."""
+    """How effects of one kind, policy and target are performed; looked up once.
 
-    __slots__ = ("bound", "policy", "state")
+    instant: the handler is a plain function. What a test puts in its place need not be one.
+    """
+
+    __slots__ = ("bound", "instant", "policy", "state")
 
     def __init__(self, bound: Bound, policy: Policy, state: TargetState) -> None:
         self.bound = bound
+        self.instant = not bound.waits
         self.policy = policy
         self.state = state
 
@@ -105,8 +109,7 @@ class Interpreter:
     async def fly(self, run: Run, call: Call, flight: Flight | None, weaker: Policy | None = None) -> Outcome[Any]:
         """Attempts until one succeeds or the policy gives up; tells nobody. flight is None for reads."""
         way = self.way(run.flow.policy, call.effect, weaker)
-        kind = call.effect.kind
-        if kind.instant:
+        if way.instant:
             return self._instantly(run, call, way)
         number, retries_left, doubtful = 1, way.policy.retries or 0, False
         way.state.budget.earn()

@@ -65,6 +65,7 @@ class Runtime:
         self.app = app
         self.resources = resources
         self.interpreter = interpreter
+        self.handled = BUILTIN_KINDS | interpreter.handlers.overridden  # kinds that no capability has to bring
         self.admission = AdmissionActor(app.limits)
         self.observers = list(observers)
         self.clock = _nanoseconds()
@@ -164,7 +165,7 @@ class Runtime:
         """The compiled plan of a flow. Raises DefinitionError when nothing handles one of its effects."""
         plan = self._plans.get(flow)
         if plan is None:
-            self.app.check_handlers(f"flow {flow.name!r}", flow.stages, BUILTIN_KINDS)
+            self.app.check_handlers(f"flow {flow.name!r}", flow.stages, self.handled)
             plan = self._plans[flow] = compile_plan(flow)
         return plan
 

@@ -30,23 +30,22 @@ import os
 import sqlite3
 import threading
 import time
-import warnings
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from queue import Empty, SimpleQueue
-from typing import Literal, TypeAlias, TypeVar, cast
+from typing import Literal, TypeAlias, TypeVar
 
 import attrs
 import trio
 
-from zerver.errors import ConnectionLost, DriverClosed, DriverError, StatementError
-from zerver.sql.driver import Answer, Changed, Driver, DriverStatistics, Rows, Statement, check_answer
+from zerver.errors import ConnectionLost, DriverError, StatementError
+from zerver.sql.driver import Answer, Changed, Rows, Statement, check_answer
 from zerver.sql.jobs import Desk, Job, Stopped
 from zerver.sql.sqlite_statements import code_of, explained, makes_a_key, sendable
+from zerver.sql.threaded import ThreadedDriver
 
 BATCH_JOBS = 256  # a batch takes in at most so many jobs …
 BATCH_SECONDS = 0.005  # … and none after so long: a few fsyncs' worth of waiting for one's neighbours
-CLOSE_SECONDS = 10.0  # a thread that has not ended by then is stuck in the disk
 STATEMENT_CACHE = 512  # prepared statements each connection keeps
 
 # A statement that, once begun, is always running: it reads no table and has a second row to give.
@@ -58,7 +57,6 @@ NOT_COMMITTED = ("SQLITE_CONSTRAINT", "SQLITE_BUSY", "SQLITE_FULL")
 Synchronous: TypeAlias = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
 Queue: TypeAlias = "SimpleQueue[Job | None]"  # None: stop
 T = TypeVar("T")
-AnswerT = TypeVar("AnswerT", Rows, Changed)
 
 
 @asynccontextmanager
@@ -88,10 +86,10 @@ async def open_sqlite(
         raise ValueError(f"readers must be at least 1, not {readers}")
     driver = SqliteDriver(_Options(os.fspath(path), synchronous, busy_timeout, schema), readers)
     try:
-        await driver._open()
+        await driver.open()
         yield driver
     finally:
-        await driver._close()
+        await driver.close()
 
 
 @attrs.frozen
@@ -106,93 +104,23 @@ class _Options:
         return self.path == ":memory:"
 
 
-# ---- Trio's side --------------------------------------------------------------------------------
-
-
-class SqliteDriver(Driver):
-    """A SQLite database, open: a `zerver.sql.Driver`. Made by open_sqlite()."""
+class SqliteDriver(ThreadedDriver):
+    """A SQLite database, open. Made by open_sqlite()."""
 
     def __init__(self, options: _Options, readers: int) -> None:
-        self._path = options.path
-        self._closed = False
-        self._desk = Desk()
-        self._ended = {"reads": 0, "writes": 0, "failed": 0, "cancelled": 0}
-        self._writes: Queue = SimpleQueue()
-        self._reads: Queue = self._writes if options.in_memory else SimpleQueue()
-        self._lanes: list[_Lane] = [_Writer(options, self._writes, self._desk)]
+        desk = Desk()
+        writes: Queue = SimpleQueue()
+        reads: Queue = writes if options.in_memory else SimpleQueue()
+        lanes: list[_Lane] = [_Writer(options, writes, desk)]  # first: it makes the file, the log and the schema
         if not options.in_memory:
-            self._lanes += [_Lane(options, self._reads, self._desk) for _ in range(readers)]
+            lanes += [_Lane(options, reads, desk) for _ in range(readers)]
+        super().__init__(f"sqlite {options.path}", desk, lanes, writes=writes.put, reads=reads.put)
 
-    async def fetch(self, statement: Statement) -> Rows:
-        return await self._call_one(statement, Rows, reads=True)
-
-    async def execute(self, statement: Statement) -> Changed:
-        return await self._call_one(statement, Changed)
-
-    async def execute_returning(self, statement: Statement) -> Rows:
-        return await self._call_one(statement, Rows)
-
-    async def transaction(self, statements: Sequence[Statement]) -> list[Answer]:
-        return await self._call(statements)
-
-    def statistics(self) -> DriverStatistics:
-        return DriverStatistics(
-            connections=0 if self._closed else len(self._lanes),
-            commits=sum(lane.commits for lane in self._lanes),
-            waiting=self._desk.waiting,
-            running=self._desk.running,
-            **self._ended,
-        )
-
-    async def _call_one(self, statement: Statement, wants: type[AnswerT], *, reads: bool = False) -> AnswerT:
-        (answer,) = await self._call([statement], wants, reads=reads)
-        return cast(AnswerT, answer)  # check_answer() saw to it, before the commit
-
-    async def _call(
-        self, statements: Sequence[Statement], wants: type[Answer] | None = None, *, reads: bool = False
-    ) -> list[Answer]:
-        ended = "failed"
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if self._closed:
-                raise DriverClosed(f"sqlite {self._path} is closed")
-            job = Job([sendable(statement) for statement in statements], reads, wants)
-            await self._desk.settle(job, (self._reads if reads else self._writes).put)
-            ended = "reads" if reads else "writes"
-        except trio.Cancelled:
-            ended = "cancelled"
-            raise
-        finally:
-            self._ended[ended] += 1
-        return job.answers
-
-    async def _open(self) -> None:
-        for lane in self._lanes:  # the writer first: it makes the file, the log and the schema
-            try:
-                await self._desk.settle(Job([]), lane.start)
-            except sqlite3.Error as error:
-                raise DriverError(f"cannot open {self._path}: {error} ({code_of(error)})") from error
-
-    async def _close(self) -> None:
-        self._closed = True
-        self._desk.close()
-        for lane in self._lanes:
-            lane.stop()
-        # Bounded by join(), in real time, and not by a deadline: a mock clock would jump over a working thread.
-        ended = False
-        with trio.CancelScope(shield=True):
-            ended = await trio.to_thread.run_sync(self._join, limiter=trio.CapacityLimiter(1))
-        if not ended:
-            stuck = f"sqlite {self._path}: a thread did not end within {CLOSE_SECONDS} s: is the disk stuck?"
-            self._desk.abandon(lambda: ConnectionLost(stuck))
-            warnings.warn(stuck, ResourceWarning, stacklevel=2)
-
-    def _join(self) -> bool:
-        until = time.monotonic() + CLOSE_SECONDS
-        return all(lane.join(until) for lane in self._lanes)
+    def _sendable(self, statement: Statement) -> Statement:
+        return sendable(statement)
 
 
-# ---- the threads' side --------------------------------------------------------------------------
+# ---- the threads --------------------------------------------------------------------------------
 
 
 class _BrokenUp(Exception):
@@ -258,15 +186,20 @@ class _Lane:
                     cached_statements=STATEMENT_CACHE,
                 )
             except sqlite3.Error as error:
-                opening.error = error
+                opening.error = self._cannot_open(error)
                 return self._hand_back(opening)
             with closing(self._db):
                 self._guarded(opening, self._prepare)
+                if isinstance(opening.error, sqlite3.Error):
+                    opening.error = self._cannot_open(opening.error)
                 self._hand_back(opening)
                 while (job := self._queue.get()) is not None:
                     self._safely(self._serve, job)
         except trio.RunFinishedError:
             pass  # the Trio run is over, and with it everybody who waited
+
+    def _cannot_open(self, error: sqlite3.Error) -> DriverError:
+        return DriverError(f"cannot open {self.options.path}: {error} ({code_of(error)})")
 
     def _prepare(self) -> list[Answer]:
         self._db.execute("pragma query_only = on")

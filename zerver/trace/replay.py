@@ -191,7 +191,7 @@ class _Replay:
         return self.command
 
     def ending(self, record: Record) -> Command:
-        """The machine has not ended by itself, so it was told to: deadline, cancellation, or a request without sense."""
+        """The machine has not ended by itself, so it was told to: deadline, cancellation, or a senseless request."""
         started = any(kind == t.INPUT for kind, _, _, _ in self.recorded[: self.index])
         if started and record[3].status not in ("deadline", "cancelled"):
             raise _Astray

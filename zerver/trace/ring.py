@@ -61,7 +61,7 @@ class Ring:
             self._dropped += 1
 
     def get(self, run_id: str) -> Result | None:
-        """The run of this id, or of its beginning: 6 characters or more, not counting `req_`, that fit one run alone."""
+        """The run of this id, or of its beginning: 6 characters or more, without `req_`, that fit one run alone."""
         found = self._runs.get(run_id) or self._runs.get(f"req_{run_id}")
         if found is not None or len(run_id.removeprefix("req_")) < _PREFIX:
             return found

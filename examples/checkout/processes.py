@@ -1,0 +1,60 @@
+"""Apps in processes of their own: `zerver serve` started, listened to, and drained at the end."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+
+class Process:
+    """A `zerver serve` under way. url: where it listens."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.url = ""
+        self._buffer = b""
+
+    async def start(self) -> None:
+        line = await self._read_until(b"\n")
+        if not line.startswith("listening on "):
+            raise SystemExit(f"the server did not start: {line}")
+        self.url = line.removeprefix("listening on ").strip()
+
+    async def timeline_of(self, run_id: str) -> str:
+        """The timeline of a run, which the server prints with an empty line behind it."""
+        while True:
+            text = await self._read_until(b"\n\n")
+            if run_id in text:
+                return text.rstrip() + "\n"
+
+    async def next_timeline(self) -> str:
+        """The next timeline that the server prints."""
+        return await self._read_until(b"\n\n")
+
+    async def _read_until(self, mark: bytes) -> str:
+        output = self.process.stdout
+        while output is not None and mark not in self._buffer:
+            data = await output.receive_some()
+            if not data:
+                raise SystemExit("a server ended before its time; what it said stands above")
+            self._buffer += data
+        text, _, self._buffer = self._buffer.partition(mark)
+        return (text + mark).decode()
+
+
+@asynccontextmanager
+async def open_served(app: str, environment: dict[str, str], *options: str) -> AsyncIterator[Process]:
+    """Serve an app in a process of its own; it is drained, as SIGTERM asks, when the block is left."""
+    command = [sys.executable, "-m", "zerver.cli", "serve", app, "--port", "0", *options]
+    async with trio.open_nursery() as nursery:
+        run = partial(trio.run_process, command, stdout=subprocess.PIPE, check=False, env=os.environ | environment)
+        process = Process(await nursery.start(run))
+        try:
+            await process.start()
+            yield process
+        finally:
+            nursery.cancel_scope.cancel()  # trio.run_process sends SIGTERM, and waits
