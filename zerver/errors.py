@@ -195,7 +195,7 @@ class StatementError(DriverError):
 
 
 class DriverClosed(DriverError):
-    """The driver was closed before the call, by its owner."""
+    """The driver was closed, by its owner, before the call or while it ran; what it asked for has not happened."""
 
 
 class ConnectionLost(DriverError):

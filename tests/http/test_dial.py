@@ -168,9 +168,7 @@ async def test_a_name_is_resolved_once(resolve: Any, network: Any) -> None:
 
 async def test_the_first_that_answers_wins(resolve: Any, network: Any, autojump_clock: MockClock) -> None:
     resolve(Names(["1.0.0.1", "1.0.0.2", "2600::1", "1.0.0.3"]))
-    net = network(
-        Net(**{"1_0_0_1": trio.sleep_forever, "2600__1": down, "1_0_0_2": trio.sleep_forever, "1_0_0_3": up})
-    )
+    net = network(Net(**{"1_0_0_1": trio.sleep_forever, "2600__1": down, "1_0_0_2": trio.sleep_forever, "1_0_0_3": up}))
     stream = await TcpDialer(allow_private=False)(Origin("http", "a.example", 80))
     # The second try is of the other family; one that fails is followed at once, one that is silent after 250 ms.
     assert net.asked == [("1.0.0.1", 0), ("2600::1", 0.25), ("1.0.0.2", 0.25), ("1.0.0.3", 0.5)]

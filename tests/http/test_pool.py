@@ -313,9 +313,7 @@ async def forever() -> None:
 
 
 async def test_a_connection_that_will_not_close_costs_no_slot(autojump_clock: MockClock) -> None:
-    pool: Pool[str] = Pool(
-        per_origin=1, total=1, idle_seconds=1, is_alive=lambda _: True, close=lambda _: forever()
-    )
+    pool: Pool[str] = Pool(per_origin=1, total=1, idle_seconds=1, is_alive=lambda _: True, close=lambda _: forever())
     lease = await pool.acquire(A)
     lease.connection = "stubborn"
     await pool.give_back(lease, keep=False)

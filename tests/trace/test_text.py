@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.trace import shop
+from tests.trace.golden import GOLDEN
 from tests.trace.made import Made, made
-from zerver import Effect, Fail, Flow, IdempotencyKey, Insert, Part, Slot, branch, pivot, step
+from zerver import Effect, Fail, Flow, Insert, Part, branch, pivot, step
 from zerver.core import timeline as t
 from zerver.core.timeline import Timeline
-from zerver.errors import ConnectionLost, StatementError
+from zerver.errors import ConnectionLost, Rejected, StatementError
 from zerver.runtime import Result
 from zerver.trace import format_timeline
 
@@ -49,12 +50,24 @@ async def test_a_clean_run(autojump_clock: object) -> None:
         ("lost reply", {"payments.charge": shop.keyed((9, 0))}),
         ("sold out", {"sql.execute": shop.sold_out}),
         ("deadline", {"sql.execute": shop.after(9)}),
-        ("refund fails", {"sql.execute": shop.sold_out, "payments.refund": shop.keyed((0.01, ConnectionLost("gone")))}),
+        (
+            "refund fails",
+            {"sql.execute": shop.sold_out, "payments.refund": shop.keyed((0.01, Rejected("account closed")))},
+        ),
         ("no user", {"sql.fetch_one": shop.after(0.001)}),
     ],
 )
 async def test_a_checkout(name: str, world: dict[str, Any], autojump_clock: object) -> None:
     check_text(await shop.run(shop.CHECKOUT, world), GOLDEN[name])
+
+
+async def test_attempts_that_fail_in_the_same_way_have_two_rows(autojump_clock: object) -> None:
+    world = {"sql.execute": shop.sold_out, "payments.refund": shop.keyed((0.01, ConnectionLost("gone")))}
+    result = await shop.run(shop.CHECKOUT, world)
+    told = [line for line in text(result).splitlines() if "payments.refund attempt" in line]
+    failed = [record[3][0] for record in result.timeline.records if record[0] == t.FAILED]
+    assert len(told) == 2
+    assert f"attempts 2 to {failed[-1]} failed in the same way, outcome unknown; gave up" in told[1]
 
 
 async def test_an_unresolved_run(autojump_clock: object) -> None:
@@ -97,12 +110,7 @@ def more() -> Insert:
 async def test_branches_plans_and_the_point_of_no_return(autojump_clock: object) -> None:
     flow = Flow("front", [shop.front, branch(_rich, more), pivot(shop.notice)], gives=[shop.Cart])
     said = text(await shop.run(flow, {"http.read": shop.slow_once}))
-    assert [line.split("  ", 1)[1].strip() for line in said.splitlines() if "60.0ms" in line][-5:] == [
-        "branch(_rich)  yes → more",
-        "more           ✓ 0.0ms",
-        "more           plan: insert audit",
-        "audit          → sql.execute insert audit",
-    ][-5:] or "branch(_rich)  yes → more" in said
+    assert "branch(_rich)  yes → more" in said
     assert "plan: insert audit" in said
     assert "pivot(notice)  point of no return" in said
 
@@ -113,7 +121,7 @@ async def test_a_run_under_way(autojump_clock: object) -> None:
     assert format_timeline(begun).replace(shop.RUN_ID, "ID").splitlines() == [
         "checkout  under way  [ID]  default · tenant default",
         "  0.0ms  verify  → sql.fetch_one users",
-        "  1.8ms  verify  ✓ 1.8ms   io 1.8ms",
+        "  1.8ms  verify  ✓ 1.8ms  io 1.8ms",
         "  1.8ms  charge  → payments.charge(1200, 'user_1')  key=…:charge:1",
         "UNDER WAY for 1.8ms in charge (payments.charge under way for 0.0ms)",
         "slots  written auth.user   read auth.user",
@@ -302,8 +310,3 @@ def test_parts_are_rounded_so_that_they_add_up() -> None:
     records.append((t.ENDED, records[-1][1] + 140_000, "flow", t.Ending("done")))
     said = format_timeline(Timeline("req_1", "flow", "1", "acme", "batch", records)).splitlines()[-1]
     assert said == "total 0.4ms = admission 0.2 + turn 0.1 + cpu 0.1 + io 0.0 + parked 0.0"
-
-
-_ = (IdempotencyKey, Slot)
-
-GOLDEN: dict[str, str] = {}

@@ -100,7 +100,9 @@ class Breaker:
         self._until = now + self._pause * (0.5 + 0.5 * draw)
 
     def _count(self, failed: bool, now: float) -> tuple[int, int]:
-        """Count an attempt in; calls and failures within the window. Sums are kept, not added up anew: it is a hot path."""
+        """Count an attempt in; calls and failures within the window. Sums are kept, not added up anew: it is a hot
+        path.
+        """
         newest = int(now * self._buckets_per_second)
         if newest > self._bucket:
             self._forget_until(newest)

@@ -156,8 +156,8 @@ def effect(
 def injected_parameters(label: str, function: Callable[..., Any]) -> dict[str, Any]:
     """The parameters of a handler that the runtime fills in, with the type that each is filled by.
 
-    Those whose default is INJECTED, and keyword-only ones that want an IdempotencyKey or a CallInfo: a positional key is an
-    argument like any other, as in `find_charge(key)`.
+    Those whose default is INJECTED, and keyword-only ones that want an IdempotencyKey or a CallInfo: a positional key
+    is an argument like any other, as in `find_charge(key)`.
     """
     try:
         hints = typing.get_type_hints(function)

@@ -256,10 +256,12 @@ def _annotated(hint: Any, marker: type[M]) -> tuple[M, Any] | None:
     if typing.get_origin(hint) is Annotated:
         inner, *metadata = typing.get_args(hint)
         for item in metadata:
-            if isinstance(item, marker):
-                return item, inner
-            if isinstance(item, type) and issubclass(item, marker) and item is not Slot:  # `Header` for `Header()`
-                return item(), inner
+            # `Header` for `Header()`; what else is said about the type, as msgspec.Meta(ge=1), stays with it.
+            bare = isinstance(item, type) and issubclass(item, marker) and item is not Slot
+            found = item() if bare else item
+            if isinstance(found, marker):
+                others = tuple(other for other in metadata if other is not item)
+                return found, Annotated[(inner, *others)] if others else inner
     return None
 
 

@@ -118,7 +118,7 @@ class RoundTrip:
             lease.connection = await self._connect(origin)
         head = await self._ask_on(lease.connection)
         if head is None and lease.reused and self._request.repeatable:
-            # The peer hung up while we were dialling, so to speak. Once more, on a connection that cannot be stale.
+            # It hung up before it heard us. Once more, on a connection that cannot be stale.
             await self._renew(lease)
             head = await self._ask_on(await self._connect_again(lease))
         if head is None:
@@ -232,7 +232,7 @@ class RoundTrip:
     async def _is_fit(self, connection: Connection) -> bool:
         if self._sender is None or not self._sender.sent:
             return False
-        if not self._over and not _is_over(connection.wire):
+        if not self._over and (self._read or not _is_over(connection.wire)):
             return False
         if not (connection.wire.reusable and await connection.is_read_up()):
             return False
@@ -254,7 +254,7 @@ class RoundTrip:
 
 
 def _is_over(wire: ClientWire) -> bool:
-    """Whether the answer is whole, though nobody has read to its end: it has no body, or none that is left."""
+    """Whether an answer of which nobody has read anything has no body to be read."""
     try:
         return isinstance(wire.next_event(), EndOfMessage)
     except ProtocolViolation:

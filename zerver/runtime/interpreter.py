@@ -7,6 +7,7 @@ attempt short, the saga is told of a write that may have happened before anythin
 
 from __future__ import annotations
 
+from inspect import iscoroutinefunction
 from random import Random
 from typing import Any
 
@@ -39,9 +40,9 @@ class Way:
 
     __slots__ = ("bound", "instant", "policy", "state")
 
-    def __init__(self, bound: Bound, policy: Policy, state: TargetState) -> None:
+    def __init__(self, bound: Bound, policy: Policy, state: TargetState, instant: bool) -> None:
         self.bound = bound
-        self.instant = not bound.waits
+        self.instant = instant
         self.policy = policy
         self.state = state
 
@@ -142,7 +143,9 @@ class Interpreter:
         way = self._ways.get(key)
         if way is None:
             policy, _ = resolve([*self.levels(flow, effect), ("compensation", weaker)])
-            way = Way(self.handlers.bound(kind), policy, self.targets.get(target))
+            bound = self.handlers.bound(kind)
+            instant = kind.instant and not iscoroutinefunction(bound.function)
+            way = Way(bound, policy, self.targets.get(target), instant)
             if len(self._ways) > 10_000:  # targets come from URLs, and policies may be computed: do not keep them all
                 self._ways.clear()
             self._ways[key] = way

@@ -20,7 +20,7 @@ their kin, since connections are shared: `transaction()` is the one way to group
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Protocol, TypeAlias
 
@@ -42,11 +42,15 @@ class Statement:
     expect: how many rows it must change (or return, if it answers with rows). Any other number is a
     StatementError with the code "ROW_COUNT", and the transaction it stands in is undone: `update … where id = ?
     and version = ?` with `expect=1` is optimistic locking.
+
+    accept: given the answer before the commit; what it raises is what the call raises, and the transaction is
+    undone: who cannot use the answer has not written. It may be called again, in any thread, and must not wait.
     """
 
     sql: str
     params: tuple[object, ...] = attrs.field(default=(), converter=_tuple)
     expect: int | None = None
+    accept: Callable[[Answer], object] | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen
@@ -162,7 +166,8 @@ def check_sendable(statement: Statement) -> None:
 
 
 def check_answer(statement: Statement, answer: Answer, wants: type[Answer] | None) -> None:
-    """Raise StatementError if the answer is not of the wanted shape, or not of the expected number of rows.
+    """Raise StatementError if the answer is not of the wanted shape, or not of the expected number of rows; and what
+    `accept` raises.
 
     To be called before the commit. wants: Rows, Changed, or None for either.
     """
@@ -176,3 +181,5 @@ def check_answer(statement: Statement, answer: Answer, wants: type[Answer] | Non
     if statement.expect is not None and count != statement.expect:
         problem = f"expected {statement.expect} row{'s' * (statement.expect != 1)}, got {count}"
         raise statement_error(statement, problem, "ROW_COUNT", "nothing was changed: the transaction was undone")
+    if statement.accept is not None:
+        statement.accept(answer)

@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Mapping
 
+import attrs
+
 from zerver.errors import StatementError
 from zerver.sql.driver import Statement, check_sendable, leading_word, statement_error
 
@@ -42,7 +44,7 @@ def sendable(statement: Statement) -> Statement:
     if word in _REFUSED:
         raise statement_error(statement, f"{word.upper()} is refused", "REFUSED", _REFUSED[word])
     params = [_stored(value, place, statement) for place, value in enumerate(statement.params, 1)]
-    return Statement(statement.sql, params, statement.expect)
+    return attrs.evolve(statement, params=params)
 
 
 def _stored(value: object, place: int, statement: Statement) -> object:

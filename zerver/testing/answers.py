@@ -63,7 +63,9 @@ class Source:
 
     def __init__(self, answer: object, label: str) -> None:
         if isinstance(answer, type) and issubclass(answer, BaseException):
-            raise TypeError(f"{label} is answered with the class {answer.__name__}: give an exception, made with its text")
+            raise TypeError(
+                f"{label} is answered with the class {answer.__name__}: give an exception, made with its text"
+            )
         self._answer = answer
         self._label = label
         self._count = 0
@@ -112,7 +114,9 @@ def kind_name(kind: object) -> str:
         return found.name
     if isinstance(found, str):
         return found
-    raise TypeError(f"{kind!r} is no kind of effect: give an @effect, a constructor like sql.fetch_one, or a kind's name")
+    raise TypeError(
+        f"{kind!r} is no kind of effect: give an @effect, a constructor like sql.fetch_one, or a kind's name"
+    )
 
 
 def is_function(answer: object) -> bool:
@@ -120,7 +124,9 @@ def is_function(answer: object) -> bool:
     return callable(answer) and not isinstance(answer, type)
 
 
-def called(function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object], kind: str) -> object:
+def called(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object], kind: str
+) -> object:
     """What a plain function answers. Raises TypeError, naming the kind, when it does not take these arguments."""
     try:
         inspect.signature(function).bind(*args, **kwargs)

@@ -214,7 +214,6 @@ class Client:
         run_id = head.headers.get("x-request-id")
         return Reply(head.status, head.headers, body, next((r for r in self.runs if r.run_id == run_id), None))
 
-
     def _raise_defect(self) -> None:
         if self._defects:
             raise self._defects.pop(0)

@@ -113,7 +113,7 @@ class _Play:
 
     def __init__(self, step: Callable[..., Any], sources: Sources) -> None:
         self.asked: list[Effect[Any]] = []
-        self._name: str = getattr(step, "name", None) or getattr(step, "__name__", repr(step))
+        self._name = str(getattr(step, "name", None) or getattr(step, "__name__", step))
         self._sources = sources
 
     def follow(self, call: Callable[[], Any]) -> Any:
@@ -137,8 +137,7 @@ class _Play:
             while True:
                 asked = self._step(coroutine.send, value) if error is None else self._step(coroutine.throw, error)
                 if not isinstance(asked, Effect):
-                    frame = _waiting(coroutine).cr_frame
-                    raise self._impure(frame.f_code.co_filename, frame.f_lineno)
+                    raise self._impure(*_waits_at(coroutine))
                 value, error = self._given(asked)
         except StopIteration as stop:
             return stop.value
@@ -198,7 +197,7 @@ class _Play:
         )
 
     def _refuse_loop(self, error: Exception) -> None:
-        """Without a loop `await trio.sleep(1)` raises at once, instead of giving the loop something that is no effect."""
+        """Without a loop `await trio.sleep(1)` raises at once; with one, it would yield something that is no effect."""
         place, at, package = None, error.__traceback__, ""
         while at is not None:
             package = _package(at.tb_frame)
@@ -209,12 +208,16 @@ class _Play:
             raise self._impure(place.tb_frame.f_code.co_filename, place.tb_lineno) from error
 
 
-def _waiting(coroutine: CoroutineType[Any, Any, Any]) -> CoroutineType[Any, Any, Any]:
-    """The coroutine of the user's that waits: the step's own, or that of a helper it awaits."""
-    inner = coroutine.cr_await
-    while isinstance(inner, CoroutineType) and _package(inner.cr_frame) not in _LOOPS:
-        coroutine, inner = inner, inner.cr_await
-    return coroutine
+def _waits_at(coroutine: CoroutineType[Any, Any, Any]) -> tuple[str, int]:
+    """File and line of the user's code that waits: the step's own, or that of a helper it awaits."""
+    place = coroutine.cr_code.co_filename, coroutine.cr_code.co_firstlineno
+    inner: object = coroutine
+    while isinstance(inner, CoroutineType):
+        frame = inner.cr_frame
+        if frame is None or _package(frame) in _LOOPS:
+            break
+        place, inner = (frame.f_code.co_filename, frame.f_lineno), inner.cr_await
+    return place
 
 
 def _package(frame: FrameType) -> str:
@@ -246,7 +249,7 @@ def _misfit(step: Callable[..., Any], answer: Any) -> TypeError | None:
     """The runtime's complaint about an answer that the step's annotation does not say."""
     if not isinstance(step, Step):
         return None
-    written = answer
+    written: Any = answer
     if isinstance(answer, Continue | Insert | Replace):
         written = answer.value
     elif answer.__class__ in DECISIONS:

@@ -4,8 +4,8 @@ Law: a scripted handler stands exactly where a real one would: deadlines, retrie
 the runtime's own. Every call is recorded before it is answered. A fault wraps any handler, a real one included, and
 faults compose: `slow(0.2)(fails(2, ConnectFailed("down"))(payments.charge))`.
 
-Precedent: Temporal's test framework, whose faults tell "it failed" from "it was done, but nobody was told" (`loses_reply`);
-the second is the one that finds double charges.
+Precedent: the faults of Temporal's own tests, which tell "it failed" from "it was done, but nobody was told"
+(`loses_reply`): the second is the one that finds double charges.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def as_handler(subject: object, label: str = "a scripted effect") -> Handler:
 
     async def answer(*args: object, **kwargs: object) -> object:
         await trio.lowlevel.checkpoint()  # as every handler does: before this, it was not performed
-        given = source.next()
+        given: Any = source.next()
         if isinstance(given, EffectKind):
             given = as_handler(given)
         if is_function(given):

@@ -246,7 +246,8 @@ class _Rows:
 
     def resolved(self, call: Call, answer: Outcome[Any]) -> str:
         if isinstance(answer, Success):
-            return f"{_indent(call)}✓ resolved: {_happened(answer)}"
+            made = describe.named(call.effect.compensation.resolve) if call.effect.compensation is not None else ""
+            return f"{_indent(call)}✓ resolved{f' by {made}' if made else ''}: {_happened(answer)}"
         return f"{_indent(call)}✗ not resolved: nobody could say whether it happened"  # the row above says why
 
     def settled(self, call: Call, outcome: Outcome[Any]) -> str:
@@ -256,7 +257,7 @@ class _Rows:
         if isinstance(outcome, Success):
             if call.parent is None:
                 return ""  # the step's row tells it
-            took = "" if known.asked is None else f" {milliseconds(self.records[self.index][1] - known.asked)}"
+            took = "" if known.asked is None else f"  {milliseconds(self.records[self.index][1] - known.asked)}"
             return "  ".join([f"{_indent(call)}✓ {self.describe(_inside(call))}{took}", *self.came_to(known)])
         if known.given_up or self._member_of_hedge_gave_up(call):
             return ""  # its last attempt has said why
