@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Generator, Sequence
+from typing import Annotated, Any
+
 import attrs
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core.pump import Cells, Pump, plain, replay
-from tests.core.strategies import DrawFlow, flows
+from tests.core.strategies import READ, UNDO, WRITE, DrawFlow, flows
+from zerver import Continue, Deadline, Done, Fail, Flow, Need, Pause, Slot, branch, parallel, pivot, step
 from zerver.core import timeline as t
 from zerver.core.calls import Call
+from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind
+from zerver.core.effects import Failure, Success
 from zerver.core.machine import Machine
 from zerver.core.plan import compile_plan
 from zerver.core.saga import Entry
+from zerver.errors import EffectError, ImpureStepError
 
 FEW = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -204,3 +213,293 @@ def test_records_are_in_order_of_time_and_their_accounts_add_up(ran: Ran) -> Non
     stamps = [at for _, at, _, _ in ran.records]
     assert stamps == sorted(stamps)
     assert t.accounts(ran.records).total == stamps[-1] - stamps[0]
+
+
+# ---- single laws ----------------------------------------------------------------------------
+
+A = Annotated[str, Slot("a")]
+Nullable = Annotated[str | None, Slot("nullable")]
+
+
+@step
+async def ask() -> None:
+    await WRITE().compensate(UNDO)
+
+
+@step
+def write_a() -> A:
+    return "a"
+
+
+def started(*stages: Any, takes: Sequence[Any] = (), **options: Any) -> tuple[Machine, Command]:
+    ticks = iter(range(0, 1 << 40, 1_000))
+    flow = Flow("f", stages, **options)
+    machine = Machine(compile_plan(flow), "run", lambda: next(ticks), [])
+    return machine, machine.start((), takes)
+
+
+def ended(command: Command) -> t.Ending:
+    assert isinstance(command, Finish)
+    return command.ending
+
+
+def kinds(machine: Machine) -> list[str]:
+    return [kind for kind, *_ in machine.records]
+
+
+def no() -> bool:
+    return False
+
+
+def test_an_optional_slot_that_no_step_came_to_write_is_none() -> None:
+    seen: list[object] = []
+
+    @step
+    def look(a: A | None, *, again: A | None) -> None:
+        seen.extend([a, again])
+
+    _, command = started(branch(no, write_a), look, gives=[A])
+    assert ended(command).value is None
+    assert seen == [None, None]
+
+
+def test_none_is_a_value_of_a_slot_whose_type_says_so() -> None:
+    @step
+    def write() -> Nullable:
+        return None
+
+    @step
+    def write_two() -> tuple[A, Nullable]:
+        return "a", None
+
+    @step
+    def read(value: Nullable) -> Done:
+        return Done(["read", value])
+
+    assert ended(started(write, read)[1]).value == ["read", None]
+    assert ended(started(write_two, read, gives=[A])[1]).value == ["read", None]
+
+
+def test_none_is_no_value_of_any_other_slot() -> None:
+    machine, command = started(_wrong(A, None), gives=[A])
+    assert ended(command).status == "defect"
+    assert isinstance(ended(command).cause, TypeError)
+    assert kinds(machine) == [t.DEFECT, t.ENDING, t.ENDED]
+    assert ended(started(_wrong(tuple[A, Nullable], (None, None)), gives=[A, Nullable])[1]).status == "defect"
+    assert ended(started(_wrong(tuple[A, Nullable], ("a",)), gives=[A, Nullable])[1]).status == "defect"
+    assert ended(started(_wrong(None, "something"))[1]).status == "defect"
+
+
+def _wrong(annotation: Any, answer: object) -> Any:
+    def wrong() -> object:
+        return answer
+
+    wrong.__annotations__ = {"return": annotation}
+    return step(wrong)
+
+
+def test_a_predicate_may_read_the_deadline() -> None:
+    seen: list[float] = []
+
+    def hurry(left: Deadline) -> bool:
+        seen.append(left.remaining)
+        return False
+
+    inner = Flow("inner", [branch(hurry, write_a), branch(no, ask)], deadline=1.0, gives=[A])
+    started(write_a_none, inner, branch(hurry, ask))
+    assert seen == [pytest.approx(1.0, abs=1e-4), float("inf")]
+
+
+@step
+def write_a_none() -> None:
+    return None
+
+
+def test_what_is_asked_in_the_same_breath_as_the_end_is_never_performed() -> None:
+    @step
+    def end() -> Done:
+        return Done("now")
+
+    machine, command = started(parallel(ask, end))
+    assert ended(command).value == "now"
+    assert machine.under_way == 0
+
+
+def test_an_interrupted_step_does_not_lose_the_rollback() -> None:
+    @step
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    ticks = iter(range(1 << 40))
+    machine = Machine(compile_plan(Flow("f", [ask, parallel(ask, interrupted)])), "run", lambda: next(ticks), [])
+    command = machine.start()
+    assert isinstance(command, Perform)
+    machine.committed(command.calls[0], "paid")
+    with pytest.raises(KeyboardInterrupt):
+        machine.settled(command.calls[0], Success("paid"))
+    command = machine.interrupt(t.Ending("cancelled", reason="KeyboardInterrupt"))
+    assert isinstance(command, Unwind)
+    assert ended(machine.undone(command.task, Success(None))).status == "cancelled"
+
+
+def test_a_late_result_is_recorded_and_wakes_nobody() -> None:
+    @step
+    async def two() -> A:
+        return await WRITE()
+
+    machine, command = started(parallel(two, ask), gives=[A])
+    assert isinstance(command, Perform)
+    first, second = command.calls
+    command = machine.settled(second, Failure(EffectError("test.write", "no")))
+    assert isinstance(command, Cancel)
+    command = machine.settled(first, Success("late"))
+    assert ended(command).status == "failed"
+    assert kinds(machine)[-3:] == [t.ENDING, t.LATE, t.ENDED]
+    assert "late" not in machine.cells
+
+
+def test_awaiting_anything_else_names_the_line() -> None:
+    cleaned: list[str] = []
+
+    @step
+    async def impure() -> None:
+        try:
+            await _strange()
+        finally:
+            cleaned.append("up")
+
+    _, command = started(impure)
+    cause = ended(command).cause
+    assert isinstance(cause, ImpureStepError)
+    assert f"at {__file__}:" in str(cause)
+    assert cleaned == ["up"]
+
+
+@types.coroutine
+def _strange() -> Generator[object, None, None]:
+    yield "not an effect"
+
+
+@pytest.mark.parametrize("reaction", ["await", "raise", "return"])
+def test_a_step_cannot_live_on_after_it_was_cut(reaction: str) -> None:
+    @step
+    async def stubborn() -> None:
+        try:
+            await READ()
+        finally:
+            if reaction == "await":
+                await READ()
+            if reaction == "raise":
+                raise LookupError("in its cleanup")
+
+    machine, _ = started(stubborn)
+    assert ended(machine.interrupt(t.Ending("deadline"))).status == "deadline"
+    assert kinds(machine).count(t.DEFECT) == (reaction != "return")
+
+
+def test_two_pauses_on_one_signal_are_a_defect() -> None:
+    def pause(name: str) -> Any:
+        @step(name=name)
+        def wait() -> Pause | None:
+            return Pause("paid", 1.0)
+
+        return wait
+
+    machine, command = started(parallel(pause("one"), pause("two")))
+    assert "two steps wait for signal 'paid' at once" in str(ended(command).cause)
+    assert machine.under_way == 0
+
+
+def test_a_signal_that_nobody_waits_for_is_a_key_error() -> None:
+    machine, _ = started(ask)
+    with pytest.raises(KeyError):
+        machine.signalled("paid", None)
+
+
+def test_a_pause_expires_in_its_own_words_or_fails() -> None:
+    def pause(expired: object) -> Any:
+        @step
+        def wait() -> A | Pause:
+            return Pause("paid", 2.0, expired=expired)
+
+        return wait
+
+    machine, command = started(pause(None), gives=[A])
+    assert isinstance(command, Park)
+    ((signal, until),) = command.until
+    assert (signal, until) == ("paid", 1_000 + 2_000_000_000)
+    assert str(ended(machine.expired("paid")).cause) == "expired: paid"
+    machine, _ = started(pause(Continue("nobody came")), gives=[A])
+    assert ended(machine.expired("paid")).value == "nobody came"
+
+
+def test_a_need_is_an_await_in_other_words() -> None:
+    @step
+    def need() -> A | Need:
+        return Need(READ(), lambda value: value)
+
+    @step
+    async def wait() -> A:
+        return await READ()
+
+    seen = []
+    for way in (need, wait):
+        machine, command = started(way, gives=[A])
+        assert isinstance(command, Perform)
+        assert ended(machine.settled(command.calls[0], Success("v"))).value == "v"
+        seen.append(kinds(machine))
+    assert seen[0] == seen[1] == [t.ASKED, t.SETTLED, t.STEP, t.ENDING, t.ENDED]
+
+
+def test_a_step_that_resumes_in_a_coroutine_goes_on_asking() -> None:
+    async def resume(value: str) -> str:
+        return value + await READ()
+
+    @step
+    def need() -> A | Need:
+        return Need(READ(), resume)
+
+    machine, command = started(need, gives=[A])
+    keys = []
+    while isinstance(command, Perform):
+        keys.append(command.calls[0].key)
+        command = machine.settled(command.calls[0], Success("v"))
+    assert ended(command).value == "vv"
+    assert keys == ["run:need:1", "run:need:2"]
+
+
+def test_a_pivot_keeps_what_was_committed_before_it() -> None:
+    @step
+    def fail() -> Fail:
+        return Fail.conflict("x")
+
+    machine, command = started(pivot(ask), ask, fail)
+    undone = []
+    while not isinstance(command, Finish):
+        if isinstance(command, Perform):
+            machine.committed(command.calls[0], None)
+            command = machine.settled(command.calls[0], Success(None))
+        elif isinstance(command, Unwind):
+            undone.append(command.task.entry.call.step)
+            command = machine.undone(command.task, Success(None))
+    assert undone == ["ask#2"]
+
+
+def test_giving_up_in_a_run_that_is_done_does_not_doubt_what_was_wanted() -> None:
+    @step
+    async def race() -> None:
+        await READ()
+
+    machine, command = started(ask, race)
+    assert isinstance(command, Perform)
+    wanted = command.calls[0]
+    machine.committed(wanted, None)
+    command = machine.settled(wanted, Success(None))
+    assert isinstance(command, Perform)
+    lost = Call("run", "race", "1.0", WRITE().compensate(UNDO), command.calls[0])
+    machine.committed(lost, None)
+    machine.lost(command.calls[0], [])
+    command = machine.settled(command.calls[0], Success(None))
+    assert isinstance(command, Unwind)
+    assert ended(machine.give_up()).status == "done"
+    assert [entry.call for entry in machine.saga.unresolved] == [lost]

@@ -59,7 +59,7 @@ def check_flow(block: Block, before: Sequence[Stage] = ()) -> None:
         if slot.name not in written:
             raise checker.error(
                 f"gives slot {slot.name!r}, but no step writes it",
-                checker.cure_missing(slot.name, "the flow's end"),
+                checker.cure_missing(slot.name),
             )
     checker.no_dead_slots({slot.name for slot, _ in block.gives}, exempt=before)
     check_deadlines(block)
@@ -261,12 +261,13 @@ class _Checker:
                     f"read it, name it in gives=[…], or let {writer!r} write nothing",
                 )
 
-    def cure_missing(self, slot: str, before: str) -> str:
+    def cure_missing(self, slot: str, before: str = "") -> str:
+        """before: who needs the slot; nobody in particular when the flow gives it."""
         later = [step.name for step in steps_of(self.stages) if _writes(step, slot)]
-        if later:
+        if later and before:
             return f"move {later[0]!r}, which writes {slot!r}, before {before!r}"
         able = sorted({name for step in steps_of(self.stages) for name in _neighbours_writing(step, slot)})
-        cure = f"add a step that writes {slot!r} before {before!r}"
+        cure = f"add a step that writes {slot!r}" + (f" before {before!r}" if before else "")
         return cure + (f"; these steps can: {', '.join(able)}" if able else ", or name it in takes=[…]")
 
 

@@ -446,7 +446,7 @@ class Machine:
                 parent = parent.parent
             around.append(parent)
         written = {n: self.cells[c] for n, c in self.plan.slots.items() if self.cells[c] is not UNWRITTEN}
-        rest = () if isinstance(decision, Replace) else still_to_run([place, *self._places()])
+        rest = () if isinstance(decision, Replace) else still_to_run(place, self._activations())
         try:
             self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
         except DefinitionError as defect:
@@ -462,9 +462,8 @@ class Machine:
             place.line = (*place.line[: place.at], *line, *place.line[place.at :])
         return True
 
-    def _places(self) -> list[At]:
-        """Where steps wait."""
-        return [activation.place for activation in (*self._waiting.values(), *self._parked.values())]
+    def _activations(self) -> list[Activation]:
+        return [*self._waiting.values(), *self._parked.values()]
 
     def _raised(self, node: Any, began: int, defect: Exception) -> None:
         self.records.append((t.DEFECT, self.clock(), node, (began, defect)))

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from zerver.core.check import Written, check_insertion
-from zerver.core.places import At, Gate
+from zerver.core.places import Activation, At, Gate
 from zerver.core.plan import BlockNode, BranchNode, DagNode, ForkNode, Line, Node, Plan, PlanBuilder, StepNode
 from zerver.core.stages import Stage, as_stages
 from zerver.errors import DefinitionError
@@ -63,8 +63,12 @@ def _known(plan: Plan, by: str, written: Mapping[str, object]) -> Written:
     return known
 
 
-def still_to_run(places: Iterable[At]) -> Iterable[Node]:
-    """Every node that may still run, given where the run's steps are; a line of a gate is taken whole."""
+def still_to_run(here: At, waiting: Iterable[Activation]) -> Iterable[Node]:
+    """Every node that may still run behind `here` and the steps that wait; a line of a gate is taken whole."""
+    places = [here]
+    for activation in waiting:
+        yield activation.node
+        places.append(activation.place)
     for place in places:
         at: At | Gate | None = place
         while at is not None:

@@ -68,16 +68,17 @@ def execute_returning(row: type[T], sql: str, /, *params: object, expect: int | 
 def transaction(*statements: Effect[Any]) -> Effect[tuple[Any, ...]]:
     """Perform the statements in order, all or none; gives their results, as each alone would.
 
-    A statement's `expect=` decides about all of them. Raises DefinitionError for what is no SQL statement.
+    A statement's `expect=` decides about all of them; a fetch among them sees the writes before it. Raises
+    DefinitionError for what is no SQL statement.
     """
     for statement in statements:
-        if statement.kind not in STATEMENTS:
-            raise DefinitionError(
-                f"sql.transaction was given {statement.kind.name!r}", "give it sql.execute, sql.fetch_one and the like"
-            )
+        kind = getattr(statement, "kind", None)
+        if kind not in STATEMENTS:
+            given = repr(statement) if kind is None else repr(kind.name)
+            raise DefinitionError(f"sql.transaction was given {given}", "give it sql.execute, sql.fetch_one, …")
         if statement.policy is not None or statement.compensation is not None or statement.form != "value":
             raise DefinitionError(
-                f"sql.transaction: a statement in it has a policy or compensation of its own: {statement!r}",
+                f"sql.transaction: a {statement.kind.name} in it has a policy or compensation of its own",
                 "put .with_policy(), .compensate() and .optional() on the transaction",
             )
     return Effect(TRANSACTION, statements)

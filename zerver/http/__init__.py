@@ -7,11 +7,13 @@
 """
 
 from zerver.core.codec import encode_json as encode_json
+from zerver.http.capability import downstream as downstream
 from zerver.http.capability import http_client as http_client
 from zerver.http.client import ClientLimits as ClientLimits
 from zerver.http.client import ClientResponse as ClientResponse
 from zerver.http.client import HttpClient as HttpClient
 from zerver.http.client import open_http_client as open_http_client
+from zerver.http.dial import Dial as Dial
 from zerver.http.exchange import DEFAULT_LIMITS as DEFAULT_LIMITS
 from zerver.http.exchange import Exchange as Exchange
 from zerver.http.exchange import Handler as Handler
@@ -30,6 +32,7 @@ from zerver.http.parts import Header as Header
 from zerver.http.parts import Path as Path
 from zerver.http.parts import Query as Query
 from zerver.http.patterns import parse_pattern as parse_pattern
+from zerver.http.pool import PoolStatistics as PoolStatistics
 from zerver.http.render import render as render
 from zerver.http.render import render_miss as render_miss
 from zerver.http.response import html as html

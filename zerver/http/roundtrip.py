@@ -187,11 +187,6 @@ class RoundTrip:
 
     async def next_piece(self) -> bytes:
         """The next bytes of the body; b"" at its end."""
-        with trio.CancelScope(deadline=self._terms.deadline):
-            return await self._next_piece()
-        raise self._late()
-
-    async def _next_piece(self) -> bytes:
         if self._over:
             return b""
         if self._lease is None or self._lease.connection is None:
@@ -209,10 +204,16 @@ class RoundTrip:
                 return b""
             if event is not Mark.NEED_DATA:
                 raise self._failed("the peer closed the connection in the middle of its answer")
+            await self._receive_more(connection)
+
+    async def _receive_more(self, connection: Connection) -> None:
+        with trio.CancelScope(deadline=self._terms.deadline):
             try:
                 connection.wire.receive(await connection.receive())
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise self._failed("the connection broke in the middle of the answer") from error
+            return
+        raise self._late()
 
     # ---- the end ------------------------------------------------------------------------------
 

@@ -1,13 +1,17 @@
 """Keys and values in memory: a store for one process, and the model for others.
 
-Law: every verb is atomic because nothing is awaited inside it. The store is bounded: the entry that expires first, or
-else the oldest one, makes room.
+Law: every verb is atomic because nothing is awaited inside it. What goes in and what comes out are copies: a value in
+the store cannot be changed from outside. The store is bounded: the entry that expires first, or else the oldest one,
+makes room.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Any, Protocol
 
 import attrs
@@ -16,26 +20,56 @@ import trio
 from zerver.core.app import Capability
 from zerver.core.effects import INJECTED
 from zerver.effects import kv
-from zerver.errors import Rejected
+from zerver.errors import DefinitionError, Rejected
 
 
 class Store(Protocol):
-    """What a key-value store must do. ttl: seconds until the key is forgotten, None for never."""
+    """What a key-value store must do. `zerver.testing.check_store` is this page as a program.
 
-    async def get(self, key: str) -> object: ...
-    async def put(self, key: str, value: object, ttl: float | None) -> None: ...
-    async def add(self, key: str, value: object, ttl: float | None) -> bool: ...
-    async def delete(self, key: str) -> bool: ...
-    async def increment(self, key: str, by: int) -> int: ...
+    Every verb is atomic, and a checkpoint. When it raises, or is cancelled, it has not happened; only ConnectionLost
+    means that nobody knows. Values are as `zerver.effects.kv` says, and never None, which is what a missing key has.
+    ttl: seconds until the key is forgotten, None for never; a key that is set again gets its ttl anew.
+    """
+
+    async def get(self, key: str) -> object:
+        """The value, or None."""
+        ...
+
+    async def put(self, key: str, value: object, ttl: float | None) -> None:
+        """Set the key, whatever it was."""
+        ...
+
+    async def add(self, key: str, value: object, ttl: float | None) -> bool:
+        """Set the key if it is missing; whether it was."""
+        ...
+
+    async def delete(self, key: str) -> bool:
+        """Forget the key; whether it was there."""
+        ...
+
+    async def increment(self, key: str, by: int) -> int:
+        """Add to the key's integer, 0 if it is missing, and keep its ttl. Raises Rejected for any other value."""
+        ...
 
 
 @attrs.frozen
 class StoreStatistics:
-    """keys: kept now. evicted: forgotten because the store was full."""
+    """keys: kept now. evicted: forgotten before their time because the store was full."""
 
     keys: int
     capacity: int
     evicted: int
+
+
+@attrs.frozen(eq=False)
+class _Entry:
+    """until: on Trio's clock, inf for ever."""
+
+    value: object
+    until: float
+
+
+_NEVER = float("inf")
 
 
 class MemoryStore:
@@ -43,22 +77,25 @@ class MemoryStore:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: dict[str, tuple[object, float]] = {}  # value, and when it is forgotten
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # oldest first
+        self._ends: list[tuple[float, int, str, _Entry]] = []  # a heap; entries that were replaced are passed over
+        self._number = count()  # so that the heap never compares entries
         self._evicted = 0
 
     async def get(self, key: str) -> object:
         await trio.lowlevel.checkpoint()
-        return self._live(key)
+        entry = self._live(key)
+        return None if entry is None else _copy(entry.value)
 
     async def put(self, key: str, value: object, ttl: float | None) -> None:
         await trio.lowlevel.checkpoint()
-        self._set(key, value, ttl)
+        self._set(key, _copy(value), _NEVER if ttl is None else trio.current_time() + ttl)
 
     async def add(self, key: str, value: object, ttl: float | None) -> bool:
         await trio.lowlevel.checkpoint()
         if self._live(key) is not None:
             return False
-        self._set(key, value, ttl)
+        self._set(key, _copy(value), _NEVER if ttl is None else trio.current_time() + ttl)
         return True
 
     async def delete(self, key: str) -> bool:
@@ -69,40 +106,79 @@ class MemoryStore:
 
     async def increment(self, key: str, by: int) -> int:
         await trio.lowlevel.checkpoint()
-        value = self._live(key)
-        if value is None:
-            value = 0
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise Rejected(f"kv.increment: the value of {key!r} is a {type(value).__name__}, not a number")
-        self._entries[key] = (value + by, self._entries.get(key, (0, float("inf")))[1])
-        return value + by
+        entry = self._live(key) or _Entry(0, _NEVER)
+        if type(entry.value) is not int:
+            raise Rejected(f"kv.increment: the value of {key!r} is a {type(entry.value).__name__}, not an int")
+        self._set(key, entry.value + by, entry.until)
+        return entry.value + by
 
     def statistics(self) -> StoreStatistics:
+        self._forget_expired()
         return StoreStatistics(len(self._entries), self._capacity, self._evicted)
 
-    def _live(self, key: str) -> object:
-        value, until = self._entries.get(key, (None, 0.0))
-        if value is not None and until <= trio.current_time():
-            del self._entries[key]
-            return None
-        return value
+    # -- inside, where nothing is awaited --
 
-    def _set(self, key: str, value: object, ttl: float | None) -> None:
-        if value is None:
-            raise Rejected(f"kv: None cannot be the value of {key!r}: it means that there is none")
+    def _live(self, key: str) -> _Entry | None:
+        entry = self._entries.get(key)
+        return entry if entry is not None and entry.until > trio.current_time() else None
+
+    def _set(self, key: str, value: object, until: float) -> None:
+        self._forget_expired()
         self._entries.pop(key, None)
         if len(self._entries) >= self._capacity:
             self._make_room()
-        self._entries[key] = (value, float("inf") if ttl is None else trio.current_time() + ttl)
+        entry = self._entries[key] = _Entry(value, until)
+        if until != _NEVER:
+            heappush(self._ends, (until, next(self._number), key, entry))
+            self._compact()
+
+    def _forget_expired(self) -> None:
+        now = trio.current_time()
+        while (first := self._first_to_end()) is not None and self._entries[first].until <= now:
+            del self._entries[first]
 
     def _make_room(self) -> None:
-        first = min(self._entries, key=lambda key: self._entries[key][1])  # the first in order of age, among equals
-        del self._entries[first]
+        first = self._first_to_end()
+        if first is not None:
+            del self._entries[first]
+        else:
+            self._entries.popitem(last=False)
         self._evicted += 1
+
+    def _first_to_end(self) -> str | None:
+        """The key that expires first, None if none does."""
+        while self._ends:
+            _, _, key, entry = self._ends[0]
+            if self._entries.get(key) is entry:
+                return key
+            heappop(self._ends)  # it was deleted or replaced
+        return None
+
+    def _compact(self) -> None:
+        """Drop what was replaced, once it is most of the heap: each key set again and again would fill it."""
+        if len(self._ends) > 2 * len(self._entries) + 16:
+            self._ends = [end for end in self._ends if self._entries.get(end[2]) is end[3]]
+            heapify(self._ends)
+
+
+def _copy(value: Any) -> Any:
+    if type(value) is list:
+        return [_copy(item) for item in value]
+    if type(value) is dict:
+        return {key: _copy(item) for key, item in value.items()}
+    return value
+
+
+# ---- the capability -------------------------------------------------------------------------
 
 
 def memory(*, capacity: int = 100_000) -> Capability:
-    """The `kv` effects in memory, for one process. capacity: keys kept at the most."""
+    """The `kv` effects in memory, for one process. capacity: keys kept at the most.
+
+    Raises DefinitionError for a capacity below 1.
+    """
+    if capacity < 1:
+        raise DefinitionError(f"kv.memory(capacity={capacity!r})", "give it room for one key at least")
 
     @asynccontextmanager
     async def open_store() -> AsyncIterator[Store]:
@@ -111,8 +187,8 @@ def memory(*, capacity: int = 100_000) -> Capability:
     return store_capability(open_store)
 
 
-def store_capability(open_store: Callable[[], Any]) -> Capability:
-    """The `kv` effects on a Store that `open_store` opens."""
+def store_capability(open_store: Callable[[], AbstractAsyncContextManager[Store]]) -> Capability:
+    """The `kv` effects on a Store that `open_store` opens. A handler of yours may take `Store` as a resource."""
     return Capability(name="kv", handlers=_HANDLERS, resources={_STORE: open_store})
 
 

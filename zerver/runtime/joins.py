@@ -26,7 +26,7 @@ class Performer(Protocol):
         """Perform a call and tell the saga."""
         ...
 
-    async def fly(self, run: Run, call: Call, flight: Flight) -> Outcome[Any]:
+    async def fly(self, run: Run, call: Call, flight: Flight | None) -> Outcome[Any]:
         """Perform a call and tell nobody: a hedge's attempts are one write."""
         ...
 
@@ -46,8 +46,12 @@ async def perform_join(performer: Performer, run: Run, call: Call) -> Outcome[An
         raise TypeError(f"{call!r} is not a join")
     conduct = _Hedge(performer, run, call, join) if join.rule.name == "hedge" else _Members(performer, run, call, join)
     timeout = join.policy.timeout if join.policy is not None else None
-    with trio.CancelScope(deadline=float("inf") if timeout is None else trio.current_time() + timeout) as scope:
-        await conduct.run()
+    try:
+        with trio.CancelScope(deadline=float("inf") if timeout is None else trio.current_time() + timeout) as scope:
+            await conduct.run()
+    except trio.Cancelled:
+        conduct.abandon()
+        raise
     if scope.cancelled_caught and conduct.outcome is None:
         error = EffectTimeout(join.kind.name, f"timed out after {(timeout or 0.0) * 1000:.0f}ms")
         conduct.outcome = Failure(error)
@@ -90,6 +94,9 @@ class _Conduct:
     async def member(self, number: int, nursery: trio.Nursery) -> None:
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """The join was cut from outside: tell the saga what nobody has told it yet."""
+
     async def end(self) -> Outcome[Any]:
         raise NotImplementedError
 
@@ -129,7 +136,8 @@ class _Hedge(_Conduct):
     def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any]) -> None:
         super().__init__(performer, run, call, join)
         self.one = call.member(run.run_id, 0)
-        self.flights: list[Flight] = []
+        self.writes = self.one.effect.kind.access == "write"
+        self.flights: list[Flight] = []  # of a write; a read has no doubt to keep
 
     def hedge_delay(self) -> float | None:
         after = self.join.rule.after
@@ -144,38 +152,44 @@ class _Hedge(_Conduct):
             await super().run()
         except trio.Cancelled:
             self.on.records.append((t.CUT, self.on.clock(), self.one, "cancelled"))
-            if self.outcome is None:
-                self._tell_doubt()
             raise
 
     async def member(self, number: int, nursery: trio.Nursery) -> None:
-        flight = Flight()
-        self.flights.append(flight)
+        flight = None
+        if self.writes:
+            flight = Flight()
+            self.flights.append(flight)
         if number:
             self.on.records.append((t.HEDGED, self.on.clock(), self.one, number + 1))
         outcome = await self.performer.fly(self.on, self.one, flight)
         if self.outcome is None:
             self.follow(self.state.arrived(number, outcome), nursery)
 
+    def abandon(self) -> None:
+        # An attempt may have won in the very moment in which the join was cut: what it did is done.
+        self._tell(self._known("cut while it was under way"))
+
     async def end(self) -> Outcome[Any]:
-        outcome: Outcome[Any] = self.outcome or Cancelled("the join was cut")
+        outcome = self._known("a hedged attempt was cut")
         if isinstance(outcome, Unknown):
             try:
                 outcome = await self.performer.resolve(self.on, self.one, outcome)
             except trio.Cancelled:
-                self._tell_doubt()
+                self._tell(outcome)
                 raise
-        elif not isinstance(outcome, Success) and any(flight.sent for flight in self.flights):
-            outcome = Unknown(OutcomeUnknown(self.one.effect.kind.name, "a hedged attempt was cut"), self.one.key)
-        if self.one.effect.kind.access == "write":
-            if isinstance(outcome, Success):
-                self.on.machine.committed(self.one, outcome.value)
-            elif isinstance(outcome, Unknown):
-                self.on.machine.doubted(self.one, outcome.error)
+        self._tell(outcome)
         self.on.records.append((t.SETTLED, self.on.clock(), self.one, outcome))
         return outcome
 
-    def _tell_doubt(self) -> None:
-        if any(flight.sent for flight in self.flights):
-            error = OutcomeUnknown(self.one.effect.kind.name, "cut while it was under way")
-            self.on.machine.doubted(self.one, error)
+    def _known(self, doubt: str) -> Outcome[Any]:
+        """What the attempts came to, all together: one that may have happened puts the whole hedge in doubt."""
+        outcome: Outcome[Any] = self.outcome or Cancelled("the join was cut")
+        if not isinstance(outcome, Success | Unknown) and any(flight.sent for flight in self.flights):
+            return Unknown(OutcomeUnknown(self.one.effect.kind.name, doubt), self.one.key)
+        return outcome
+
+    def _tell(self, outcome: Outcome[Any]) -> None:
+        if self.writes and isinstance(outcome, Success):
+            self.on.machine.committed(self.one, outcome.value)
+        elif self.writes and isinstance(outcome, Unknown):
+            self.on.machine.doubted(self.one, outcome.error)

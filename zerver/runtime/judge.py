@@ -10,6 +10,9 @@ Law: one table, one answer. For a write the question is always the same: is it c
     its timeout, nothing sent yet              no            yes      no
     its timeout, after sending                 maybe         by key   no
 
+A handler that makes several exchanges for one write answers for the whole: after the first that may have changed
+something it must turn a later ConnectFailed or Rejected into OutcomeUnknown, because nobody else can know.
+
 "By key": only if the handler takes a key, so that the other side can tell that it is the same write.
 """
 

@@ -135,11 +135,14 @@ class Runtime:
         machine = Machine(plan, run_id, clock, records, None if seconds == _NEVER else received + int(seconds * 1e9))
         run = Run(run_id, flow, machine, tenant, chosen, ends, on_wait)
         self._runs[run_id] = run
+        ending: Ending | None = None
         try:
             ending = await drive(self.interpreter, run, parts, takes)
         finally:
             del self._runs[run_id]
             self.admission.release()
+            if ending is None:  # the caller is cancelled and gets no result, but what it left behind must be told
+                self._seal(Result(timeline, timeline.ending or _CUT, machine.saga.unresolved))
         return self._seal(Result(timeline, ending, machine.saga.unresolved))
 
     def signal(self, run_id: str, signal: str, value: object = None) -> bool:
@@ -220,6 +223,7 @@ async def open_runtime(
 
 
 _NEVER = float("inf")
+_CUT = Ending("cancelled", reason="the host cancelled it")
 
 
 def _shorter(*seconds: float | None) -> float:

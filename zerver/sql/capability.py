@@ -1,20 +1,23 @@
 """SQL as a capability: the handlers of `zerver.effects.sql`, on any driver.
 
-Law: a handler translates an effect into statements, and answers into values; whether something happened is the
-driver's to say. Nothing here knows which database it is.
+Law: a handler translates an effect into statements, and answers into values, the latter before the commit; whether
+something happened is the driver's to say. Nothing here knows which database it is.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
+import attrs
+
 from zerver.core.app import Capability
-from zerver.core.effects import INJECTED, Effect
+from zerver.core.effects import INJECTED, Effect, EffectKind
 from zerver.effects import sql
-from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement
+from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, check_answer
 from zerver.sql.rows import as_values
 from zerver.sql.sqlite import open_sqlite
 
@@ -40,16 +43,20 @@ _DRIVER: Any = Driver  # a protocol is a type to those who annotate with it, and
 
 
 async def _fetch_one(type_: Any, text: str, params: tuple[object, ...], *, driver: Driver = INJECTED) -> Any:
-    values = as_values(type_, await driver.fetch(Statement(text, params)))
-    return values[0] if values else None
+    return await _fetched(driver, Wish(partial(_first, type_), text, params))
 
 
-async def _fetch_all(type_: Any, text: str, params: tuple[object, ...], *, driver: Driver = INJECTED) -> list[Any]:
-    return as_values(type_, await driver.fetch(Statement(text, params)))
+async def _fetch_all(type_: Any, text: str, params: tuple[object, ...], *, driver: Driver = INJECTED) -> Any:
+    return await _fetched(driver, Wish(partial(as_values, type_), text, params))
 
 
 async def _fetch_value(type_: Any, text: str, params: tuple[object, ...], *, driver: Driver = INJECTED) -> Any:
-    return _first_value(type_, await driver.fetch(Statement(text, params)))
+    return await _fetched(driver, Wish(partial(_value, type_), text, params))
+
+
+async def _fetched(driver: Driver, wish: Wish) -> Any:
+    await driver.fetch(wish.statement)
+    return wish.value
 
 
 async def _execute(text: str, params: tuple[object, ...], *, expect: int | None, driver: Driver = INJECTED) -> int:
@@ -58,13 +65,16 @@ async def _execute(text: str, params: tuple[object, ...], *, expect: int | None,
 
 async def _execute_returning(
     type_: Any, text: str, params: tuple[object, ...], *, expect: int | None, driver: Driver = INJECTED
-) -> list[Any]:
-    return as_values(type_, await driver.execute_returning(Statement(text, params, expect)))
+) -> Any:
+    wish = Wish(partial(as_values, type_), text, params, expect)
+    await driver.execute_returning(wish.statement)
+    return wish.value
 
 
 async def _transaction(*effects: Effect[Any], driver: Driver = INJECTED) -> tuple[Any, ...]:
-    answers = await driver.transaction([_statement(effect) for effect in effects])
-    return tuple(_value(effect, answer) for effect, answer in zip(effects, answers, strict=True))
+    wishes = [_wish(effect) for effect in effects]
+    await driver.transaction([wish.statement for wish in wishes])
+    return tuple(wish.value for wish in wishes)
 
 
 _HANDLERS: dict[str, Callable[..., Any]] = {
@@ -77,24 +87,56 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _statement(effect: Effect[Any]) -> Statement:
+# ---- statements and their answers -----------------------------------------------------------
+
+
+class Wish:
+    """A statement, and the value to make of its answer.
+
+    The value is made before the commit, by `Statement.accept`: a write whose answer is not what the step asked for must
+    not have happened, because the step is told that it failed. make is None for a statement without rows.
+    """
+
+    __slots__ = ("_make", "statement", "value")
+
+    def __init__(
+        self, make: Callable[[Rows], Any] | None, text: str, params: tuple[object, ...], expect: int | None = None
+    ) -> None:
+        self._make = make
+        self.value: Any = None
+        self.statement = Statement(text, params, expect, self._accept)
+
+    def _accept(self, answer: Answer) -> None:
+        # In a transaction the driver takes answers of any shape; a member is to answer as it would alone.
+        check_answer(attrs.evolve(self.statement, accept=None), answer, Rows if self._make else Changed)
+        if isinstance(answer, Changed):
+            self.value = answer.count
+        elif self._make is not None:
+            self.value = self._make(answer)
+
+
+def _wish(effect: Effect[Any]) -> Wish:
     """A member of a transaction; its last two positional arguments are the text and the parameters."""
-    text, params = effect.args[-2:]
-    return Statement(text, params, effect.kwargs.get("expect"))
+    *types, text, params = effect.args
+    make = _MAKERS.get(effect.kind)
+    return Wish(make and partial(make, *types), text, params, effect.kwargs.get("expect"))
 
 
-def _value(effect: Effect[Any], answer: Answer) -> Any:
-    if isinstance(answer, Changed):
-        return answer.count
-    if effect.kind is sql.FETCH_VALUE:
-        return _first_value(effect.args[0], answer)
-    if effect.kind is sql.EXECUTE:
-        return len(answer.rows)
-    values = as_values(effect.args[0], answer)
-    return (values[0] if values else None) if effect.kind is sql.FETCH_ONE else values
+def _first(type_: Any, rows: Rows) -> Any:
+    values = as_values(type_, Rows(rows.columns, rows.rows[:1]))
+    return values[0] if values else None
 
 
-def _first_value(type_: Any, rows: Rows) -> Any:
+def _value(type_: Any, rows: Rows) -> Any:
     if not rows.rows or rows.rows[0][0] is None:
         return None
-    return as_values(type_, Rows(rows.columns[:1], [rows.rows[0][:1]]))[0]
+    return _first(type_, Rows(rows.columns[:1], [rows.rows[0][:1]]))
+
+
+#: What is made of the rows of a transaction's member, given the type that was asked for.
+_MAKERS: Mapping[EffectKind[..., Any], Callable[[Any, Rows], Any]] = {
+    sql.FETCH_ONE: _first,
+    sql.FETCH_ALL: as_values,
+    sql.FETCH_VALUE: _value,
+    sql.EXECUTE_RETURNING: as_values,
+}

@@ -4,26 +4,26 @@ Law: columns are matched to an attrs class by name, each of them and no other; a
 an error that names row and column, never a silent cast. A plain type takes rows of one column.
 
 What databases cannot keep comes back as what it was: 0 and 1 as a bool, ISO 8601 text as a date, text as a Decimal, a
-UUID or an enum. Text for a field of bytes is refused: a decoder of JSON would take it for base64.
+UUID or an enum. Nothing else is converted: "5" is no int, 5 is no str, and text is no base64.
 """
 
 from __future__ import annotations
 
+import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import attrs
+import msgspec
 
-from zerver.core.codec import convert
-from zerver.errors import InvalidData, StatementError
+from zerver.errors import StatementError
 from zerver.sql.driver import Rows
 
 Row: TypeAlias = tuple[object, ...]
 RowsMaker: TypeAlias = Callable[[Sequence[Row]], list[Any]]
-Mend: TypeAlias = Callable[[object], object]
 
 
 def as_values(type_: Any, rows: Rows) -> list[Any]:
@@ -31,13 +31,7 @@ def as_values(type_: Any, rows: Rows) -> list[Any]:
 
     Raises StatementError: code "COLUMNS" when the columns cannot be its fields, "TYPE" when a value cannot.
     """
-    make = _maker(type_, rows.columns)
-    try:
-        return make(rows.rows)
-    except InvalidData as error:
-        raise StatementError(
-            f"a row does not fit {_label(type_)}: {error}\n  cast it in the statement, or change the type", "TYPE"
-        ) from error
+    return _maker(type_, rows.columns)(rows.rows)
 
 
 def _label(type_: Any) -> str:
@@ -59,20 +53,21 @@ def _plain_maker(type_: Any, columns: tuple[str, ...]) -> RowsMaker:
             "  select one column, or give an attrs class with a field for each",
             "COLUMNS",
         )
-    mend = _mend(type_)
-    return lambda rows: _converted([mend(row[0]) if mend else row[0] for row in rows], type_)
+    if _is_flag(type_):
+        return lambda rows: _converted([_flag(row[0]) for row in rows], type_)
+    return lambda rows: _converted([row[0] for row in rows], type_)
 
 
 def _class_maker(type_: Any, columns: tuple[str, ...]) -> RowsMaker:
     _check_columns(type_, columns)
-    hints = typing.get_type_hints(attrs.resolve_types(type_), include_extras=True)
-    mends = [(column, mend) for column in columns if (mend := _mend(hints.get(column)))]
+    hints = typing.get_type_hints(type_)
+    flags = [column for column in columns if _is_flag(hints[column])]
 
     def make(rows: Sequence[Row]) -> list[Any]:
         named = [dict(zip(columns, row, strict=True)) for row in rows]
-        for column, mend in mends:
+        for column in flags:
             for row in named:
-                row[column] = mend(row[column])
+                row[column] = _flag(row[column])
         return _converted(named, type_)
 
     return make
@@ -101,27 +96,34 @@ def _check_columns(type_: Any, columns: tuple[str, ...]) -> None:
 
 
 def _converted(values: list[Any], type_: Any) -> list[Any]:
-    made: list[Any] = convert(values, list[type_], "row")
-    return made
+    try:
+        return msgspec.convert(values, list[type_], builtin_types=(bytes,))  # or it would decode base64
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$")  # as "Expected `int`, got `str` - at `$[0].price`"
+        raise StatementError(
+            f"row{place.rstrip('`')} does not fit {_label(type_)}: {what[:1].lower()}{what[1:]}\n"
+            "  cast it in the statement, or change the type",
+            "TYPE",
+        ) from error
 
 
-# ---- what a column needs before it can be converted -----------------------------------------
+# ---- bools, which SQLite keeps as 0 and 1 ---------------------------------------------------
 
 
-def _mend(hint: Any) -> Mend | None:
-    """What to do to each value of a column first, or None: most columns need nothing."""
-    kinds = {typing.get_origin(part) or part for part in _parts(hint)}
-    if bool in kinds and not kinds & {int, float}:
-        return lambda value: bool(value) if type(value) is int and value in (0, 1) else value
-    if bytes in kinds and str not in kinds:
-        return lambda value: _Text(value) if isinstance(value, str) else value
-    return None
+def _is_flag(hint: Any) -> bool:
+    """Whether a 0 or a 1 can only be meant as a bool."""
+    kinds = set(_members(hint))
+    return bool in kinds and not kinds & {int, float}
 
 
-def _parts(hint: Any) -> list[Any]:
-    """The members of a union, or the one type; without what Annotated says about it."""
-    if typing.get_origin(hint) is typing.Annotated:
-        return _parts(typing.get_args(hint)[0])
-    if _is_union(hint):
-        return [part for member in typing.get_args(hint) for part in _parts(member)]
-    return [hint]
+def _members(hint: Any) -> Iterator[Any]:
+    """The types in a union, or the one type."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        for member in typing.get_args(hint):
+            yield from _members(member)
+    else:
+        yield hint
+
+
+def _flag(value: object) -> object:
+    return bool(value) if type(value) is int and value in (0, 1) else value

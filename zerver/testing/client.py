@@ -76,12 +76,9 @@ class OpenRequest:
                 self._head = event
         return self._head
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    def pieces(self) -> AsyncIterator[bytes]:
         """The body, piece by piece as it comes. Raises ExchangeFailed when it breaks off."""
-        await self.head()
-        while not isinstance(event := await self._event(), EndOfMessage):
-            if isinstance(event, bytes):
-                yield event
+        return _Pieces(self)
 
     async def reply(self) -> Reply:
         """The whole answer. Raises ExchangeFailed when the app closes before its end."""
@@ -95,6 +92,20 @@ class OpenRequest:
         if event in (Mark.PEER_CLOSED, Mark.PEER_CUT):
             self._client._raise_defect()
             raise ExchangeFailed("the app closed the connection before its answer was complete")
+        return event
+
+
+class _Pieces(AsyncIterator[bytes]):
+    """No async generator, so that a loop over it may simply be left."""
+
+    def __init__(self, request: OpenRequest) -> None:
+        self._request = request
+
+    async def __anext__(self) -> bytes:
+        await self._request.head()
+        while not isinstance(event := await self._request._event(), bytes):
+            if isinstance(event, EndOfMessage):
+                raise StopAsyncIteration
         return event
 
 

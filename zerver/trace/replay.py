@@ -94,25 +94,27 @@ _SHARED = frozenset({t.ASKED, t.SETTLED, t.LATE, t.CUT})
 
 class _Replay:
     def __init__(self, plan: Plan, timeline: Timeline, inputs: Inputs | None) -> None:
-        self.plan = plan
         self.timeline = timeline
         self.recorded = timeline.records
-        self.inputs = inputs
         self.index = 0  # of the recorded record that is looked at
-        self.seen = 0  # records of the machine that have been compared
         self.calls: dict[tuple[str, str], Call] = {}
         self.command: Command | None = None
-        self.out: list[Record] = []
-        self.moments = _moments(self.recorded)
-        given = inputs or next((_fitted(r, plan) for r in self.recorded if r[0] == t.INPUT), None)
-        self.given = given
-        deadline = None if given is None else given.deadline_ns
-        self.machine = Machine(plan, timeline.run_id, self.clock, [], deadline)
+        self.began = _beginnings(self.recorded)
+        self.asked_at = -1
+        self.given = inputs or next((_fitted(r, plan) for r in self.recorded if r[0] == t.INPUT), None)
+        deadline = None if self.given is None else self.given.deadline_ns
+        self.records: list[Record] = []  # index for index the recorded ones, for as long as nothing departs
+        self.machine = Machine(plan, timeline.run_id, self.clock, self.records, deadline)
 
     def clock(self) -> int:
-        """The recorded time of what the machine is doing: when the step began, as far as the record to come tells."""
-        at = self.index + len(self.machine.records) - self.seen
-        return self.moments[min(at, len(self.moments) - 1)] if self.moments else 0
+        """The recorded time of the record that the machine is about to write.
+
+        A step's first record is written when it has asked or answered; the clock is read once before, when it began, and
+        its answer tells that time.
+        """
+        at = min(len(self.records), len(self.recorded) - 1)
+        first, self.asked_at = self.asked_at != at, at
+        return self.began.get(at, self.recorded[at][1]) if first else self.recorded[at][1]
 
     # -- the loop --
 
@@ -123,37 +125,41 @@ class _Replay:
             divergence = self.follow(record)
             if divergence is not None:
                 break
-        if divergence is None and len(self.machine.records) > self.seen:
-            divergence = Divergence(len(self.recorded), None, self.machine.records[self.seen])
-        return Replayed(tuple(self.out), divergence, self.slots(), self.stop())
+        whole = len(self.recorded)
+        if divergence is None and len(self.records) > whole:
+            divergence = Divergence(whole, None, self.records[whole])
+        upto = whole if divergence is None else divergence.index
+        return Replayed(tuple(self.records[:upto]), divergence, self.slots(), self.stop())
 
     def follow(self, record: Record) -> Divergence | None:
         """Let the replay do what the record says; where it does otherwise is the divergence."""
         kind, _, subject, _ = record
         if kind in _RUNTIMES or (kind in _SHARED and subject.parent is not None):
-            if len(self.machine.records) > self.seen:  # the machine has gone on where the recorded one waited
-                return Divergence(self.index, record, self.machine.records[self.seen])
-            self.out.append(record)
+            if self.has_gone_on():  # the machine has gone on where the recorded one waited
+                return Divergence(self.index, record, self.records[self.index])
+            self.records.append(record)
             if kind == t.INPUT:
                 self.start()
             return None
-        if len(self.machine.records) == self.seen:
+        if not self.has_gone_on():
             feed = _EVENTS.get(kind)
             try:
                 if feed is not None:
                     self.command = feed(self, record)
             except (_Astray, KeyError, TypeError, IndexError):  # the event is about something the replay never did
                 return Divergence(self.index, record, None)
-        if len(self.machine.records) == self.seen:
+        if not self.has_gone_on():
             return Divergence(self.index, record, None)
-        replayed = self.machine.records[self.seen]
+        replayed = self.records[self.index]
         if not same_record(record, replayed):
             return Divergence(self.index, record, replayed)
-        self.seen += 1
-        self.out.append((replayed[0], record[1], *replayed[2:]))
         if kind == t.ASKED:
             self.calls[subject.step, subject.ordinal] = replayed[2]
         return None
+
+    def has_gone_on(self) -> bool:
+        """Whether the machine has written a record for the place that is looked at."""
+        return len(self.records) > self.index
 
     def stop(self) -> t.Ending | None:
         """Close the steps that still wait, so that none is left to the garbage collector; what they say is not kept."""
@@ -172,7 +178,6 @@ class _Replay:
 
     def start(self) -> None:
         if self.given is not None:
-            self.index += 1  # the machine is about to write the record after this one
             self.command = self.machine.start(self.given.parts, self.given.takes)
 
     def settled(self, record: Record) -> Command:
@@ -283,19 +288,16 @@ def _fitted(record: Record, plan: Plan) -> Inputs:
     return Inputs([known[part] for part in wanted], [brought[slot.name] for slot in plan.takes], deadline_ns)
 
 
-def _moments(records: Sequence[Record]) -> list[int]:
-    """Per record, the time to give a machine that is about to write it.
+def _beginnings(records: Sequence[Record]) -> dict[int, int]:
+    """Index of a step's first record -> when the step began, if one of its records tells: a Deadline depends on it."""
+    began = {r[2].name: r[3][0] for r in records if r[0] in _ANSWERS}
+    first: dict[str, int] = {}
+    for index, (kind, _, subject, _) in enumerate(records):
+        if kind in _ANSWERS or kind == t.PARKED:
+            first.setdefault(subject.name, index)
+        elif kind == t.ASKED and subject.parent is None:
+            first.setdefault(subject.step, index)
+    return {index: began[name] for name, index in first.items() if name in began}
 
-    For a record that a step's beginning leads to, it is when the step began: a Deadline parameter holds what it held.
-    """
-    began = {r[2].name: r[3][0] for r in records if r[0] in (t.STEP, t.DEFECT, t.FAULT)}
-    moments = []
-    for kind, at, subject, detail in records:
-        if kind in (t.STEP, t.DEFECT, t.FAULT):
-            at = detail[0]
-        elif kind == t.PARKED:
-            at = began.get(subject.name, at)
-        elif kind == t.ASKED and subject.parent is None and subject.ordinal == "1":
-            at = began.get(subject.step, at)
-        moments.append(at)
-    return moments
+
+_ANSWERS = frozenset({t.STEP, t.DEFECT, t.FAULT})
