@@ -254,8 +254,9 @@ def _commands(text: str) -> tuple[str, list[tuple[str, str]]]:
     before, *rest = re.split(r"^\$ ", text, flags=re.MULTILINE)
     commands = []
     for part in rest:
-        command, expected = re.match(r"((?:.*\\\n)*.*\n)(.*)", part, re.DOTALL).groups()  # type: ignore[union-attr]  # any text matches
-        commands.append((command.strip(), expected))
+        lines = part.splitlines(keepends=True)
+        ends = next(i for i, line in enumerate(lines, 1) if not line.endswith("\\\n"))
+        commands.append(("".join(lines[:ends]).strip(), "".join(lines[ends:])))
     return before, commands
 
 

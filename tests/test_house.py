@@ -48,8 +48,8 @@ def test_the_front_door_loads_neither_trio_nor_an_edge() -> None:
 def test_every_module_says_what_it_is(path: Path) -> None:
     docstring = ast.get_docstring(tree_of(path))
     assert docstring
-    if path.name != "__init__.py" and path.name != "__main__.py":
-        assert re.search(r"\b[Ll]aws?\b", docstring) or path.name == "errors.py", "a file states its law"
+    if path.parent.name == "core":  # elsewhere the word may be another one
+        assert "Law:" in docstring
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from zerver.errors import ProtocolViolation
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, RequestHead, ResponseHead
-from zerver.http.wire import ClientWire, EndOfMessage, H11Parser, Mark, ServerWire
+from zerver.http.parsers import H11Parser
+from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
 
 HOST = Headers.of({"host": "a"})
 

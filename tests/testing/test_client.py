@@ -185,7 +185,7 @@ async def test_requests_at_once(autojump_clock: MockClock) -> None:
 
 async def test_an_error_of_the_edge_is_raised_because_nobody_else_would_see_it(autojump_clock: MockClock) -> None:
     async with client(shop()) as c:
-        with pytest.raises(InvalidData):
+        with pytest.raises(TypeError, match="Encoding objects"):
             await c.get("/unsendable")
         with pytest.raises(ZeroDivisionError, match="in the middle"):
             await c.get("/breaks")
@@ -198,7 +198,7 @@ async def test_unless_somebody_listens(autojump_clock: MockClock) -> None:
         assert (await c.get("/unsendable")).status == 500
         with pytest.raises(ExchangeFailed, match="before its answer was complete"):
             await c.get("/breaks")
-    assert [type(defect) for defect in heard] == [InvalidData, ZeroDivisionError]
+    assert [type(defect) for defect in heard] == [TypeError, ZeroDivisionError]
 
 
 async def test_definition_errors_come_first() -> None:

@@ -108,10 +108,10 @@ async def test_functions_get_the_arguments_and_may_be_async(autojump_clock: Mock
 
 
 async def test_functions_get_the_key_if_they_ask_for_it(autojump_clock: MockClock) -> None:
-    async def by_key(cents: int, key: IdempotencyKey) -> str:
+    async def by_key(cents: int, *, key: IdempotencyKey) -> str:
         return key
 
-    def by_info(cents: int, info: CallInfo) -> str:
+    def by_info(cents: int, *, info: CallInfo) -> str:
         return f"{info.step} {info.attempt}"
 
     world = scripted({charge: script([by_key, by_info, lambda cents: "plain"])})

@@ -41,7 +41,7 @@ class Reply:
 
 @attrs.frozen
 class Exchange:
-    """One request to make. body: the bytes to send. total bytes read of the answer are capped by `limit`."""
+    """One request to make. limit: bytes of the answer's body; more is a failure."""
 
     method: str
     url: str
@@ -51,7 +51,7 @@ class Exchange:
 
 
 def _target(exchange: Exchange) -> str:
-    return urlsplit(exchange.url).netloc.rpartition("@")[2]
+    return urlsplit(exchange.url).netloc.lower()
 
 
 READ: EffectKind[..., Reply] = EffectKind("http.read", "read", target=_target)
@@ -62,7 +62,10 @@ _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @makes(READ)
 def get(url: str, *, headers: Mapping[str, str] | None = None, limit: int = 8 << 20) -> Effect[Reply]:
-    """GET a URL. limit: bytes of the answer's body, more is a failure."""
+    """GET a URL. limit: bytes of the answer's body; more is a failure.
+
+    Like all constructors here it raises DefinitionError for what no client could send.
+    """
     return _effect("GET", url, headers, None, None, limit)
 
 
@@ -75,7 +78,10 @@ def post(
     headers: Mapping[str, str] | None = None,
     limit: int = 8 << 20,
 ) -> Effect[Reply]:
-    """POST to a URL. json: a value to encode; body: bytes as they are. limit: bytes of the answer's body."""
+    """POST to a URL. json: a value to encode; body: bytes as they are. limit: as `get`.
+
+    Raises InvalidData for a value that is no JSON.
+    """
     return _effect("POST", url, headers, json, body, limit)
 
 
@@ -115,14 +121,32 @@ def request(
 def _effect(
     method: str, url: str, headers: Mapping[str, str] | None, json: object, body: bytes | None, limit: int
 ) -> Effect[Any]:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise DefinitionError(f"http effect: {url!r} is not an absolute http(s) URL", 'write "https://host/path"')
+    what = f"http effect {method}"
+    if not method.isupper():
+        raise DefinitionError(f"{what}: the method is not in capitals", f"write {method.upper()!r}")
+    _check_url(what, url)
     fields = list((headers or {}).items())
     if json is not None and body is not None:
-        raise DefinitionError(f"http effect {method} {url}: it was given json= and body=", "give one of them")
+        raise DefinitionError(f"{what} {url}: it was given json= and body=", "give one of them")
+    if not isinstance(body, bytes | None):
+        raise DefinitionError(f"{what} {url}: its body is a {type(body).__name__}", "encode it; or give json=")
+    if limit < 0:
+        raise DefinitionError(f"{what} {url}: limit={limit!r}", "give bytes, 0 or more")
     if json is not None:
         body = encode_json(json)
-        fields.append(("Content-Type", "application/json"))
+        if not any(name.lower() == "content-type" for name, _ in fields):
+            fields.append(("Content-Type", "application/json"))
     kind = READ if method in _READS else WRITE
     return Effect(kind, (Exchange(method, url, tuple(fields), body or b"", limit),))
+
+
+def _check_url(what: str, url: str) -> None:
+    """What every client would refuse. The rest of the grammar is the client's to check, for its own wire."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise DefinitionError(f"{what}: {url!r} is no URL: {error}", 'write "https://host/path"') from None
+    if "@" in parts.netloc:  # not shown: there is a password in it, and this text ends up in a timeline
+        raise DefinitionError(f"{what}: the URL has a user in front of its host", "send an Authorization header")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise DefinitionError(f"{what}: {url!r} is not an absolute http(s) URL", 'write "https://host/path"')

@@ -1,7 +1,7 @@
 """Chance as an effect: drawn by the runtime, recorded and so replayed.
 
-Law: a step never draws. `uniform` and `choice` come from a generator that a test can seed; `token` and `uuid` come
-from the operating system's, because they are secrets.
+Law: a step never draws. `uniform`, `choice` and `uuid` come from a generator that a test can seed; `token` comes from
+the operating system's, because it is a secret. A uuid is a name and no secret: do not let it open anything.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from uuid import UUID
 
 from zerver.core.effects import Effect, EffectKind
 from zerver.effects.catalogue import makes
+from zerver.errors import DefinitionError
 
 T = TypeVar("T")
 
@@ -29,13 +30,17 @@ def uniform(low: float = 0.0, high: float = 1.0) -> Effect[float]:
 
 @makes(CHOICE)
 def choice(options: Sequence[T]) -> Effect[T]:
-    """One of the options."""
+    """One of the options. Raises DefinitionError when there are none."""
+    if not options:
+        raise DefinitionError("random.choice was given no options", "give it at least one")
     return Effect(CHOICE, (options,))
 
 
 @makes(TOKEN)
 def token(octets: int = 16) -> Effect[str]:
-    """A secret of so many random bytes, as URL-safe text."""
+    """A secret of so many random bytes, as URL-safe text. Raises DefinitionError for less than one byte."""
+    if octets < 1:
+        raise DefinitionError(f"random.token({octets!r})", "give 16 bytes or more for a secret")
     return Effect(TOKEN, (octets,))
 
 

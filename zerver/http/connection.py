@@ -23,6 +23,7 @@ import trio
 from zerver.errors import ProtocolViolation
 from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits
 from zerver.http.messages import Headers, RequestHead, Response
+from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.response import problem
 from zerver.http.streams import Inlet, Outlet, PeerGone
 from zerver.http.wire import EndOfMessage, Mark, ServerEvent, ServerWire
@@ -43,6 +44,7 @@ class Service:
     handler: Handler
     limits: Limits = DEFAULT_LIMITS
     on_defect: Callable[[Exception], None] = log_defect
+    parser: HeadParser = attrs.field(factory=head_parser)
 
     def report(self, defect: Exception) -> None:
         try:
@@ -59,7 +61,7 @@ class Connection:
         self._stream = stream
         self._service = service
         self._limits = service.limits
-        self._wire = ServerWire(service.limits.head)
+        self._wire = ServerWire(service.limits.head, service.parser)
         self._inlet = Inlet(stream, service.report)
         self._outlet = Outlet(stream, service.limits.write_seconds)
         self._channel = Channel(self._wire, self._inlet, self._outlet, service.limits, peer)

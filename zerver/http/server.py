@@ -14,6 +14,7 @@ import trio
 
 from zerver.http.connection import Connection, Service, log_defect
 from zerver.http.exchange import DEFAULT_LIMITS, Handler, Limits
+from zerver.http.parsers import ParserName, head_parser
 from zerver.runtime.groups import unwrapped
 
 
@@ -46,6 +47,7 @@ async def serve_http(
     *,
     limits: Limits = DEFAULT_LIMITS,
     on_defect: Callable[[Exception], None] = log_defect,
+    parser: ParserName = "auto",
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve handler on the listeners until cancelled or drained; the listeners are closed then.
@@ -54,9 +56,12 @@ async def serve_http(
         print(*server.addresses)
 
     on_defect gets what handlers raise, and what else goes wrong in a connection; by default it is logged.
-    Raises only what a listener raises, bare; no error of a handler or a connection.
+    parser: what reads request heads; both answer alike, and auto is httptools where it is installed, else h11.
+
+    Raises ImportError for a parser that is not installed, and what a listener raises, bare; no error of a handler or
+    a connection.
     """
-    server = Server(Service(handler, limits, on_defect), listeners)
+    server = Server(Service(handler, limits, on_defect, head_parser(parser)), listeners)
     await server._run(task_status)
 
 

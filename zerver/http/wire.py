@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire: bytes in, events out; values in, bytes out. No I/O here, and h11 nowhere else.
+"""HTTP/1.1 on the wire: bytes in, events out; values in, bytes out. No I/O here.
 
     ServerWire   reads requests, writes responses        one object per connection
     ClientWire   writes requests, reads responses
@@ -11,8 +11,7 @@ pipelined requests wait their turn as bytes.
 
 Three layers make a message: `gate` decides whether a head is HTTP at all, a `HeadParser` turns its bytes
 into a value, and `framing` cuts the body. Only the middle one is a library, and only it is exchangeable:
-h11 today, httptools beside it tomorrow, and neither ever sees a byte that the gate has refused or that is
-part of a body.
+h11 or httptools (`parsers`), and neither ever sees a byte that the gate has refused or that is part of a body.
 
 A ProtocolViolation is final: the wire raises the same one for ever after and is never reusable.
 """
@@ -21,16 +20,16 @@ from __future__ import annotations
 
 import enum
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
-import h11
 
 from zerver.errors import ProtocolViolation
 from zerver.http import gate
 from zerver.http.framing import Body, BodyWriter, body_of, written
 from zerver.http.gate import Framing, HeadLimits
 from zerver.http.messages import NO_HEADERS, Headers, RawField, RequestHead, ResponseHead
+from zerver.http.parsers import HeadParser, head_parser
 
 
 class Mark(enum.Enum):
@@ -53,60 +52,6 @@ ServerEvent = RequestHead | bytes | EndOfMessage | Mark
 ClientEvent = ResponseHead | bytes | EndOfMessage | Mark
 
 DEFAULT_HEAD_LIMITS: Final = HeadLimits()
-
-
-# ---- the parser port --------------------------------------------------------------------------
-
-
-class HeadParser(Protocol):
-    """Turns one whole head, which the gate has passed, into a value.
-
-    Raises ProtocolViolation if it objects.
-    """
-
-    def request(self, raw: bytes) -> RequestHead: ...
-
-    def response(self, raw: bytes) -> ResponseHead: ...
-
-
-class H11Parser:
-    """h11, the reference.
-
-    A fresh h11.Connection for each head: bodies and life cycle are not its business.
-    """
-
-    def request(self, raw: bytes) -> RequestHead:
-        event = self._only_event(h11.Connection(h11.SERVER, len(raw)), raw)
-        if not isinstance(event, h11.Request):
-            raise ProtocolViolation("the request head is malformed")
-        return RequestHead(
-            event.method.decode("ascii"),
-            event.target.decode("ascii"),
-            Headers(tuple(event.headers)),
-            event.http_version.decode("ascii"),
-        )
-
-    def response(self, raw: bytes) -> ResponseHead:
-        connection = h11.Connection(h11.CLIENT, len(raw))
-        connection.send(_ANY_REQUEST)  # h11 reads a 1xx only after a request; these bytes go nowhere
-        event = self._only_event(connection, raw)
-        if not isinstance(event, h11.Response | h11.InformationalResponse):
-            raise ProtocolViolation("the response head is malformed")
-        return ResponseHead(event.status_code, Headers(tuple(event.headers)), event.http_version.decode("ascii"))
-
-    @staticmethod
-    def _only_event(connection: h11.Connection, raw: bytes) -> object:
-        connection.receive_data(raw)
-        try:
-            return connection.next_event()
-        except h11.RemoteProtocolError as error:
-            raise ProtocolViolation(str(error), status=error.error_status_hint) from None
-
-
-# It offers an upgrade, so that h11 reads a 101; whether one was asked for is for ClientWire to know.
-_ANY_REQUEST: Final = h11.Request(
-    method="GET", target="/", headers=[("host", "zerver"), ("connection", "upgrade"), ("upgrade", "any")]
-)
 
 
 # ---- the reading half -------------------------------------------------------------------------
@@ -207,7 +152,7 @@ class ServerWire:
 
     def __init__(self, limits: HeadLimits = DEFAULT_HEAD_LIMITS, parser: HeadParser | None = None) -> None:
         self._limits = limits
-        self._parser = parser or H11Parser()
+        self._parser = parser or head_parser()
         self._reader = _Reader(limits)
         self._writer = BodyWriter()
         self._head: RequestHead | None = None
@@ -367,7 +312,7 @@ class ClientWire:
 
     def __init__(self, limits: HeadLimits = DEFAULT_HEAD_LIMITS, parser: HeadParser | None = None) -> None:
         self._limits = limits
-        self._parser = parser or H11Parser()
+        self._parser = parser or head_parser()
         self._reader = _Reader(limits)
         self._writer = BodyWriter()
         self._method = ""

@@ -79,7 +79,8 @@ async def _missing(store: Store) -> None:
 @_law("values come back as they went in, and as copies")
 async def _values(store: Store) -> None:
     nested = {"list": [1, None, {"deep": b"\x00\xff"}], "": "empty"}
-    for value in (True, False, 0, -(2**53), 1.5, "", "naïve ✓ 🦉", b"", b"\x00\xff", [], {}, nested):
+    samples: tuple[object, ...] = (True, False, 0, -(2**53), 1.5, "", "naïve ✓ 🦉", b"", b"\x00\xff", [], {}, nested)
+    for value in samples:
         await store.put("k", value, None)
         await _expect(store.get("k"), value, f"get after put of {value!r}")
     items: list[object] = [1]

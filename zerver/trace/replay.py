@@ -109,7 +109,7 @@ class _Replay:
     def clock(self) -> int:
         """The recorded time of the record that the machine is about to write.
 
-        A step's first record is written when it has asked or answered; the clock is read once before, when it began, and
+        A step's first record is written when it has asked or answered; the clock is read once before, as it began, and
         its answer tells that time.
         """
         at = min(len(self.records), len(self.recorded) - 1)
