@@ -5,6 +5,7 @@ A page is one test, in a folder of its own; its blocks run from top to bottom.
 
     ```python                     a complete program
     ```python title="shop.py"     the same, kept under this name for the blocks after it; so for any language
+    ```python title="a/file.py"   an excerpt of this file of the repository, word for word but for lines of `…`
     ```text title="output"        what the program before it prints
     ```console                    commands behind `$ `, and what they print. `zerver serve` goes on serving, and port
                                   8000 stands for the one it got; a block without commands is what it prints next
@@ -39,6 +40,9 @@ LIMIT = 120.0  # seconds for one command; none comes near
 _FENCE = re.compile(r"^```([a-z]*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
+#: Lines of a timeline that are there when something took long enough to be worth one.
+_FLEETING = re.compile(r"^(?:SLOW |\s*[\d.]+m?s +\S+ +(?:admitted after|request read in) ).*\n", re.MULTILINE)
+
 #: Commands that the page gives to somebody with a fresh clone, as what they come to once all is installed. The second
 #: value: how often they may be tried. The demo's timeouts are real ones, and a machine may be busy with other tests.
 _FRESH = {"scripts/demo": (f"{shlex.quote(sys.executable)} -m examples.checkout.demo", 3)}
@@ -55,7 +59,7 @@ def _named(page: Path) -> str:
 def test_every_block_does_what_the_page_says(page: Path, tmp_path: Path) -> None:
     for earlier in _chapters_before(page):
         for block in _blocks(earlier):
-            if block.title not in (None, "output"):
+            if block.title not in (None, "output") and not block.is_excerpt:
                 (tmp_path / block.title).write_text(block.text)
     reader = _Reader(tmp_path)
     try:
@@ -92,6 +96,10 @@ class Block:
     language: str
     title: str | None
     text: str
+
+    @property
+    def is_excerpt(self) -> bool:
+        return self.title is not None and "/" in self.title
 
 
 def _blocks(page: Path) -> Iterator[Block]:
@@ -137,6 +145,9 @@ class _Reader:
             self.server.close()
 
     def read(self, block: Block) -> None:
+        if block.is_excerpt:
+            self._excerpt(block)
+            return
         if block.title == "output":
             self._compare(block, block.text, self.printed)
             return
@@ -149,6 +160,11 @@ class _Reader:
             assert status == 0, f"{block.place} ended with status {status}:\n{self.printed}"
         elif block.language == "console":
             self._console(block)
+
+    def _excerpt(self, block: Block) -> None:
+        source = (ROOT / str(block.title)).read_text()
+        for part in re.split(r"^…\n", block.text, flags=re.MULTILINE):
+            assert part in source, f"{block.place}: this is not in {block.title}:\n{part}"
 
     def _console(self, block: Block) -> None:
         before, commands = _commands(block.text)
@@ -200,8 +216,6 @@ class _Reader:
 
     def _compare(self, block: Block, expected: str, printed: str) -> None:
         pattern, actual = _pattern(_plain(expected)), _plain(printed)
-        if "SLOW " not in expected:  # a busy machine makes anything slow
-            actual = re.sub(r"^SLOW .*\n", "", actual, flags=re.MULTILINE)
         assert re.fullmatch(pattern, actual), f"{block.place} says\n{_plain(expected)}\nbut it was\n{printed}\n{actual}"
 
 
@@ -219,14 +233,14 @@ class _Server:
         self._thread.start()
 
     def next_lines(self, like: str) -> str:
-        """As many lines as there are in `like`; a line that says how slow it all was does not count."""
+        """As many lines as there are in `like`, not counting those that may come or not."""
         lines: list[str] = []
-        while len(lines) < len(like.rstrip("\n").splitlines()):
+        left = len(_FLEETING.sub("", like).splitlines())
+        while left:
             line = self._lines.get(timeout=LIMIT)
             assert line, f"the server has ended; it said:\n{''.join(lines)}"
-            if line.startswith("SLOW ") and "SLOW " not in like:
-                continue
             lines.append(line)
+            left -= not _FLEETING.match(line)
             if found := re.match(r"listening on http://127\.0\.0\.1:(\d+)", line):
                 self.port = found[1]
         return "".join(lines)
@@ -262,6 +276,7 @@ def _commands(text: str) -> tuple[str, list[tuple[str, str]]]:
 
 def _plain(text: str) -> str:
     """Without what differs from run to run, and from folder to folder."""
+    text = _FLEETING.sub("", text)
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text.strip("\n"))
     text = re.sub(r"(?:/[\w.-]+)+/([\w-]+\.py)", r"\1", text)
     return normal(text, times=False)

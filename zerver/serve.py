@@ -32,11 +32,13 @@ from zerver.http import (
     render_miss,
     serve_http,
 )
+from zerver.http.connection import log_defect
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.handlers import BUILTIN_KINDS
+from zerver.runtime.live import Run
 
-#: Told of every run over HTTP once its response is made: the result and the response's status.
+#: Told of every run over HTTP once its response is made, and before it is sent: the result and the response's status.
 RunObserver = Callable[[Result, int], None]
 
 #: Methods that only look (RFC 9110 §9.2.1): nobody misses their answer when the client has gone.
@@ -102,20 +104,28 @@ class Edge:
             body = await exchange.read_body() if endpoint.extractor.needs_body else b""
             return endpoint.extractor.extract(head, params, body, exchange.peer)
 
+        def watch(run: Run) -> None:
+            exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
+
         result = await self.runtime.execute(
             flow,
             endpoint.plan,
             read if endpoint.plan.parts else (),
             deadline=_asked_deadline(head.headers.get(_TIMEOUT_HEADER)),
             label=endpoint.route.label,
-            on_wait=(lambda run: exchange.watch_disconnect(lambda: run.cancel("the client has gone")))
-            if endpoint.watched
-            else None,
+            on_wait=watch if endpoint.watched else None,
         )
         response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
-        if self.on_run is not None:
-            self.on_run(result, response.status)
+        self._tell(result, response.status)
         return response
+
+    def _tell(self, result: Result, status: int) -> None:
+        if self.on_run is None:
+            return
+        try:
+            self.on_run(result, status)
+        except Exception as defect:  # whoever watches a run must not be able to spoil its answer
+            self.on_defect(defect)
 
 
 def _asked_deadline(header: str | None) -> float | None:
@@ -159,7 +169,7 @@ async def serve(
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     observers: Sequence[Callable[[Result], None]] = (),
     on_run: RunObserver | None = None,
-    on_defect: Callable[[Exception], None] = lambda defect: None,
+    on_defect: Callable[[Exception], None] = log_defect,
     seed: int | None = None,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -168,17 +178,24 @@ async def serve(
         serving = await nursery.start(partial(serve, app, port=8000))
         print(*serving.addresses)
 
-    listeners: used instead of host and port. handlers, observers, seed: as `open_runtime`. on_run: see RunObserver.
-    on_defect: told of exceptions from `on_error` functions and from the edge itself.
+    listeners: used instead of host and port, and closed in the end. handlers, observers, seed: as `open_runtime`.
+    limits: what a client may take. on_run: see RunObserver. on_defect: told of exceptions that are nobody's answer, as
+    those of an `on_error`; by default they are logged.
 
-    Raises DefinitionError when the app cannot work, OSError when the address cannot be bound.
+    Raises DefinitionError when the app cannot work, OSError when the address cannot be bound; both before it listens.
     """
-    async with open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime:
-        edge = Edge(app, runtime, on_run, on_defect)
-        bound = list(listeners) if listeners is not None else await open_http_listeners(host, port)
-        with unwrapped():
-            async with trio.open_nursery() as nursery:
-                server: Server = await nursery.start(
-                    partial(serve_http, edge.handle, bound, limits=limits, on_defect=on_defect)
-                )
-                task_status.started(Serving(runtime, server))
+    bound = [] if listeners is None else list(listeners)
+    try:
+        async with open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime:
+            edge = Edge(app, runtime, on_run, on_defect)
+            if listeners is None:
+                bound += await open_http_listeners(host, port)
+            with unwrapped():
+                async with trio.open_nursery() as nursery:
+                    server: Server = await nursery.start(
+                        partial(serve_http, edge.handle, bound, limits=limits, on_defect=on_defect)
+                    )
+                    task_status.started(Serving(runtime, server))
+    finally:
+        for listener in bound:  # the server has closed them, unless the app did not open
+            await trio.aclose_forcefully(listener)

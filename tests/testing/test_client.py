@@ -273,7 +273,7 @@ async def test_leaving_the_client_ends_what_is_under_way(autojump_clock: MockClo
 
 
 async def test_an_error_of_the_body_comes_out_bare(autojump_clock: MockClock) -> None:
-    with pytest.raises(Rejected, match="^mine$"):
+    with pytest.raises(Rejected, match=r"^mine$"):
         async with client(shop()):
             raise Rejected("mine")
 

@@ -160,7 +160,9 @@ def test_slips_are_refused_when_the_world_is_made() -> None:
         scripted({charge: Rejected})
     with pytest.raises(TypeError, match="is no kind of effect"):
         scripted({flow_of: 1})
-    with pytest.raises(DefinitionError, match=r"'sql.execute' has no handler of its own.*\n.*handlers\['sql.execute'\]"):
+    with pytest.raises(
+        DefinitionError, match=r"'sql.execute' has no handler of its own.*\n.*handlers\['sql.execute'\]"
+    ):
         scripted({sql.execute: sql.EXECUTE})
 
 

@@ -136,8 +136,8 @@ total 45.8ms = admission 0.0 + turn 0.0 + cpu 0.0 + io 45.8 + parked 0.0
     "joins": """
 front  done  [ID]  default · tenant default
   0.0ms  front   → join.all of 2
-  0.0ms  front     → http.get basket/items?…  hedge after 50ms
   0.0ms  front     → sql.fetch_all offers
+  0.0ms  front     → http.get basket/items?…  hedge after 50ms
   2.2ms  front     ✓ sql.fetch_all offers  2.2ms
  50.0ms  front     + attempt 2 started after 50.0ms without an answer
  60.0ms  front     ✓ http.get basket/items?…  60.0ms  http 200

@@ -1,14 +1,19 @@
 """The `zerver` command.
 
-Law: a subcommand's module is imported when the subcommand runs, so that `zerver --help` answers at once.
+Law: a subcommand's module is imported when the subcommand runs, so that `zerver --help` answers at once. Status 2 is a
+wrong command line, 1 an app that cannot work: its error is printed as it is, and without a traceback, because it names
+the place by itself.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import IO, Any
 
 import click
+
+from zerver.errors import DefinitionError, DriverError
 
 #: From the subcommand to the module that has it, with its one line of help.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -19,7 +24,20 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
+class _CannotWork(click.ClickException):
+    """The app cannot work: shown as the error's name and its own words."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(self.message, file=file, err=True)
+
+
 class _Lazy(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (DefinitionError, DriverError) as error:
+            raise _CannotWork(f"{type(error).__name__}: {error}") from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

@@ -57,6 +57,7 @@ class Admission:
         self.waited = 0.0  # moving estimate of seconds in the queue
         self._queues: dict[Priority, deque[Waiting]] = {priority: deque() for priority in PRIORITIES}
         self._served: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
+        self._turn = 0.0  # what the class served last had been served by then: start-time fair queueing's virtual time
 
     @property
     def queued(self) -> int:
@@ -76,8 +77,7 @@ class Admission:
             return Refusal("queue full", status=429 if priority == "batch" else 503)
         queue = self._queues[priority]
         if not queue:  # an idle class earns no credit for the time it wanted nothing
-            behind = [self._served[other] for other, waiting in self._queues.items() if waiting]
-            self._served[priority] = max([self._served[priority], *([min(behind)] if behind else [])])
+            self._served[priority] = max(self._served[priority], self._turn)
         entry = Waiting(priority, now, deadline)
         queue.append(entry)
         return entry
@@ -102,6 +102,7 @@ class Admission:
         self.waited += 0.2 * (now - entry.since - self.waited)
         if now >= entry.deadline:
             return entry, Refusal("deadline passed while waiting")
+        self._turn = self._served[priority]
         self._served[priority] += 1.0 / WEIGHTS[priority]
         self.running += 1
         return entry, None

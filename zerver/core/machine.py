@@ -202,6 +202,8 @@ class Machine:
             return Unwind(task)
         if not self.finished:
             self.finished = True
+            for entry in self.saga.unresolved:
+                self.records.append((t.UNRESOLVED, self.clock(), entry, entry.error))
             self.records.append((t.ENDED, self.clock(), self.plan.flow, ending))
         return Finish(ending)
 

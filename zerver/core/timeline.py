@@ -5,7 +5,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
 
     kind        subject     detail                                written when
     received    flow        None                                  the runtime was asked to run the flow
-    admitted    flow        (priority, queued)                    admission gave a ticket
+    admitted    flow        priority                              admission gave a ticket
     refused     flow        Refusal                               admission gave none
     read        flow        None                                  the edge has read the request
     input       plan        (parts, takes, deadline_ns)           the machine is started with them: what a replay needs
@@ -34,6 +34,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     parked      node        Pause                                 the run waits for a signal
     signalled   node        value                                 the signal came
     expired     node        None                                  it did not
+    unresolved  entry       exception, or None                    nobody can say that this write is right; somebody must look
     ended       flow        Ending                                the last record
 """
 
@@ -74,6 +75,7 @@ ENDING: Final = "ending"
 UNDO: Final = "undo"
 UNDONE: Final = "undone"
 GAVE_UP: Final = "gave_up"
+UNRESOLVED: Final = "unresolved"
 PARKED: Final = "parked"
 SIGNALLED: Final = "signalled"
 EXPIRED: Final = "expired"

@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 from zerver.core.signatures import PartRead
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 from zerver.http.conversions import check_is_json, compile_json, compile_text, compile_texts, decode_utf8, without_none
-from zerver.http.messages import Request, RequestHead
+from zerver.http.messages import NOBODY, Caller, Request, RequestHead
 from zerver.http.router import NO_PARAMS
 
 #: How many fields a query may have that somebody reads (400): Django's DATA_UPLOAD_MAX_NUMBER_FIELDS.
@@ -31,13 +31,13 @@ _ABSENT: Final[Any] = object()
 class Sources:
     """One request, as readers see it; cookies and query are parsed at most once, and only if somebody reads them."""
 
-    __slots__ = ("_cookies", "_query", "body", "head", "params", "peer")
+    __slots__ = ("_cookies", "_query", "body", "caller", "head", "params")
 
-    def __init__(self, head: RequestHead, params: Mapping[str, str], body: bytes, peer: str) -> None:
+    def __init__(self, head: RequestHead, params: Mapping[str, str], body: bytes, caller: Caller) -> None:
         self.head = head
         self.params = params
         self.body = body
-        self.peer = peer
+        self.caller = caller
         self._query: dict[str, list[str]] | None = None
         self._cookies: dict[str, str] | None = None
 
@@ -73,7 +73,7 @@ class Extractor:
         self.needs_body = needs_body
 
     def extract(
-        self, head: RequestHead, params: Mapping[str, str] = NO_PARAMS, body: bytes = b"", peer: str = ""
+        self, head: RequestHead, params: Mapping[str, str] = NO_PARAMS, body: bytes = b"", caller: Caller = NOBODY
     ) -> list[Any]:
         """The values, in the order of the plan's parts.
 
@@ -84,7 +84,7 @@ class Extractor:
         """
         if self.empty:
             return []
-        sources = Sources(head, params, body, peer)
+        sources = Sources(head, params, body, caller)
         values: list[Any] = []
         problems: list[tuple[str, str]] = []
         for read in self._readers:
@@ -222,7 +222,13 @@ def _body_reader(part: PartRead, where: str) -> Reader:
 
 
 def _request_reader(part: PartRead, where: str) -> Reader:
-    return lambda sources: Request(sources.head, sources.body, sources.peer, sources.params)
+    def read(sources: Sources) -> Any:
+        caller = sources.caller
+        return Request(
+            sources.head, sources.body, caller.peer, sources.params, caller.client, caller.scheme, caller.host
+        )
+
+    return read
 
 
 _COMPILERS: Final[dict[str, Callable[[PartRead, str], Reader]]] = {

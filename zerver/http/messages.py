@@ -177,8 +177,26 @@ class ResponseHead:
 
 
 @attrs.frozen
+class Caller:
+    """Who sent a request, and how, as far as the server believes it (`trust.py`).
+
+    peer: the other end's IP address; "unix" on a Unix socket, "" in memory. client: the address that the peer asks
+    for: its own, or whom a trusted proxy names; "" if that one does not say. scheme: "http" or "https", as the client
+    used it. host: as the client wrote it, with its port; "" if it named none.
+    """
+
+    peer: str = ""
+    client: str = ""
+    scheme: str = "http"
+    host: str = ""
+
+
+NOBODY = Caller()
+
+
+@attrs.frozen
 class Request:
-    """A whole request, as a step may read it. peer: the address of the other end, "" when there is none."""
+    """A whole request, as a step may read it. peer, client, scheme, host: see Caller."""
 
     __zerver_part__: ClassVar[Part] = WholeRequest()
 
@@ -186,6 +204,9 @@ class Request:
     body: bytes = b""
     peer: str = ""
     path_params: Mapping[str, str] = MappingProxyType({})
+    client: str = attrs.field(default=attrs.Factory(lambda self: self.peer, takes_self=True))
+    scheme: str = "http"
+    host: str = attrs.field(default=attrs.Factory(lambda self: self.head.headers.get("host") or "", takes_self=True))
 
     @property
     def method(self) -> str:

@@ -15,19 +15,15 @@ the midst of an upgrade. What is kept from head to head is nothing.
 from __future__ import annotations
 
 from functools import cache
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, get_args
 
 import h11
 
 from zerver.errors import ProtocolViolation
 from zerver.http.messages import Headers, RawField, RequestHead, ResponseHead
 
-try:
-    import httptools
-except ImportError:  # an extra, `zerver[fast]`; without it everything works, slower
-    _HAS_HTTPTOOLS = False
-else:
-    _HAS_HTTPTOOLS = True
+if TYPE_CHECKING:
+    from httptools import HttpRequestParser, HttpResponseParser
 
 
 class HeadParser(Protocol):
@@ -50,13 +46,16 @@ def head_parser(name: ParserName = "auto") -> HeadParser:
 
     Raises ImportError for httptools where it is not installed, ValueError for another name.
     """
-    if name == "h11" or (name == "auto" and not _HAS_HTTPTOOLS):
+    if name not in get_args(ParserName):
+        raise ValueError(f"no parser is called {name!r}: choose one of {', '.join(get_args(ParserName))}")
+    if name == "h11":
         return H11Parser()
-    if name not in ("auto", "httptools"):
-        raise ValueError(f"no parser is called {name!r}: choose auto, h11 or httptools")
-    if not _HAS_HTTPTOOLS:
-        raise ImportError("the parser httptools is not installed: pip install 'zerver[fast]'")
-    return HttptoolsParser()
+    try:
+        return HttptoolsParser()
+    except ImportError:
+        if name == "auto":
+            return H11Parser()
+        raise ImportError("the parser httptools is not installed: pip install 'zerver[fast]'") from None
 
 
 # ---- h11 --------------------------------------------------------------------------------------
@@ -126,34 +125,40 @@ class _Collected:
 
 
 class HttptoolsParser:
-    """httptools, which is llhttp, the parser of node."""
+    """httptools, which is llhttp, the parser of node. Raises ImportError where it is not installed: it is an extra."""
 
     # llhttp knows methods by name and refuses others, and some of those it knows belong to RTSP. Which methods are
     # served is for the router to say, so llhttp is shown the name of one that means nothing to it.
     _PLAIN: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
 
+    def __init__(self) -> None:
+        import httptools  # here, since only this class may need it
+
+        self._request_parser = httptools.HttpRequestParser
+        self._response_parser = httptools.HttpResponseParser
+        self._errors = (httptools.HttpParserUpgrade, httptools.HttpParserError)
+
     def request(self, raw: bytes) -> RequestHead:
         method, _, rest = raw.partition(b" ")
         seen = _Collected()
-        parser = httptools.HttpRequestParser(seen)
-        _feed(parser, seen, raw if method in self._PLAIN else b"GET " + rest)
+        parser = self._request_parser(seen)
+        self._feed(parser, seen, raw if method in self._PLAIN else b"GET " + rest)
         return RequestHead(
             method.decode("ascii"), seen.target.decode("ascii"), Headers(tuple(seen.fields)), parser.get_http_version()
         )
 
     def response(self, raw: bytes) -> ResponseHead:
         seen = _Collected()
-        parser = httptools.HttpResponseParser(seen)
-        _feed(parser, seen, raw)
+        parser = self._response_parser(seen)
+        self._feed(parser, seen, raw)
         return ResponseHead(parser.get_status_code(), Headers(tuple(seen.fields)), parser.get_http_version())
 
-
-def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, seen: _Collected, raw: bytes) -> None:
-    problem = "the head is malformed"
-    try:
-        parser.feed_data(raw)
-    except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
-        problem = str(error)  # once the head is complete, it is about what follows: an upgrade, or a body
-    # llhttp gives names and values in pieces that httptools puts together. A field that got lost would be an attack.
-    if not seen.complete or len(seen.fields) != raw.count(b"\r\n") - 2:
-        raise ProtocolViolation(problem)
+    def _feed(self, parser: HttpRequestParser | HttpResponseParser, seen: _Collected, raw: bytes) -> None:
+        problem = "the head is malformed"
+        try:
+            parser.feed_data(raw)
+        except self._errors as error:
+            problem = str(error)  # once the head is complete, it is about what follows: an upgrade, or a body
+        # llhttp gives names and values in pieces that httptools puts together. A lost field would be an attack.
+        if not seen.complete or len(seen.fields) != raw.count(b"\r\n") - 2:
+            raise ProtocolViolation(problem)

@@ -80,12 +80,16 @@ class _Conduct:
 
     def follow(self, verdict: Verdict, nursery: trio.Nursery) -> None:
         for number in verdict.start:
+            self.asked(number)
             nursery.start_soon(self.member, number, nursery)
         if verdict.wake is not None:
             nursery.start_soon(self.wake, verdict.wake, nursery)
         if verdict.outcome is not None:
             self.outcome, self.winners = verdict.outcome, verdict.winners
             nursery.cancel_scope.cancel()
+
+    def asked(self, number: int) -> None:
+        """A member is about to start; told here and not in its task, because Trio starts tasks in any order."""
 
     async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
         await trio.sleep(seconds)
@@ -108,10 +112,12 @@ class _Members(_Conduct):
         super().__init__(performer, run, call, join)
         self.calls = [call.member(run.run_id, number) for number in range(len(join.members))]
 
+    def asked(self, number: int) -> None:
+        self.on.records.append((t.ASKED, self.on.clock(), self.calls[number], None))
+
     async def member(self, number: int, nursery: trio.Nursery) -> None:
         call = self.calls[number]
         records, clock = self.on.records, self.on.clock
-        records.append((t.ASKED, clock(), call, None))
         try:
             outcome = await self.performer.perform(self.on, call)
         except trio.Cancelled:

@@ -83,11 +83,13 @@ class Runtime:
         tenant: str = "default",
         priority: Priority | None = None,
         deadline: float | None = None,
+        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
     ) -> Result:
         """Run a flow to its end, and tell what it came to.
 
         body: for a parameter that reads the request's body. given: other request parts and taken slots, by name.
-        deadline: seconds; the flow's own by default, and never beyond it.
+        deadline: seconds; the flow's own by default, and never beyond it. task_status: `await nursery.start(partial(
+        runtime.run, flow))` gives the run's id at once, for `signal` and `cancel`; observers get the Result.
 
         Raises InvalidData when a required part or taken slot is not given; trio.Cancelled when the caller is cancelled,
         after what was committed has been compensated.
@@ -95,7 +97,11 @@ class Runtime:
         await trio.lowlevel.checkpoint()
         plan = self.plan(flow)
         parts, takes = _inputs(plan, body, given or {})
-        return await self.execute(flow, plan, parts, takes, tenant=tenant, priority=priority, deadline=deadline)
+        run_id = self._new_id()
+        task_status.started(run_id)
+        return await self.execute(
+            flow, plan, parts, takes, tenant=tenant, priority=priority, deadline=deadline, run_id=run_id
+        )
 
     async def execute(
         self,
@@ -108,6 +114,7 @@ class Runtime:
         priority: Priority | None = None,
         deadline: float | None = None,
         label: str = "",
+        run_id: str = "",
         on_wait: Callable[[Run], None] | None = None,
     ) -> Result:
         """Run a compiled plan: what `run` and the edges are made of.
@@ -124,7 +131,7 @@ class Runtime:
             raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
         seconds = _shorter(deadline, flow.deadline)
         ends = now + seconds
-        run_id = f"req_{self._rng.getrandbits(96):024x}"
+        run_id = run_id or self._new_id()
         records.append((t.RECEIVED, received, flow.name, None))
         timeline = Timeline(run_id, flow.name, flow.version, tenant, chosen, records, plan.secret, label)
         refusal = await self.admission.acquire(chosen, ends)
@@ -181,6 +188,10 @@ class Runtime:
             admission=self.admission.statistics(),
             targets=self.interpreter.targets.statistics(),
         )
+
+    def _new_id(self) -> str:
+        """96 random bits: keys of writes are made of it, and must not meet again."""
+        return f"req_{self._rng.getrandbits(96):024x}"
 
     def _seal(self, result: Result) -> Result:
         self._ended += 1

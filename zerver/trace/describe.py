@@ -159,10 +159,10 @@ def message(error: BaseException, veil: Veil, step: str = "") -> str:
 
 
 def reason(error: EffectError, veil: Veil, step: str = "") -> str:
-    """Why an effect failed."""
+    """Why an effect failed; the first line, as the second one of ours is the cure."""
     if veil.hides(step) and not is_timeout(error):
         return MASK
-    return cut(veil.text(error.reason), _REASON)
+    return cut(veil.text(error.reason.partition("\n")[0]), _REASON)
 
 
 def fail(decided: Fail, veil: Veil, step: str = "") -> str:

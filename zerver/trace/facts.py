@@ -238,6 +238,12 @@ class Facts:
         call = record[2].call
         self.writes.setdefault(call, WriteFacts(call, None)).trouble = "the time for undoing ran out"
 
+    def _unresolved(self, record: t.Record) -> None:
+        _, _, entry, error = record
+        write = self.writes.setdefault(entry.call, WriteFacts(entry.call, True if entry.value is not None else None))
+        if not write.trouble and error is not None and not isinstance(error, EffectError):
+            write.trouble = f"its undo could not be asked for: {error}"
+
     def _ending(self, record: t.Record) -> None:
         kind, _, _, detail = record
         self.ending = detail if isinstance(detail, t.Ending) else t.Ending("refused", cause=detail)
@@ -263,6 +269,7 @@ _GATHER = {
     t.DOUBTED: Facts._doubted,
     t.UNDONE: Facts._undone,
     t.GAVE_UP: Facts._gave_up,
+    t.UNRESOLVED: Facts._unresolved,
     t.ENDING: Facts._ending,
     t.ENDED: Facts._ending,
     t.REFUSED: Facts._ending,
