@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import json
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -193,6 +194,118 @@ def test_what_is_no_json_is_a_violation_and_no_more(body: bytes) -> None:
     with pytest.raises(ProtocolViolation) as refused:
         compile_json(Basket, "here")(body)
     assert refused.value.status == 400
+
+
+# ---- JSON, strictly -------------------------------------------------------------------------
+
+READERS = {"anything": compile_json(Any, "here"), "a class": compile_json(Basket, "here")}  # `unknown` is skipped by it
+BIG = b"1" * 4300
+
+
+def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
+    """Basket-shaped JSON of this depth, the outermost object included."""
+    return b'{"items": [], "unknown": ' + opening * (depth - 1) + b"0" + closing * (depth - 1) + b"}"
+
+
+def member(value: bytes) -> bytes:
+    return b'{"items": [], "unknown": ' + value + b"}"
+
+
+STRICT = {
+    "64 deep": (nested(64), True),
+    "65 deep": (nested(65), False),
+    "64 objects deep": (nested(64, b'{"a": ', b"}"), True),
+    "65 objects deep": (nested(65, b'{"a": ', b"}"), False),
+    "1,000 deep": (nested(1000), False),
+    "wide and flat": (member(b"[" + b"[], " * 1000 + b"{}]"), True),
+    "brackets in strings": (member(b"[" + b'"[{", ' * 1000 + b'"]"]'), True),
+    "closing brackets in strings hide nothing": (member(b'["]]]]]]", ' * 64 + b"0" + b"]" * 64), False),
+    "nor do escaped quotes": (member(b'["\\"]]]", ' * 64 + b"0" + b"]" * 64), False),
+    "nor escaped backslashes": (member(b'["\\\\", "]]", ' * 64 + b"0" + b"]" * 64), False),
+    "escapes in wide lists": (member(b"[" + b'"\\"[\\\\", ' * 1000 + b"0]"), True),
+    "4,300 digits": (member(BIG), True),
+    "4,301 digits": (member(BIG + b"1"), False),
+    "4,301 digits, negative": (member(b"-" + BIG + b"1"), False),
+    "100,000 digits": (member(b"1" * 100_000), False),
+    "NaN": (member(b"NaN"), False),
+    "Infinity": (member(b"Infinity"), False),
+    "-Infinity": (member(b"-Infinity"), False),
+    "larger than any float": (member(b"1e400"), False),
+    "a name twice": (b'{"items": [], "items": []}', False),
+    "an unknown name twice": (b'{"items": [], "x": 1, "x": 1}', False),
+    "a name twice, deep": (member(b'[{"a": [{"b": 1, "b": {}}]}]'), False),
+    "a name twice, once escaped": (member(b'{"a": 1, "\\u0061": 2}'), False),
+    "a name twice, with a colon for each that is lost": (member(b'{"a": "\\u003a", "b": 1, "b": 2}'), False),
+    "a name twice, and a colon that is none": (member(b'{"a": "\\\\u003a", "b": 1, "b": 2}'), False),
+    "one name in two objects": (member(b'[{"a": 1}, {"a": 2}, {"b": {"b": 1}}]'), True),
+    "colons in strings": (member(b'{"at": "10:00:00", "::": ":"}'), True),
+    "escaped colons": (member(b'"\\u003a\\u003A\\\\u003a\\\\\\u003a:"'), True),
+    "what a class skips is UTF-8 too": (member(b'"\xff"'), False),
+}
+
+
+@pytest.mark.parametrize(("body", "accepted"), STRICT.values(), ids=STRICT)
+def test_the_verdict_on_json_is_about_the_text_alone(body: bytes, accepted: bool) -> None:
+    for read in READERS.values():
+        if accepted:
+            read(body)
+            continue
+        with pytest.raises(ProtocolViolation) as refused:
+            read(body)
+        assert refused.value.status == 400
+
+
+def test_what_is_wrong_with_the_text_comes_before_what_is_wrong_with_the_shape() -> None:
+    for body in (b'{"items": 5, "items": 5}', b'{"items": ' + b"[" * 65 + b"]" * 65 + b"}", b'{"items": 1e400}'):
+        with pytest.raises(ProtocolViolation):
+            compile_json(Basket, "here")(body)
+
+
+def escaped(text: str) -> str:
+    """The string in JSON, each character as an escape."""
+    return '"' + "".join(f"\\u{ord(character):04x}" for character in text) + '"'
+
+
+TEXT = st.text(st.sampled_from('a:[]{}"\\\u00e9\n'), max_size=4)
+#: JSON as text, in which names may repeat.
+DOCUMENTS = st.recursive(
+    st.one_of(st.none(), st.integers(), TEXT).map(json.dumps),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda items: "[" + ", ".join(items) + "]"),
+        st.lists(st.tuples(TEXT.map(json.dumps) | TEXT.map(escaped), inner), max_size=4).map(
+            lambda pairs: "{" + ",".join(f"{name} :{value}" for name, value in pairs) + "}"
+        ),
+    ),
+)
+
+
+def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("twins")
+    return dict(pairs)
+
+
+@given(DOCUMENTS)
+def test_a_name_given_twice_is_found_wherever_it_is(text: str) -> None:
+    try:
+        expected = json.loads(text, object_pairs_hook=refuse_twins)
+    except ValueError:
+        with pytest.raises(ProtocolViolation):
+            READERS["anything"](text.encode())
+    else:
+        assert READERS["anything"](text.encode()) == expected
+
+
+@given(st.integers(1, 130), st.lists(st.sampled_from(["[", '{"a":', '["]", ', '{"\\\\\\"":']), max_size=130))
+def test_depth_is_counted_exactly(width: int, openings: list[str]) -> None:
+    closings = "".join("]" if opening.startswith("[") else "}" for opening in reversed(openings))
+    body = ("[" + "[], " * width + "".join(openings) + "0" + closings + "]").encode()
+    try:
+        READERS["anything"](body)
+    except ProtocolViolation:
+        assert len(openings) + 1 > 64
+    else:
+        assert len(openings) + 1 <= 64
 
 
 @pytest.mark.parametrize("type_", [Strange, list[Strange], WithStrange, Item | Basket, "Nowhere"])

@@ -52,3 +52,11 @@ def test_the_least_recently_used_is_forgotten_first() -> None:
         targets.get(f"host-{number}")
         targets.get("busy")
     assert targets.get("busy") is busy
+
+
+def test_a_target_with_a_rule_is_never_forgotten() -> None:
+    targets = Targets({"bank": Target(bulkhead=1)})
+    bank = targets.get("bank")
+    for number in range(5_000):
+        targets.get(f"host-{number}")
+    assert targets.get("bank") is bank

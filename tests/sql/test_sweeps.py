@@ -26,7 +26,8 @@ CALLS: dict[str, Callable[[SqliteDriver], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_every_verb_of_the_driver(name: str, tmp_path: Path) -> None:
-    async with open_sqlite(tmp_path / "sweep.db", schema=SCHEMA) as driver:
+    async with open_sqlite(tmp_path / "sweep.db", schema=SCHEMA, readers=1) as driver:
+        await driver.fetch(Statement("select 1"))  # SQLite opens the log's file when it is first read
 
         async def check() -> None:
             await driver.execute(Statement("insert into log values (2)"))  # it still works, and nothing is in its way
@@ -53,7 +54,7 @@ async def read_back(written: Written) -> Done | Fail:
 
 
 async def test_a_flow_whose_write_is_always_undone(tmp_path: Path) -> None:
-    app = App(capabilities=[sqlite(tmp_path / "flow.db", schema=SCHEMA)])
+    app = App(capabilities=[sqlite(tmp_path / "flow.db", schema=SCHEMA, readers=1)])
     flow = Flow("sweep", [insert, read_back], deadline=10.0)
     count = Flow("count", [only_count], deadline=10.0)
     async with open_runtime(app, seed=1) as runtime:
@@ -64,6 +65,7 @@ async def test_a_flow_whose_write_is_always_undone(tmp_path: Path) -> None:
             if runtime.statistics().admission.running:
                 raise AssertionError("a ticket was not given back")
 
+        await check()  # SQLite opens the log's file when it is first read
         report = await sweep_calls(lambda: runtime.run(flow), check=check)
         assert report.delivered > 0
 

@@ -34,7 +34,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     parked      node        Pause                                 the run waits for a signal
     signalled   node        value                                 the signal came
     expired     node        None                                  it did not
-    unresolved  entry       exception, or None                    nobody can say that this write is right; somebody must look
+    unresolved  entry       exception, or None                    nobody can say that the write is right
     ended       flow        Ending                                the last record
 """
 

@@ -88,22 +88,34 @@ class TargetState:
 
 
 class Targets:
-    """Every target that was named lately; the least recently used is forgotten beyond 4,096."""
+    """Every target that the app has a rule for, and others that were named lately: 4,096 of them.
+
+    One with a rule is never forgotten: a bulkhead that was forgotten while effects hold it would be two.
+    """
 
     def __init__(self, rules: Mapping[str, Target]) -> None:
         self._rules = rules
-        self._states: OrderedDict[str, TargetState] = OrderedDict()
+        self._ruled: dict[str, TargetState] = {}
+        self._plain: OrderedDict[str, TargetState] = OrderedDict()
 
     def get(self, name: str) -> TargetState:
-        state = self._states.get(name)
+        rule = self._rules.get(name)
+        if rule is not None:
+            ruled = self._ruled.get(name)
+            if ruled is None:
+                ruled = self._ruled[name] = TargetState(name, rule)
+            return ruled
+        state = self._plain.get(name)
         if state is None:
-            state = self._states[name] = TargetState(name, self._rules.get(name, _PLAIN))
-            if len(self._states) > _MAX_TARGETS:
-                self._states.popitem(last=False)
+            state = self._plain[name] = TargetState(name, _PLAIN)
+            if len(self._plain) > _MAX_TARGETS:
+                self._plain.popitem(last=False)
+        else:
+            self._plain.move_to_end(name)
         return state
 
     def statistics(self) -> tuple[TargetStatistics, ...]:
-        return tuple(state.statistics() for state in self._states.values())
+        return tuple(state.statistics() for state in (*self._ruled.values(), *self._plain.values()))
 
 
 _PLAIN = Target()

@@ -1,0 +1,120 @@
+"""The codec: what goes out comes back, and every problem of an input is named with its place."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import uuid
+from typing import Annotated, Any
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zerver.core.codec import convert, decode_json, encode_json, to_builtins
+from zerver.errors import InvalidData
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@attrs.frozen
+class Item:
+    sku: str
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+
+@attrs.frozen
+class Order:
+    id: uuid.UUID
+    at: datetime.datetime
+    total: decimal.Decimal
+    colour: Colour
+    items: list[Item]
+    note: str | None = None
+
+
+aware = st.datetimes(timezones=st.just(datetime.UTC), min_value=datetime.datetime(1970, 1, 1))
+orders = st.builds(
+    Order,
+    id=st.uuids(),
+    at=aware,
+    total=st.decimals(allow_nan=False, allow_infinity=False),
+    colour=st.sampled_from(Colour),
+    items=st.lists(st.builds(Item, sku=st.text(), count=st.integers(1, 2**62)), max_size=3),
+    note=st.one_of(st.none(), st.text()),
+)
+
+
+@given(orders)
+def test_what_goes_out_comes_back(order: Order) -> None:
+    assert decode_json(encode_json(order), Order) == order
+
+
+def problems(data: bytes, type_: Any) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidData) as caught:
+        decode_json(data, type_)
+    return sorted(caught.value.problems)
+
+
+def test_every_problem_is_named_with_its_place() -> None:
+    data = b'{"id": "x", "total": "1", "colour": "blue", "items": [{"sku": 1, "count": 0}, {"count": 2}, 3], "at": 5}'
+    found = problems(data, Order)
+    assert [where for where, _ in found] == [
+        "body.at",
+        "body.colour",
+        "body.id",
+        "body.items[0].count",
+        "body.items[0].sku",
+        "body.items[1].sku",
+        "body.items[2]",
+    ]
+    told = dict(found)
+    assert told["body.items[0].sku"] == "expected `str`, got `int`"
+    assert told["body.items[1].sku"] == "is missing"
+    assert told["body.items[0].count"] == "expected `int` >= 1"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"nope", b'{"a": 1} x', b"\xff", b"[" * 100_000])
+def test_what_is_not_json(data: bytes) -> None:
+    ((where, what),) = problems(data, dict)
+    assert where == "body"
+    assert what.startswith("is not JSON")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "at", "items", "sku"]), inner, max_size=3), max_leaves=8))  # fmt: skip
+def test_no_input_is_half_accepted(value: Any) -> None:
+    data = msgspec.json.encode(value)
+    try:
+        decoded: Any = decode_json(data, Order)
+    except InvalidData as error:
+        assert error.problems
+        assert all(where.startswith("body") and what for where, what in error.problems)
+    else:
+        assert isinstance(decoded, Order)
+
+
+def test_what_cannot_be_encoded() -> None:
+    for value in (object(), {1, "a", b"x", object()}, lambda: None):
+        with pytest.raises(InvalidData):
+            encode_json(value)
+    assert to_builtins({"a": Colour.RED, "b": Item("x", 1), "c": Colour}) == {
+        "a": "red",
+        "b": {"sku": "x", "count": 1},
+        "c": repr(Colour),
+    }
+
+
+def test_text_is_read_as_what_it_is_meant_to_be() -> None:
+    assert convert("5", int, "query page", text=True) == 5
+    assert convert("true", bool, "query all", text=True) is True
+    for text, type_ in (("x", int), ("5.5", int), ("maybe", bool)):
+        with pytest.raises(InvalidData) as caught:
+            convert(text, type_, "query page", text=True)
+        assert caught.value.problems[0][0] == "query page"
+    with pytest.raises(InvalidData):
+        convert("5", int, "body")

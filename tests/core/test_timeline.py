@@ -1,0 +1,52 @@
+"""Accounts add up for any records; a timeline knows how its run ended."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zerver.core import timeline as t
+from zerver.core.admission import Refusal
+
+KINDS = sorted({value for name, value in vars(t).items() if name.isupper() and isinstance(value, str)})
+
+records = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 1_000)), max_size=40).map(
+    lambda drawn: [(kind, sum(gap for _, gap in drawn[: i + 1]), None, None) for i, (kind, _) in enumerate(drawn)]
+)
+
+
+@given(records)
+def test_total_is_the_sum_of_the_accounts_and_the_time_from_first_to_last(drawn: list[t.Record]) -> None:
+    found = t.accounts(drawn)
+    assert found.total == found.admission + found.turn + found.cpu + found.io + found.parked
+    assert found.total == (drawn[-1][1] - drawn[0][1] if drawn else 0)
+    assert min(found.admission, found.turn, found.cpu, found.io, found.parked) >= 0
+
+
+def test_each_gap_belongs_to_the_record_that_ends_it() -> None:
+    stamps = [(t.RECEIVED, 0), (t.ADMITTED, 1), (t.TURN, 11), (t.STEP, 111), (t.ASKED, 112), (t.SETTLED, 1112)]
+    stamps += [(t.PARKED, 1113), (t.SIGNALLED, 11113), (t.ENDED, 11114)]
+    assert t.accounts([(kind, at, None, None) for kind, at in stamps]) == t.Accounts(
+        admission=1, turn=10, cpu=100 + 1 + 1 + 1, io=1000, parked=10000
+    )
+
+
+def test_every_kind_is_in_the_table_and_every_account_is_of_a_kind() -> None:
+    table = {line.split()[0] for line in str(t.__doc__).splitlines() if line.startswith("    ") and line.strip()}
+    assert set(KINDS) <= table
+    assert set(t.ACCOUNTS) <= set(KINDS)
+
+
+def timeline(*records: t.Record) -> t.Timeline:
+    return t.Timeline("run", "f", "1", "acme", "default", list(records))
+
+
+def test_how_a_run_ended() -> None:
+    ending, refusal = t.Ending("done", 1), Refusal("draining")
+    assert timeline((t.RECEIVED, 0, "f", None)).ending is None
+    assert timeline((t.ENDING, 0, "f", ending)).ending is None, "its rollback is still under way"
+    assert timeline((t.ENDING, 0, "f", ending), (t.ENDED, 1, "f", ending)).ending is ending
+    refused = timeline((t.REFUSED, 0, "f", refusal)).ending
+    assert refused is not None
+    assert (refused.status, refused.cause) == ("refused", refusal)
+    assert timeline((t.RECEIVED, 3, "f", None), (t.ENDED, 9, "f", ending)).accounts.total == 6

@@ -1,0 +1,355 @@
+"""One effect is performed as its policy says, and its outcome is never a guess."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from zerver import App, BreakerPolicy, Done, Effect, Flow, IdempotencyKey, Policy, Target, effect, step
+from zerver.core.effects import EffectKind
+from zerver.effects import clock
+from zerver.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    EffectError,
+    EffectRefused,
+    EffectTimeout,
+    OutcomeUnknown,
+    Rejected,
+)
+from zerver.runtime import Result, Runtime, open_runtime
+from zerver.testing import Scripted, fails, hangs, loses_reply, script, scripted, slow
+
+
+@effect(kind="bank.rate", access="read")
+async def rate() -> float:
+    raise NotImplementedError
+
+
+@effect(kind="bank.charge", access="write")
+async def charge(*, key: IdempotencyKey) -> str:
+    raise NotImplementedError
+
+
+@effect(kind="bank.post", access="write")
+async def post() -> str:
+    raise NotImplementedError
+
+
+@effect(kind="bank.find", access="read")
+async def find(key: str) -> str | None:
+    raise NotImplementedError
+
+
+@effect(kind="bank.refund", access="write")
+async def refund(made: str, *, key: IdempotencyKey) -> None:
+    raise NotImplementedError
+
+
+@effect(kind="bank.void", access="write")
+async def void(of: str, *, key: IdempotencyKey) -> None:
+    raise NotImplementedError
+
+
+EXACT = EffectKind("bank.exact", "write", exact=True)
+
+
+def flow_of(make: Callable[[], Effect[Any]], **how: Any) -> Flow:
+    @step
+    async def ask() -> Done:
+        return Done(await make())
+
+    return Flow("asked", [ask], **how)
+
+
+async def run(
+    make: Callable[[], Effect[Any]], world: Scripted, app: App | None = None, **how: Any
+) -> tuple[Result, Runtime]:
+    async with open_runtime(app or App(), handlers=world, seed=1) as runtime:
+        return await runtime.run(flow_of(make, **how)), runtime
+
+
+def error_of(result: Result) -> EffectError:
+    if not isinstance(result.cause, EffectError):
+        raise AssertionError(f"the run was {result.status}: {result.cause!r}")
+    return result.cause
+
+
+def records(result: Result, kind: str) -> list[Any]:
+    return [detail for name, _, _, detail in result.timeline.records if name == kind]
+
+
+# ---- attempts -------------------------------------------------------------------------------
+
+
+async def test_a_timeout_is_per_attempt(autojump_clock: MockClock) -> None:
+    world = scripted({rate: slow(1)(1.5)})
+    result, _ = await run(lambda: rate().with_policy(timeout=0.3, retries=2, backoff=0.1), world)
+    assert isinstance(error_of(result), EffectTimeout)
+    assert len(world.calls) == 3
+    assert 0.9 <= trio.current_time() <= 0.9 + 0.1 + 0.2
+
+
+async def test_backoff_is_jittered_and_follows_the_seed(autojump_clock: MockClock) -> None:
+    waits = []
+    for _ in range(2):
+        result, _ = await run(
+            lambda: rate().with_policy(retries=3, backoff=1.0, backoff_cap=1.5),
+            scripted({rate: fails(3, ConnectFailed("down"))(1.5)}),
+        )
+        waits.append([wait for _, _, _, wait in records(result, "failed")])
+    assert waits[0] == waits[1]
+    assert len(set(waits[0])) == 3
+    assert all(0 <= wait <= bound for wait, bound in zip(waits[0], (1.0, 1.5, 1.5), strict=True))
+
+
+async def test_a_definite_no_is_not_tried_again(autojump_clock: MockClock) -> None:
+    world = scripted({charge: Rejected("poor")})
+    result, runtime = await run(lambda: charge().with_policy(retries=5), world)
+    assert len(world.calls) == 1
+    assert type(error_of(result)) is EffectError
+    assert (result.status, result.unresolved) == ("failed", ())
+
+
+async def test_no_retry_is_started_that_cannot_be_in_time(autojump_clock: MockClock) -> None:
+    world = scripted({rate: ConnectFailed("down")})
+    result, _ = await run(lambda: rate().with_policy(retries=50, backoff=10, backoff_cap=10), world, deadline=3)
+    assert isinstance(error_of(result), EffectRefused)  # the last failure, told at once, and not the deadline's
+    assert trio.current_time() < 3
+
+
+async def test_a_run_is_not_a_retry_loop(autojump_clock: MockClock) -> None:
+    world = scripted({rate: ConnectFailed("down")})
+    app = App(targets={"bank": Target(breaker=None, retry_ratio=1000)})
+    await run(lambda: rate().with_policy(retries=100, backoff=100, backoff_cap=1), world, app)
+    assert len(world.calls) == 11
+
+
+async def test_a_targets_budget_holds_back_retries_and_never_first_attempts(autojump_clock: MockClock) -> None:
+    world = scripted({rate: ConnectFailed("down")})
+    app = App(targets={"bank": Target(breaker=None)})
+    async with open_runtime(app, handlers=world) as runtime:
+        for _ in range(20):
+            await runtime.run(flow_of(lambda: rate().with_policy(retries=5, backoff=0.000001)))
+        (target,) = runtime.statistics().targets
+    assert (target.attempts - target.retries, target.attempts) == (20, len(world.calls))
+    assert 10 <= target.retries <= 13
+
+
+async def test_policies_come_from_effect_flow_target_kind_and_app(autojump_clock: MockClock) -> None:
+    app = App(policy=Policy(retries=1, timeout=9), targets={"bank": Target(policy=Policy(retries=2))})
+    world = scripted({rate: ConnectFailed("down")})
+
+    async def calls(make: Callable[[], Effect[Any]], **how: Any) -> int:
+        before = len(world.calls)
+        await run(make, world, app, **how)
+        return len(world.calls) - before
+
+    assert await calls(rate) == 3
+    assert await calls(rate, policy=Policy(retries=0)) == 1
+    assert await calls(lambda: rate().with_policy(retries=4), policy=Policy(retries=0)) == 5
+
+
+async def test_an_instant_kind_is_performed_in_place(autojump_clock: MockClock) -> None:
+    result, runtime = await run(clock.monotonic, scripted({}))
+    assert result.value == trio.current_time()
+    assert runtime.statistics().targets[0].attempts == 0
+
+
+async def test_an_instant_kind_that_raises_is_a_failure(autojump_clock: MockClock) -> None:
+    def broken() -> None:
+        raise ValueError("odd")
+
+    async with open_runtime(App(), handlers={"clock.monotonic": broken}) as runtime:
+        assert error_of(await runtime.run(flow_of(clock.monotonic))).reason == "ValueError: odd"
+
+
+# ---- breakers and bulkheads -----------------------------------------------------------------
+
+
+async def test_a_breaker_opens_and_refuses_without_asking(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(breaker=BreakerPolicy(min_calls=5, pause=10))})
+    world = scripted({rate: script([ConnectFailed("down")] * 5, then=1.5)})
+    async with open_runtime(app, handlers=world, seed=1) as runtime:
+        flow = flow_of(rate)
+        for _ in range(5):
+            await runtime.run(flow)
+        error = error_of(await runtime.run(flow))
+        assert isinstance(error, EffectRefused)
+        assert error.reason == "the circuit breaker of 'bank' is open"
+        assert len(world.calls) == 5
+        assert runtime.statistics().targets[0].breaker == "open"
+        await trio.sleep(11)
+        for _ in range(3):
+            assert (await runtime.run(flow)).ok
+        assert runtime.statistics().targets[0].breaker == "closed"
+
+
+async def test_a_definite_no_says_nothing_bad_about_the_target(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(breaker=BreakerPolicy(min_calls=3))})
+    async with open_runtime(app, handlers=scripted({rate: Rejected("no")})) as runtime:
+        for _ in range(10):
+            await runtime.run(flow_of(rate))
+        assert runtime.statistics().targets[0].breaker == "closed"
+
+
+async def test_a_rollback_is_not_held_back_by_a_breaker(autojump_clock: MockClock) -> None:
+    @step
+    async def pay_and_fail() -> Done:
+        await charge().compensate(refund)
+        for _ in range(5):
+            await rate().optional()
+        raise ValueError("bug")
+
+    app = App(targets={"bank": Target(breaker=BreakerPolicy(min_calls=3))})
+    world = scripted({charge: "c1", refund: None, rate: ConnectFailed("down")})
+    async with open_runtime(app, handlers=world) as runtime:
+        result = await runtime.run(Flow("f", [pay_and_fail]))
+        assert runtime.statistics().targets[0].breaker == "open"
+    assert (result.status, result.unresolved) == ("defect", ())
+    assert len(world.calls_of(refund)) == 1
+
+
+async def test_a_bulkhead_makes_others_wait_within_their_timeout(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(bulkhead=2)})
+    world = scripted({rate: slow(1)(1.5), charge: slow(1)("c1")})
+    results: list[Result] = []
+    async with open_runtime(app, handlers=world) as runtime, trio.open_nursery() as nursery:
+
+        async def one(make: Callable[[], Effect[Any]]) -> None:
+            results.append(await runtime.run(flow_of(make)))
+
+        nursery.start_soon(one, rate)
+        nursery.start_soon(one, rate)
+        await trio.sleep(0.1)
+        nursery.start_soon(one, lambda: charge().with_policy(timeout=0.5))
+        await trio.sleep(0.1)
+        (target,) = runtime.statistics().targets
+        assert (target.at_once, target.waiting) == (2, 1)
+    timed_out = error_of(next(result for result in results if not result.ok))
+    assert isinstance(timed_out, EffectTimeout)  # it was never sent: that is certain, and no doubt
+    assert world.calls_of(charge) == []
+
+
+# ---- writes ---------------------------------------------------------------------------------
+
+
+async def test_all_attempts_carry_one_key(autojump_clock: MockClock) -> None:
+    world = scripted({charge: fails(2, ConnectionLost("reset"))("c1")})
+    result, _ = await run(lambda: charge().with_policy(retries=2), world)
+    assert result.value == "c1"
+    assert {call.key for call in world.calls} == {f"{result.run_id}:ask:1"}
+
+
+async def test_one_attempt_in_doubt_puts_all_in_doubt(autojump_clock: MockClock) -> None:
+    world = scripted({charge: script([ConnectionLost("reset"), Rejected("closed")])})
+    result, _ = await run(lambda: charge().with_policy(retries=1), world)
+    error = error_of(result)
+    assert isinstance(error, OutcomeUnknown)
+    assert error.reason == "an earlier attempt may have happened; the last one: closed"
+    assert [entry.call.key for entry in result.unresolved] == [f"{result.run_id}:ask:1"]
+
+
+async def test_a_write_without_a_key_is_not_tried_again_in_doubt(autojump_clock: MockClock) -> None:
+    world = scripted({post: ConnectionLost("reset")})
+    async with open_runtime(App(policy=Policy(retries=3)), handlers=world) as runtime:
+        result = await runtime.run(flow_of(post))
+    assert len(world.calls) == 1
+    assert len(result.unresolved) == 1
+
+
+async def test_an_exact_kind_that_is_cut_has_not_happened(autojump_clock: MockClock) -> None:
+    world = scripted({"bank.exact": hangs()(None)})
+    result, _ = await run(lambda: Effect(EXACT).with_policy(timeout=1), world)
+    assert isinstance(error_of(result), EffectTimeout)
+    assert result.unresolved == ()
+
+
+async def test_doubt_is_resolved_by_asking(autojump_clock: MockClock) -> None:
+    make = lambda: charge().with_policy(timeout=1).compensate(refund, resolve=find)  # noqa: E731  # shared by both
+    world = scripted({charge: loses_reply()("c1"), find: "c1", refund: None})
+    result, _ = await run(make, world)
+    assert (result.value, result.unresolved) == ("c1", ())
+    assert world.calls_of(find)[0].args == (f"{result.run_id}:ask:1",)
+
+    world = scripted({charge: hangs()("c1"), find: None, refund: None})
+    result, _ = await run(make, world)
+    assert error_of(result).reason == "it did not happen: timed out after 1000ms"
+    assert (result.unresolved, world.calls_of(refund)) == ((), [])
+
+
+async def test_doubt_that_nobody_can_resolve_is_undone_by_key(autojump_clock: MockClock) -> None:
+    world = scripted({charge: hangs()("c1"), find: ConnectFailed("down"), void: None})
+    result, _ = await run(lambda: charge().with_policy(timeout=1).compensate(resolve=find, by_key=void), world)
+    assert isinstance(error_of(result), OutcomeUnknown)
+    assert world.calls_of(void)[0].args == (f"{result.run_id}:ask:1",)
+    assert result.unresolved == ()
+
+
+async def test_doubt_that_cannot_be_undone_either_is_reported(autojump_clock: MockClock) -> None:
+    world = scripted({charge: hangs()("c1"), refund: None})
+    result, runtime = await run(lambda: charge().with_policy(timeout=1).compensate(refund), world)
+    assert [entry.state for entry in result.unresolved] == ["unresolved"]
+    assert world.calls_of(refund) == []
+    assert runtime.statistics().unresolved == 1
+
+
+async def test_a_write_that_is_cut_by_the_deadline_is_resolved_in_the_rollback(autojump_clock: MockClock) -> None:
+    world = scripted({charge: loses_reply()("c1"), find: slow(1)("c1"), refund: slow(1)(None)})
+    result, _ = await run(lambda: charge().compensate(refund, resolve=find), world, deadline=2)
+    assert (result.status, result.unresolved) == ("deadline", ())
+    assert world.calls_of(refund)[0].args == ("c1",)
+    assert trio.current_time() == pytest.approx(4)
+
+
+async def test_a_compensation_is_tried_until_it_works(autojump_clock: MockClock) -> None:
+    @step
+    async def pay_and_fail() -> Done:
+        await charge().compensate(refund)
+        raise ValueError("bug")
+
+    world = scripted({charge: "c1", refund: fails(6, ConnectionLost("reset"))(None)})
+    async with open_runtime(App(), handlers=world) as runtime:
+        result = await runtime.run(Flow("f", [pay_and_fail]))
+    assert result.unresolved == ()
+    assert [call.attempt for call in world.calls_of(refund)] == [1, 2, 3, 4, 5, 6, 7]
+    assert {call.key for call in world.calls_of(refund)} == {f"{result.run_id}:pay_and_fail:1.undo"}
+
+
+async def test_a_rollback_ends_when_its_time_is_over(autojump_clock: MockClock) -> None:
+    @step
+    async def pay_and_fail() -> Done:
+        await charge().compensate(refund)
+        raise ValueError("bug")
+
+    world = scripted({charge: "c1", refund: hangs()(None)})
+    async with open_runtime(App(), handlers=world) as runtime:
+        result = await runtime.run(Flow("f", [pay_and_fail], undo_deadline=12))
+    assert len(result.unresolved) == 1
+    assert trio.current_time() == pytest.approx(12)
+
+
+# ---- cancellation ---------------------------------------------------------------------------
+
+
+async def test_cancelled_between_attempts_the_doubt_is_kept(autojump_clock: MockClock) -> None:
+    ended: list[Result] = []
+    world = scripted({charge: script([ConnectionLost("reset")], then="c1"), find: "c1", refund: None})
+    async with open_runtime(App(), handlers=world, observers=[ended.append], seed=3) as runtime:
+        make = lambda: charge().with_policy(retries=1, backoff=1000, backoff_cap=1000).compensate(refund, resolve=find)  # noqa: E731  # it is long
+        with trio.move_on_after(0.5) as scope:
+            await runtime.run(flow_of(make))
+    assert scope.cancelled_caught
+    assert (ended[0].status, ended[0].unresolved) == ("cancelled", ())
+    assert world.calls_of(refund)[0].args == ("c1",)
+
+
+async def test_percentiles_are_kept_per_target(autojump_clock: MockClock) -> None:
+    async with open_runtime(App(), handlers=scripted({rate: slow(0.2)(1.5)})) as runtime:
+        flow = flow_of(rate)
+        for _ in range(100):
+            await runtime.run(flow)
+        (target,) = runtime.statistics().targets
+    assert target.p95 == pytest.approx(0.2)
