@@ -15,22 +15,31 @@ import trio
 
 from zerver.core.app import App, Route
 from zerver.core.plan import Plan
+from zerver.errors import ProtocolViolation
 from zerver.http import (
     DEFAULT_LIMITS,
+    NO_TRUST,
+    Deferred,
     Entry,
     Exchange,
     Extractor,
     Limits,
     Miss,
+    ParserName,
+    RequestHead,
     Response,
     Router,
     Server,
+    Trust,
     compile_extractor,
+    finish,
     open_http_listeners,
     parse_pattern,
+    problem,
     render,
     render_miss,
     serve_http,
+    stamped,
 )
 from zerver.http.connection import log_defect
 from zerver.runtime import Result, Runtime, open_runtime
@@ -74,26 +83,36 @@ def _compile(route: Route) -> Endpoint:
     return Endpoint(route, plan, extractor, wish == "cancel")
 
 
-def check_app(app: App) -> None:
-    """Check all that can be checked without opening the app. Raises DefinitionError."""
-    compile_routes(app)
+def check_app(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> None:
+    """Check all that can be checked without opening the app. handled: as `compile_routes`. Raises DefinitionError."""
+    compile_routes(app, handled)
 
 
 class Edge:
     """The handler of an app: from an exchange to a response, by way of a run."""
 
     def __init__(
-        self, app: App, runtime: Runtime, on_run: RunObserver | None, on_defect: Callable[[Exception], None]
+        self,
+        app: App,
+        runtime: Runtime,
+        on_run: RunObserver | None,
+        on_defect: Callable[[Exception], None],
+        trust: Trust = NO_TRUST,
     ) -> None:
         self.app = app
         self.runtime = runtime
         self.router = compile_routes(app, runtime.handled)
         self.on_run = on_run
         self.on_defect = on_defect
+        self.trust = trust
 
     async def handle(self, exchange: Exchange) -> Response:
         """Answer one request."""
         head = exchange.head
+        try:
+            caller = self.trust.judge(head, exchange.peer, exchange.scheme)
+        except ProtocolViolation as violation:
+            return problem(violation.status, detail=str(violation))
         found = self.router.find(head)
         if isinstance(found, Miss):
             return render_miss(found)
@@ -102,7 +121,7 @@ class Edge:
 
         async def read() -> Sequence[Any]:
             body = await exchange.read_body() if endpoint.extractor.needs_body else b""
-            return endpoint.extractor.extract(head, params, body, exchange.peer)
+            return endpoint.extractor.extract(head, params, body, caller)
 
         def watch(run: Run) -> None:
             exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
@@ -116,8 +135,19 @@ class Edge:
             on_wait=watch if endpoint.watched else None,
         )
         response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
+        if isinstance(response.body, Deferred):
+            response = await self._open(response, head, result)
         self._tell(result, response.status)
         return response
+
+    async def _open(self, response: Response, head: RequestHead, result: Result) -> Response:
+        """The answer with its file or stream opened, or a 500."""
+        try:
+            opened = await finish(response, head, self.runtime.resources)
+        except Exception as defect:
+            self.on_defect(defect)
+            opened = problem(500, instance=result.run_id)
+        return stamped(opened, result.run_id)
 
     def _tell(self, result: Result, status: int) -> None:
         if self.on_run is None:
@@ -166,6 +196,8 @@ async def serve(
     port: int = 0,
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    trust: Trust = NO_TRUST,
+    parser: ParserName = "auto",
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     observers: Sequence[Callable[[Result], None]] = (),
     on_run: RunObserver | None = None,
@@ -179,21 +211,23 @@ async def serve(
         print(*serving.addresses)
 
     listeners: used instead of host and port, and closed in the end. handlers, observers, seed: as `open_runtime`.
-    limits: what a client may take. on_run: see RunObserver. on_defect: told of exceptions that are nobody's answer, as
-    those of an `on_error`; by default they are logged.
+    limits: what a client may take. trust: which proxies are believed and which hosts are served; by default no proxy,
+    and any host. parser: as `serve_http`. on_run: see RunObserver. on_defect: told of exceptions that are nobody's
+    answer, as those of an `on_error`; by default they are logged.
 
     Raises DefinitionError when the app cannot work, OSError when the address cannot be bound; both before it listens.
     """
     bound = [] if listeners is None else list(listeners)
     try:
+        check_app(app, BUILTIN_KINDS | frozenset(handlers or ()))  # the routes too, and before anything is opened
         async with open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime:
-            edge = Edge(app, runtime, on_run, on_defect)
+            edge = Edge(app, runtime, on_run, on_defect, trust)
             if listeners is None:
                 bound += await open_http_listeners(host, port)
             with unwrapped():
                 async with trio.open_nursery() as nursery:
                     server: Server = await nursery.start(
-                        partial(serve_http, edge.handle, bound, limits=limits, on_defect=on_defect)
+                        partial(serve_http, edge.handle, bound, limits=limits, on_defect=on_defect, parser=parser)
                     )
                     task_status.started(Serving(runtime, server))
     finally:

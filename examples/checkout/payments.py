@@ -6,6 +6,7 @@ it raises while charging leaves the charge in doubt, and Zerver asks `find_charg
 
 import os
 from http import HTTPStatus
+from urllib.parse import quote
 
 import attrs
 
@@ -40,10 +41,9 @@ async def find_charge(key: IdempotencyKey, *, http: HttpClient = INJECTED) -> Ch
     """The charge made with this key, or None, and then it will never be made.
 
     A charge that is still on its way could arrive after we have asked. So "there is none" is only believed after the
-    key
-    was refunded: the provider then refuses a charge that comes late.
+    key was refunded: the provider then refuses a charge that comes late.
     """
-    reply = await http.request("GET", f"{PROVIDER_URL}/charges/{key}")
+    reply = await http.request("GET", f"{PROVIDER_URL}/charges/{quote(key, safe='')}")
     if reply.status != HTTPStatus.NOT_FOUND:
         return _expect(reply, HTTPStatus.OK).json(Charge)
     _expect(await _post(http, "/refunds", {"key": key}, IdempotencyKey(f"{key}:void")), HTTPStatus.OK)

@@ -10,6 +10,7 @@ import os
 from typing import Annotated
 
 import attrs
+from msgspec import Meta
 
 from examples.checkout.domain import Charge
 from zerver import App, Done, Fail, Flow, Slot, step
@@ -28,29 +29,34 @@ create table if not exists voided (key text primary key);
 
 FOREVER = 3600.0  # seconds; whoever waits has long gone
 
+Rate = Annotated[float, Meta(ge=0, le=1)]
+Cents = Annotated[int, Meta(gt=0, le=10**12)]
+Key = Annotated[str, Meta(min_length=1, max_length=255)]
+IdempotencyKey = Annotated[str, Header("Idempotency-Key"), Meta(min_length=1, max_length=255)]  # an empty one is none
+
 
 @attrs.frozen
 class Faults:
-    """latency_ms: before every answer. The rates are between 0 and 1, and drawn for each charge and refund.
+    """latency_ms: before a charge, a refund or a look-up. The rates are drawn for each charge and refund.
 
     error_rate: 503, nothing done. hang_rate: silence, nothing done. lost_reply_rate: done, then silence.
     """
 
-    latency_ms: float = 0
-    error_rate: float = 0
-    hang_rate: float = 0
-    lost_reply_rate: float = 0
+    latency_ms: Annotated[float, Meta(ge=0)] = 0
+    error_rate: Rate = 0
+    hang_rate: Rate = 0
+    lost_reply_rate: Rate = 0
 
 
 @attrs.frozen
 class ChargeBody:
-    amount: int
+    amount: Cents
     user: str
 
 
 @attrs.frozen
 class RefundBody:
-    key: str
+    key: Key
 
 
 @attrs.frozen
@@ -63,29 +69,35 @@ class Entry:
 Set = Annotated[Faults, Slot("faults")]
 Made = Annotated[Charge, Slot("charge")]
 Refunded = Annotated[int, Slot("refunded")]
-Key = Annotated[str | None, Header("Idempotency-Key")]
 
 # ---- faults ---------------------------------------------------------------------------------
 
 
 @step
 async def set_faults(body: Annotated[Faults, Body()]) -> Done:
+    """What is not said is 0 from now on."""
     await kv.put("faults", attrs.asdict(body))
     return Done(body)
 
 
 @step
-async def disturb() -> Set | Fail:
-    """What goes wrong before anything is done."""
+async def slow_down() -> Set:
+    """Every answer waits for the latency."""
     found = await kv.get("faults")
     faults = Faults(**found) if isinstance(found, dict) else Faults()
     if faults.latency_ms:
         await clock.sleep(faults.latency_ms / 1000)
+    return faults
+
+
+@step
+async def disturb(faults: Set) -> Fail | None:
+    """What goes wrong before anything is done."""
     if faults.error_rate and await random.uniform() < faults.error_rate:
         return Fail.unavailable("provider", detail="an injected fault; nothing was done")
     if faults.hang_rate and await random.uniform() < faults.hang_rate:
         await clock.sleep(FOREVER)
-    return faults
+    return None
 
 
 @step
@@ -99,25 +111,20 @@ async def lose_reply(faults: Set) -> None:
 
 
 @step
-def require_key(key: Key) -> Fail | None:
-    return None if key else Fail.invalid("Idempotency-Key", detail="this header is required")
-
-
-@step
-async def commit_charge(body: Annotated[ChargeBody, Body()], key: Key) -> Made | Fail:
-    """One statement decides: a key that was charged or voided before is not charged now."""
-    _, found, voided = await sql.transaction(
+async def commit_charge(body: Annotated[ChargeBody, Body()], key: IdempotencyKey) -> Made | Fail:
+    """One transaction decides: a key that was charged or voided before is not charged now."""
+    _, made, voided = await sql.transaction(
         sql.execute(
             "insert into entries select 'charge', ?, ? where not exists (select 1 from voided where key = ?) "
             "on conflict do nothing",
             key, body.amount, key,
         ),
         sql.fetch_one(Charge, "select key, amount from entries where type = 'charge' and key = ?", key),
-        sql.fetch_value(int, "select count(*) from voided where key = ?", key),
+        sql.fetch_value(bool, "select count(*) from voided where key = ?", key),
     )  # fmt: skip
-    if found is None:
-        return Fail.conflict("charge", key, detail="this key was voided" if voided else "not recorded")
-    return found if found.amount == body.amount else Fail.conflict("charge", key, detail="made with another amount")
+    if voided:
+        return Fail.conflict("charge", key, detail="this key was refunded, or voided before anything was charged")
+    return made if made.amount == body.amount else Fail.conflict("charge", key, detail="made with another amount")
 
 
 @step
@@ -129,15 +136,6 @@ def answer_charge(made: Made) -> Done:
 async def find_charge(key: Annotated[str, Path()], faults: Set) -> Done | Fail:
     found = await sql.fetch_one(Charge, "select key, amount from entries where type = 'charge' and key = ?", key)
     return Done(found) if found is not None else Fail.not_found("charge", key)
-
-
-@step
-async def slow_down() -> Set:
-    """Reading is slow when the provider is, and nothing worse."""
-    found = await kv.get("faults")
-    faults = Faults(**found) if isinstance(found, dict) else Faults()
-    await clock.sleep(faults.latency_ms / 1000)
-    return faults
 
 
 # ---- refunds --------------------------------------------------------------------------------
@@ -200,21 +198,25 @@ def accept() -> Done:
     return Done(json({"accepted": True}, status=202))
 
 
-app = App("provider", capabilities=[sqlite(os.environ.get("PROVIDER_DB", "provider.db"), schema=SCHEMA), memory()])
 # A client that has hung up wants nothing committed any more: whatever has not been done yet is not done.
-app.route(
-    "POST",
-    "/charges",
-    Flow("charge", [require_key, disturb, commit_charge, lose_reply, answer_charge], on_disconnect="cancel"),
-)
-app.route("GET", "/charges/{key}", Flow("find_charge", [slow_down, find_charge]))
-app.route(
-    "POST", "/refunds", Flow("refund", [disturb, commit_refund, lose_reply, answer_refund], on_disconnect="cancel")
-)
-app.route("GET", "/ledger", Flow("ledger", [show_ledger]))
-app.route("POST", "/faults", Flow("faults", [set_faults]))
-app.route("GET", "/services/profile/{user}", Flow("profile", [show_profile]))
-app.route("GET", "/services/recommendations", Flow("recommendations", [recommend]))
-app.route("GET", "/services/offers", Flow("offers", [offer]))
-app.route("POST", "/services/receipts", Flow("receipts", [accept]))
-app.route("POST", "/services/notices", Flow("notices", [accept]))
+charge = Flow("charge", [slow_down, disturb, commit_charge, lose_reply, answer_charge], on_disconnect="cancel")
+refund = Flow("refund", [slow_down, disturb, commit_refund, lose_reply, answer_refund], on_disconnect="cancel")
+
+
+def make_app(database: str) -> App:
+    """The provider on a SQLite file, or ":memory:"."""
+    app = App("provider", capabilities=[sqlite(database, schema=SCHEMA), memory()])
+    app.route("POST", "/charges", charge)
+    app.route("GET", "/charges/{key}", Flow("find_charge", [slow_down, find_charge]))
+    app.route("POST", "/refunds", refund)
+    app.route("GET", "/ledger", Flow("ledger", [show_ledger]))
+    app.route("POST", "/faults", Flow("faults", [set_faults]))
+    app.route("GET", "/services/profile/{user}", Flow("profile", [show_profile]))
+    app.route("GET", "/services/recommendations", Flow("recommendations", [recommend]))
+    app.route("GET", "/services/offers", Flow("offers", [offer]))
+    app.route("POST", "/services/receipts", Flow("receipts", [accept]))
+    app.route("POST", "/services/notices", Flow("notices", [accept]))
+    return app
+
+
+app = make_app(os.environ.get("PROVIDER_DB", "provider.db"))

@@ -43,7 +43,7 @@ async def after(value: object) -> None:
 def test_direct_by_attribute_in_lambdas_and_in_joins() -> None:
     async def direct() -> None:
         await join.all(READ(), catalogue.read())
-        await WRITE().compensate(lambda value: UNDO(value))
+        await WRITE().compensate(lambda value: UNDO(value, "for good"))
 
     assert kinds(direct) == ["test.read", "test.undo", "test.write"]
 

@@ -36,13 +36,11 @@ def test_cells_and_names_are_all_different(flow: DrawFlow) -> None:
 
 def test_parts_that_are_the_same_share_a_cell() -> None:
     @step
-    def one(page: Annotated[int, Query()], size: Annotated[int, Query("page")]) -> None: ...
+    def one(page: Annotated[int, Query()], name: Annotated[str, Query("page")]) -> None: ...
 
     @step
-    def two(page: Annotated[str, Query()], other: Annotated[int, Query()] = 3) -> None: ...
+    def two(*, page: Annotated[int, Query()], other: Annotated[int, Query()] = 3) -> None: ...
 
-    for made in (one, two):
-        assert made.signature.parts
     plan = compile_plan(Flow("f", [one, two]))
     assert [(read.name, read.type, read.required) for read in plan.parts] == [
         ("page", int, True),

@@ -41,7 +41,7 @@ def test_names() -> None:
     ("build", "words"),
     [
         (lambda: parallel(a), "parallel was given 1 stages"),
-        (lambda: dag(), "dag was given no stages"),
+        (dag, "dag was given no stages"),
         (lambda: dag(a, a), "dag was given the same stage twice"),
         (lambda: dag(a, after={a: b}), "after= names 'b', which is not a member"),
         (lambda: dag(a, after={b: [a]}), "after= names 'b', which is not a member"),

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.core.strategies import READ
 from zerver.core import timeline as t
 from zerver.core.admission import Refusal
+from zerver.core.calls import Call
 
 KINDS = sorted({value for name, value in vars(t).items() if name.isupper() and isinstance(value, str)})
 
-records = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 1_000)), max_size=40).map(
-    lambda drawn: [(kind, sum(gap for _, gap in drawn[: i + 1]), None, None) for i, (kind, _) in enumerate(drawn)]
-)
+CALL = Call("run", "step", "1", READ())
+ENDINGS = [t.Ending("done"), t.Ending("failed"), t.Ending("deadline"), t.Ending("cancelled")]
 
 
-@given(records)
+@st.composite
+def records(draw: Any) -> list[t.Record]:
+    """Any kinds in any order, with what their kind has for subject and detail."""
+    now, drawn = 0, list[t.Record]()
+    for kind in draw(st.lists(st.sampled_from(KINDS), max_size=40)):
+        now += draw(st.integers(0, 1_000))
+        drawn.append((kind, now, CALL, draw(st.sampled_from(ENDINGS)) if kind == t.ENDING else None))
+    return drawn
+
+
+@given(records())
 def test_total_is_the_sum_of_the_accounts_and_the_time_from_first_to_last(drawn: list[t.Record]) -> None:
     found = t.accounts(drawn)
     assert found.total == found.admission + found.turn + found.cpu + found.io + found.parked
@@ -26,7 +39,7 @@ def test_total_is_the_sum_of_the_accounts_and_the_time_from_first_to_last(drawn:
 def test_each_gap_belongs_to_the_record_that_ends_it() -> None:
     stamps = [(t.RECEIVED, 0), (t.ADMITTED, 1), (t.TURN, 11), (t.STEP, 111), (t.ASKED, 112), (t.SETTLED, 1112)]
     stamps += [(t.PARKED, 1113), (t.SIGNALLED, 11113), (t.ENDED, 11114)]
-    assert t.accounts([(kind, at, None, None) for kind, at in stamps]) == t.Accounts(
+    assert t.accounts([(kind, at, CALL, None) for kind, at in stamps]) == t.Accounts(
         admission=1, turn=10, cpu=100 + 1 + 1 + 1, io=1000, parked=10000
     )
 
@@ -50,3 +63,11 @@ def test_how_a_run_ended() -> None:
     assert refused is not None
     assert (refused.status, refused.cause) == ("refused", refusal)
     assert timeline((t.RECEIVED, 3, "f", None), (t.ENDED, 9, "f", ending)).accounts.total == 6
+
+
+def test_a_wait_that_was_cut_short_from_outside_is_a_wait() -> None:
+    for first, account in ((t.ASKED, "io"), (t.PARKED, "parked")):
+        for status, wanted in (("deadline", account), ("failed", "cpu")):
+            drawn: list[t.Record] = [(t.ADMITTED, 0, None, None), (first, 1, CALL, None)]
+            drawn.append((t.ENDING, 100, "f", t.Ending(status)))  # type: ignore[arg-type]  # one of them
+            assert getattr(t.accounts(drawn), wanted) >= 99

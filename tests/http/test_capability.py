@@ -17,8 +17,9 @@ from zerver.errors import ConnectFailed, EffectError, Rejected
 from zerver.http.capability import downstream, http_client
 from zerver.http.client import HttpClient
 from zerver.http.exchange import Exchange
+from zerver.http.listeners import open_http_listeners
 from zerver.http.messages import RequestHead, Response
-from zerver.http.server import open_http_listeners, serve_http
+from zerver.http.server import serve_http
 from zerver.runtime import Result, open_runtime
 
 Url = Annotated[str, Slot("url")]

@@ -15,7 +15,7 @@ from zerver import Done, Flow, Part, step
 from zerver.core.plan import compile_plan
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 from zerver.http.extract import MAX_QUERY_FIELDS, Extractor, compile_extractor
-from zerver.http.messages import Headers, Request, RequestHead
+from zerver.http.messages import Caller, Headers, Request, RequestHead
 from zerver.http.parts import Body, Cookie, Header, Path, Query
 
 
@@ -78,14 +78,14 @@ def test_every_source_in_the_order_of_the_parts() -> None:
     reader = extractor(read, "id")
     assert reader.needs_body
     assert not reader.empty
-    assert reader.extract(asked, {"id": text}, body, "10.0.0.1") == [
+    assert reader.extract(asked, {"id": text}, body, Caller("10.0.0.1", "192.0.2.7", "https", "shop.example")) == [
         "Bearer t",
         uuid.UUID(text),
         5,
         ["a b", "c d"],
         "s",
         Order([Line("a", 1)]),
-        Request(asked, body, "10.0.0.1", {"id": text}),
+        Request(asked, body, "10.0.0.1", {"id": text}, "192.0.2.7", "https", "shop.example"),
     ]
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.http.vectors import INVALID_CHUNKS, VALID_CHUNKS
 from zerver.errors import ProtocolViolation
 from zerver.http.framing import BodyWriter, ChunkedBody, SizedBody, UnboundedBody, body_of
 from zerver.http.gate import Framing, HeadLimits
@@ -31,44 +32,13 @@ def outcome(data: bytes, step: int, limits: HeadLimits = LIMITS) -> object:
         return violation.status
 
 
-VALID = {
-    "empty": (b"0\r\n\r\n", b"", Headers()),
-    "one chunk": (b"5\r\nhello\r\n0\r\n\r\n", b"hello", Headers()),
-    "two chunks": (b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", b"hello", Headers()),
-    "hex and zeros": (b"0000A\r\n0123456789\r\n00\r\n\r\n", b"0123456789", Headers()),
-    "extensions": (b'1;a;b=c;d="e;\\"\r"\r\nx\r\n0;z\r\n\r\n'.replace(b'\r"', b'"'), b"x", Headers()),
-    "trailers": (b"1\r\nx\r\n0\r\nX-A: 1 \r\nx-b:2\r\n\r\n", b"x", Headers.of([("x-a", "1"), ("x-b", "2")])),
-    "trailers that come too late": (b"0\r\nContent-Length: 9\r\nHost: b\r\nX: 1\r\n\r\n", b"", Headers.of({"x": "1"})),
-}
-
-INVALID = {
-    "prefix": b"0x5\r\nhello\r\n0\r\n\r\n",
-    "underscore": b"1_0\r\nx\r\n0\r\n\r\n",
-    "sign": b"+5\r\nhello\r\n0\r\n\r\n",
-    "leading blank": b" 5\r\nhello\r\n0\r\n\r\n",
-    "trailing blank": b"5 \r\nhello\r\n0\r\n\r\n",
-    "empty size": b"\r\nhello\r\n0\r\n\r\n",
-    "17 digits": b"00000000000000005\r\nhello\r\n0\r\n\r\n",
-    "bare LF after size": b"5\nhello\r\n0\r\n\r\n",
-    "bare LF after data": b"5\r\nhello\n0\r\n\r\n",
-    "any two bytes after data": b"5\r\nhelloXX0\r\n\r\n",  # h11 CVE-2025-43859
-    "extension without name": b"5;\r\nhello\r\n0\r\n\r\n",
-    "extension with LF": b"5;a\nb\r\nhello\r\n0\r\n\r\n",
-    "extension with CR": b"5;a\rb\r\nhello\r\n0\r\n\r\n",
-    "open quote": b'5;a="b\r\nhello\r\n0\r\n\r\n',
-    "folded trailer": b"0\r\nX: a\r\n b\r\n\r\n",
-    "trailer without colon": b"0\r\nX\r\n\r\n",
-    "bare LF after trailer": b"0\r\nX: a\n\r\n",
-}
-
-
-@pytest.mark.parametrize(("data", "expected", "trailers"), VALID.values(), ids=VALID)
+@pytest.mark.parametrize(("data", "expected", "trailers"), VALID_CHUNKS.values(), ids=VALID_CHUNKS)
 @pytest.mark.parametrize("step", [1, 2, 3, 1000])
 def test_valid_chunks(data: bytes, expected: bytes, trailers: Headers, step: int) -> None:
     assert outcome(data + b"NEXT", step) == (expected, b"NEXT", True, trailers)
 
 
-@pytest.mark.parametrize("data", INVALID.values(), ids=INVALID)
+@pytest.mark.parametrize("data", INVALID_CHUNKS.values(), ids=INVALID_CHUNKS)
 @pytest.mark.parametrize("step", [1, 2, 1000])
 def test_invalid_chunks(data: bytes, step: int) -> None:
     assert outcome(data, step) == 400

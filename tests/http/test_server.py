@@ -15,9 +15,10 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from zerver.http.exchange import Exchange, Limits
+from zerver.http.listeners import open_http_listeners
 from zerver.http.messages import Response
 from zerver.http.response import text
-from zerver.http.server import Server, open_http_listeners, serve_http
+from zerver.http.server import Server, serve_http
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 MemoryStream = trio.StapledStream[Any, Any]

@@ -7,18 +7,23 @@ cancelled and compensated, and the command ends with status 0. A second signal e
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import click
 import trio
 
 from zerver.cli.load import load_app
+from zerver.cli.options import ServeOptions, WrongOption
+from zerver.cli.workers import Lifeline, inherited_listener, supervise
 from zerver.core.app import App
-from zerver.http import open_http_listeners
+from zerver.http import Certificates, Trust, open_http_listeners, open_unix_listener, over_tls
 from zerver.runtime import Result
 from zerver.runtime.groups import unwrapped
 from zerver.serve import Serving, check_app
@@ -28,52 +33,112 @@ from zerver.trace.text import format_timeline
 
 @click.command()
 @click.argument("app", metavar="MODULE:APP")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--host", metavar="ADDRESS", help="Where to listen.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="0: any free one.  [default: 8000]")
+@click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead.")
+@click.option("--unix-mode", default="660", show_default=True, metavar="MODE", help="Who may connect to it, in octal.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Processes that serve.")
+@click.option(
+    "--parser", default="auto", show_default=True, type=click.Choice(["auto", "h11", "httptools"]),
+    help="Reads request heads. auto: httptools if it is installed.",
+)  # fmt: skip
+@click.option(
+    "--tls-cert", multiple=True, metavar="FILE",
+    help="Certificate chain, PEM. Again for each name (SNI); the first one is the default. Reloaded when it changes.",
+)  # fmt: skip
+@click.option("--tls-key", multiple=True, metavar="FILE", help="The key to each --tls-cert, PEM, in the same order.")
+@click.option(
+    "--proxy-headers", multiple=True, metavar="FROM",
+    help="A proxy whose word on client, scheme and host is believed: an address, a network, or unix. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--proxy-form", default="x-forwarded", show_default=True, type=click.Choice(["x-forwarded", "forwarded"]),
+    help="What proxies say it in: X-Forwarded-For, -Proto, -Host; or Forwarded (RFC 7239).",
+)  # fmt: skip
+@click.option(
+    "--allow-host", multiple=True, metavar="NAME",
+    help="A host that is served; 421 for others. *.NAME: its subdomains; *: any. Repeatable. "
+    "Required to listen where others can connect.",
+)  # fmt: skip
 @click.option("--timeline", is_flag=True, help="Print the timeline of every run.")
 @click.option(
-    "--drain",
-    default=10.0,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
+    "--drain", default=10.0, show_default=True, type=click.FloatRange(min=0), metavar="SECONDS",
     help="What runs may take after SIGTERM.",
-)
-def serve(app: str, host: str, port: int, timeline: bool, drain: float) -> None:
+)  # fmt: skip
+@click.option("--worker", type=int, hidden=True)
+@click.option("--listener", type=int, hidden=True)
+def serve(unix_mode: str, **given: Any) -> None:
     """Serve an app over HTTP."""
-    loaded = load_app(app)
-    check_app(loaded)
-    trio.run(_serve, loaded, host, port, drain, _print_timeline if timeline else None)
+    try:
+        options = ServeOptions(unix_mode=int(unix_mode, 8), **given)
+    except ValueError:
+        raise WrongOption(f"--unix-mode is octal, as 660; not {unix_mode!r}") from None
+    if options.workers > 1:
+        sys.exit(trio.run(supervise, options))
+    trust, certificates = options.trust(), options.certificates()
+    app = load_app(options.app)
+    check_app(app)
+    _lift_file_limit()
+    trio.run(_serve, app, options, trust, certificates)
 
 
-async def _serve(app: App, host: str, port: int, drain: float, on_run: Callable[[Result, int], None] | None) -> None:
-    listeners = await _listen(host, port)
+async def _serve(app: App, options: ServeOptions, trust: Trust, certificates: Certificates | None) -> None:
+    listeners = await _listen(options, certificates)
+    lifeline = None if options.worker is None else Lifeline(options.worker)
     serving: Serving | None = None
+    serve_it = partial(
+        serve_app,
+        app,
+        listeners=listeners,
+        trust=trust,
+        parser=options.parser,
+        on_run=_print_timeline if options.timeline else None,
+        on_defect=_report,
+    )
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as until_signal:
-                nursery.start_soon(_heed, signals, until_signal)
-                serving = await nursery.start(
-                    partial(serve_app, app, listeners=listeners, on_run=on_run, on_defect=_report)
-                )
-                print(*(f"listening on {address}" for address in serving.addresses), sep="\n", flush=True)
-                await trio.sleep_forever()
+                nursery.start_soon(_heed, signals, until_signal, lifeline is None)
+                started: Serving = await nursery.start(serve_it)
+                serving = started
+                if lifeline is None:
+                    print(*(f"listening on {address}" for address in started.addresses), sep="\n", flush=True)
+                    await trio.sleep_forever()
+                else:
+                    await lifeline.tell_ready()
+                    await lifeline.wait_broken()
             if serving is not None:
-                await serving.drain(drain)
+                await serving.drain(options.drain)
             nursery.cancel_scope.cancel()
 
 
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+async def _listen(options: ServeOptions, certificates: Certificates | None) -> list[trio.abc.Listener[Any]]:
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]]
     try:
-        return await open_http_listeners(host, port)
+        if options.listener is not None:
+            listeners = [inherited_listener(options.listener)]
+        elif options.unix is not None:
+            listeners = [await open_unix_listener(options.unix, options.unix_mode)]
+        else:
+            shared = options.worker is not None
+            listeners = await open_http_listeners(options.bind_host, options.bind_port, reuse_port=shared)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        raise click.ClickException(f"cannot listen on {options.place}: {error.strerror or error}") from None
+    return [listener if certificates is None else over_tls(listener, certificates.context) for listener in listeners]
 
 
-async def _heed(signals: AsyncIterator[int], until_signal: trio.CancelScope) -> None:
-    """The first signal ends the serving, the second the process."""
+def _lift_file_limit() -> None:
+    """As many open files as the system allows: the soft limit, often 1,024, is there for programs that call select."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says "infinity" and does not mean it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _heed(signals: AsyncIterator[int], until_signal: trio.CancelScope, aloud: bool) -> None:
+    """The first signal ends the serving, the second the process. aloud: unless a supervisor says it for all."""
     await anext(signals)
-    print("draining; a second signal ends at once", file=sys.stderr, flush=True)
+    if aloud:
+        print("draining; a second signal ends at once", file=sys.stderr, flush=True)
     until_signal.cancel()
     number = await anext(signals)
     sys.stdout.flush()

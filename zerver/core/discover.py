@@ -59,6 +59,8 @@ def _scan(function: types.FunctionType) -> tuple[list[Mention], list[types.Funct
     try:
         source = textwrap.dedent(inspect.getsource(function))
         tree = ast.parse(source)
+        if isinstance(tree.body[0], ast.FunctionDef | ast.AsyncFunctionDef):
+            tree.body[0].decorator_list = []  # what decorates the code is not asked for by it
     except (OSError, TypeError, SyntaxError):
         objects = list(_bytecode_objects(function.__code__, names))
         kinds = [Mention(o) for o in objects if isinstance(o, EffectKind)]
@@ -75,7 +77,8 @@ def _names(function: types.FunctionType) -> dict[str, Any]:
             closure[name] = cell.cell_contents
         except ValueError:  # not assigned yet: a function that refers to itself
             continue
-    return {**function.__globals__, **closure}
+    shadowed = function.__code__.co_varnames
+    return {name: value for name, value in {**function.__globals__, **closure}.items() if name not in shadowed}
 
 
 class _Visitor(ast.NodeVisitor):

@@ -12,7 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -138,5 +138,5 @@ def _names_in(pair: CertificateFiles, server: ssl.SSLContext) -> list[str]:
             side.do_handshake()
         except ssl.SSLWantReadError:
             pass
-    found = (theirs.getpeercert() or {}).get("subjectAltName", ())
-    return [str(value).lower() for kind, value in found if kind == "DNS"]
+    found: Any = (theirs.getpeercert() or {}).get("subjectAltName", ())  # pairs: ("DNS", "shop.example")
+    return [value.lower() for kind, value in found if kind == "DNS"]

@@ -20,9 +20,10 @@ from functools import lru_cache
 import attrs
 import trio
 
-from zerver.errors import ProtocolViolation
-from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits
-from zerver.http.messages import Headers, RequestHead, Response
+from zerver.errors import InternalError, ProtocolViolation
+from zerver.http.bodies import close_body, finish, pour
+from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits, WireExchange
+from zerver.http.messages import Deferred, Headers, RequestHead, Response, Writer
 from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.response import problem
 from zerver.http.streams import Inlet, Outlet, PeerGone
@@ -64,9 +65,11 @@ class Connection:
         self._wire = ServerWire(service.limits.head, service.parser)
         self._inlet = Inlet(stream, service.report)
         self._outlet = Outlet(stream, service.limits.write_seconds)
-        self._channel = Channel(self._wire, self._inlet, self._outlet, service.limits, peer)
+        scheme = "https" if isinstance(stream, trio.SSLStream) else "http"
+        self._channel = Channel(self._wire, self._inlet, self._outlet, service.limits, peer, scheme)
         self._closing = False
         self._idle: trio.CancelScope | None = None
+        self._writer: Writer | None = None  # of the answer under way
 
     @property
     def idle(self) -> bool:
@@ -78,6 +81,8 @@ class Connection:
         self._closing = True
         if self._idle is not None:
             self._idle.cancel()
+        if self._writer is not None:
+            self._writer.end_soon()
 
     async def run(self) -> None:
         """Serve the connection to its end. Always closes the stream; raises nothing but cancellation."""
@@ -120,7 +125,7 @@ class Connection:
                 return True
             if head is None:
                 return False
-            await self._send(await self._ask(Exchange(head, self._channel)))
+            await self._send(await self._ask(WireExchange(head, self._channel)))
             self.requests += 1
             if not await self._next_cycle():
                 return self._wire.may_keep_alive or not self._wire.request_complete
@@ -168,7 +173,8 @@ class Connection:
         except ProtocolViolation as violation:
             return _refusal(violation)
         try:
-            return _check_response(await self._service.handler(exchange))
+            response = _check_response(await self._service.handler(exchange))
+            return await finish(response, exchange.head)
         except Exception as error:
             if not exchange.owns(error):
                 self._service.report(error)
@@ -228,6 +234,8 @@ class Connection:
         if isinstance(body, bytes):
             await self._send_whole(response, body)
             return
+        if isinstance(body, Deferred):
+            raise InternalError(f"{body!r} was not opened")
         try:
             await self._send_pieces(response, body)
         finally:
@@ -249,7 +257,7 @@ class Connection:
             await self._outlet.send(start)
             await self._outlet.send(answer)
 
-    async def _send_pieces(self, response: Response, body: AsyncIterator[bytes]) -> None:
+    async def _send_pieces(self, response: Response, body: AsyncIterator[bytes] | Writer) -> None:
         try:
             start = self._start(response, _declared_length(response))
         except Exception as defect:
@@ -261,8 +269,7 @@ class Connection:
                 await self._outlet.send(start)
                 self._inlet.watch(scope.cancel)  # a stream may be silent for hours: nothing else would notice
                 if self._wire.sends_body:
-                    async for piece in body:
-                        await self._outlet.send(self._wire.send_data(piece))
+                    await self._pour(body)
                 await self._outlet.send(self._wire.send_end())
             except PeerGone:
                 raise
@@ -275,6 +282,19 @@ class Connection:
         if scope.cancelled_caught:
             raise PeerGone("the client left during its answer")
 
+    async def _pour(self, body: AsyncIterator[bytes] | Writer) -> None:
+        if isinstance(body, Writer):
+            self._writer = body
+            if self._closing:
+                body.end_soon()
+        try:
+            await pour(body, self._send_piece)
+        finally:
+            self._writer = None
+
+    async def _send_piece(self, piece: bytes) -> None:
+        await self._outlet.send(self._wire.send_data(piece))
+
     def _start(self, response: Response, length: int | None) -> bytes:
         """The head of the answer, as bytes. Raises for what cannot be sent; then nothing has begun."""
         headers = response.headers
@@ -285,14 +305,11 @@ class Connection:
         close = self._closing or unread or wire.expects_continue
         return wire.send_head(response.status, headers, length, close=close)
 
-    async def _dispose(self, body: AsyncIterator[bytes]) -> None:
-        """Close the iterator, also when cancelled: its `finally` may hold a transaction or a file."""
-        aclose = getattr(body, "aclose", None)
-        if aclose is None:
-            return
+    async def _dispose(self, body: object) -> None:
+        """Close the body, also when cancelled: its `finally` may hold a transaction or a file."""
         with trio.move_on_after(self._limits.cleanup_seconds, shield=True) as scope:
             try:
-                await aclose()
+                await close_body(body)
             except Exception as defect:
                 self._service.report(defect)
         if scope.cancelled_caught:
@@ -302,8 +319,9 @@ class Connection:
 def _check_response(response: object) -> Response:
     if not isinstance(response, Response):
         raise TypeError(f"the handler returned {type(response).__name__}, not Response")
-    if not isinstance(response.body, bytes) and not hasattr(response.body, "__aiter__"):
-        raise TypeError(f"a body is bytes or an async iterator, not {type(response.body).__name__}")
+    body = response.body
+    if not isinstance(body, bytes | Writer | Deferred) and not hasattr(body, "__aiter__"):
+        raise TypeError(f"a body is bytes or an async iterator, not {type(body).__name__}")
     return response
 
 

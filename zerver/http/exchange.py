@@ -5,7 +5,8 @@ This is all that the HTTP edge shows to whoever answers requests; it knows no ro
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 import attrs
@@ -24,12 +25,14 @@ class Limits:
 
     - head: see HeadLimits; 414 and 431.
     - body: 413, before any of it is read if Content-Length tells.
-    - head_seconds: from a head's first byte to its last, 408; also how long a new connection may be silent.
+    - head_seconds: from a head's first byte to its last, 408; also how long a new connection may be silent, and how
+      long a TLS handshake may take.
     - idle_seconds: between requests; then the connection is closed without a word.
     - body_grace_seconds, body_rate: a body may take the grace, plus a second for each body_rate bytes; 408.
     - write_seconds: for the peer to take 64 KiB or less; then the connection is cut.
     - drain, linger_seconds: how much of what nobody read is thrown away before closing, and for how long.
     - cleanup_seconds: how long a response's iterator may take to close.
+    - connections: how many may be open at once; 503 to those over it, as soon as they connect.
     """
 
     head: HeadLimits = DEFAULT_HEAD_LIMITS
@@ -42,6 +45,7 @@ class Limits:
     drain: int = 64 * 1024
     linger_seconds: float = 2.0
     cleanup_seconds: float = 5.0
+    connections: int = 10_000
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -56,22 +60,26 @@ class Channel:
     outlet: Outlet
     limits: Limits
     peer: str
+    scheme: str
 
 
-class Exchange:
+class Exchange(ABC):
     """One request. Valid until its handler returns.
 
-    head: the request's head; its path is known to decode. peer: the client's IP address, or "".
+    head: the request's head; its path is known to decode. peer: the other end's IP address, "unix" on a Unix socket,
+    or "". scheme: of the connection, "http" or "https". What a proxy says of either is for `Trust` to judge.
     """
 
-    def __init__(self, head: RequestHead, channel: Channel) -> None:
+    def __init__(self, head: RequestHead, peer: str, scheme: str, limits: Limits) -> None:
         self.head = head
-        self.peer = channel.peer
-        self._channel = channel
+        self.peer = peer
+        self.scheme = scheme
+        self.limits = limits
         self._pieces: list[bytes] = []
         self._size = 0
+        self._waited = 0.0  # seconds, for the client to send its body
         self._failure: HttpError | None = None
-        self._ended = False
+        self._ended = self._complete = self._piecewise = False
 
     async def read_body(self, limit: int | None = None) -> bytes:
         """The whole body. It is read now and not before: a request that is refused costs its head only.
@@ -80,24 +88,30 @@ class Exchange:
 
         Raises ProtocolViolation (413 over the limit, 408 too slow, 400 malformed) or ExchangeFailed (the
         client left half way). A handler may let these pass: the connection answers with their status, and
-        closes.
+        closes. RuntimeError when `pieces` has taken some of it.
         """
-        limit = self._channel.limits.body if limit is None else limit
-        if self._ended:
-            raise RuntimeError("the exchange is over: its handler has returned")
-        if self._failure is not None:
-            raise self._failure
-        try:
-            await self._read_to_end(limit)
-        except HttpError as failure:
-            self._failure = failure
-            raise
-        except PeerGone as gone:
-            self._failure = ExchangeFailed(str(gone))
-            raise self._failure from gone
+        if self._piecewise:
+            raise RuntimeError("the body has been read piece by piece")
+        while (piece := await self._next(limit)) is not None:
+            self._pieces.append(piece)
         self._pieces = [b"".join(self._pieces)]
         return self._pieces[0]
 
+    async def pieces(self, limit: int | None = None) -> AsyncGenerator[bytes, None]:
+        """The body as it comes: nothing of it is kept, and no more is read than is asked for. As `read_body` else."""
+        kept, self._pieces = self._pieces, []
+        self._piecewise = True
+        for piece in filter(None, kept):
+            yield piece
+        while (more := await self._next(limit)) is not None:
+            yield more
+
+    @property
+    @abstractmethod
+    def body_length(self) -> int | None:
+        """What the head announces, in bytes; None when it says nothing."""
+
+    @abstractmethod
     def watch_disconnect(self, on_gone: Callable[[], None]) -> None:
         """Call on_gone, once and synchronously, when the client goes; at once if it has gone already.
 
@@ -107,47 +121,84 @@ class Exchange:
         kept for later, and nothing is read behind them, so a client that pipelines is not seen leaving.
         Until this is called nobody watches, and nothing is paid for it.
         """
-        if not self._ended:
-            self._channel.inlet.watch(on_gone)
 
     def end(self) -> None:
         """The handler has returned: what the stream brings from now on belongs to the next request."""
         self._ended = True
-        self._channel.inlet.forget()
 
     def owns(self, error: BaseException) -> bool:
         """Whether the error came out of this exchange, and so is the client's doing and not the handler's."""
         return error is self._failure
 
-    async def _read_to_end(self, limit: int) -> None:
-        wire = self._channel.wire
-        if max(wire.body_length or 0, self._size) > limit:
-            raise ProtocolViolation("the body is over the limit", status=413)
-        if wire.request_complete:
-            return
-        if wire.expects_continue:
-            await self._channel.outlet.send(wire.send_informational(100))
-        limits, started = self._channel.limits, trio.current_time()
-        with trio.CancelScope() as scope:
-            while True:
-                scope.deadline = started + limits.body_grace_seconds + self._size / limits.body_rate
-                piece = await self._next_piece()
-                if piece is None:
-                    self._channel.inlet.keep_watching()
-                    return
-                self._pieces.append(piece)
-                self._size += len(piece)
-                if self._size > limit:
-                    raise ProtocolViolation("the body is over the limit", status=413)
+    @abstractmethod
+    async def _fetch(self) -> bytes | None:
+        """The next piece of the body from the client; None at its end. Raises PeerGone or HttpError."""
+
+    async def _next(self, limit: int | None) -> bytes | None:
+        limit = self.limits.body if limit is None else limit
+        if self._ended:
+            raise RuntimeError("the exchange is over: its handler has returned")
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if max(self.body_length or 0, self._size) > limit:
+                raise ProtocolViolation("the body is over the limit", status=413)
+            piece = None if self._complete else await self._fetch_in_time()
+            self._complete = piece is None
+            self._size += len(piece or b"")
+            if self._size > limit:
+                raise ProtocolViolation("the body is over the limit", status=413)
+        except HttpError as failure:
+            self._failure = failure
+            raise
+        except PeerGone as gone:
+            self._failure = ExchangeFailed(str(gone))
+            raise self._failure from gone
+        return piece
+
+    async def _fetch_in_time(self) -> bytes | None:
+        """Only the time that is waited for the client counts: not what a slow reader of the body takes."""
+        limits, began = self.limits, trio.current_time()
+        left = limits.body_grace_seconds + self._size / limits.body_rate - self._waited
+        try:
+            with trio.CancelScope(deadline=began + left):
+                return await self._fetch()
+        finally:
+            self._waited += trio.current_time() - began
         raise ProtocolViolation("the body did not arrive in time", status=408)
 
-    async def _next_piece(self) -> bytes | None:
-        wire = self._channel.wire
+
+class WireExchange(Exchange):
+    """A request on a connection of our own."""
+
+    def __init__(self, head: RequestHead, channel: Channel) -> None:
+        super().__init__(head, channel.peer, channel.scheme, channel.limits)
+        self._channel = channel
+
+    @property
+    def body_length(self) -> int | None:
+        return self._channel.wire.body_length
+
+    def watch_disconnect(self, on_gone: Callable[[], None]) -> None:
+        if not self._ended:
+            self._channel.inlet.watch(on_gone)
+
+    def end(self) -> None:
+        super().end()
+        self._channel.inlet.forget()
+
+    async def _fetch(self) -> bytes | None:
+        wire, inlet = self._channel.wire, self._channel.inlet
+        if wire.request_complete:
+            return None
+        if wire.expects_continue and not self._size:  # later, the client has long begun
+            await self._channel.outlet.send(wire.send_informational(100))
         while (event := wire.next_event()) is Mark.NEED_DATA:
-            wire.receive(await self._channel.inlet.receive())
+            wire.receive(await inlet.receive())
         if isinstance(event, bytes):
             return event
         if isinstance(event, EndOfMessage):
+            inlet.keep_watching()
             return None
         raise ExchangeFailed("the client left before its body was complete")
 

@@ -81,7 +81,7 @@ class ChunkedBody:
 
     Extensions are checked, bounded and dropped; trailers are bounded, and those that came too late are
     dropped. One call decodes all chunks in the buffer, so a body of one-byte chunks costs one regex each
-    and no event.
+    and no event; a line that comes byte by byte is searched once.
     """
 
     ends_with_stream = False
@@ -103,6 +103,7 @@ class ChunkedBody:
         # A plain function, not a bound method: that would be a reference cycle for each request.
         self._read_part: Callable[[ChunkedBody, bytearray, int], int] = ChunkedBody._read_size
         self._left = 0
+        self._searched = 0  # bytes of the open line that hold no end
         self._extensions = 0
         self._trailers: list[RawField] = []
         self._trailer_bytes = 0
@@ -113,8 +114,9 @@ class ChunkedBody:
         while not self.done:
             after = self._read_part(self, buffer, at)
             if after < 0:
+                self._searched = len(buffer) - at
                 break
-            at = after
+            at, self._searched = after, 0
         del buffer[:at]
         data = b"".join(self._data)
         self._data.clear()
@@ -123,7 +125,9 @@ class ChunkedBody:
     # Each part returns the position after what it consumed, or -1 if it needs more than the buffer holds.
 
     def _read_size(self, buffer: bytearray, at: int) -> int:
-        end = find_line_end(buffer, at, 16 + self.MAX_EXTENSIONS, 400, "chunk extensions are over the limit")
+        end = find_line_end(
+            buffer, at, 16 + self.MAX_EXTENSIONS, 400, "chunk extensions are over the limit", self._searched
+        )
         if at < len(buffer) and buffer[at] not in _HEX:
             raise ProtocolViolation("the chunk size is malformed")
         if end < 0:
@@ -158,7 +162,7 @@ class ChunkedBody:
         return at + 2
 
     def _read_trailer(self, buffer: bytearray, at: int) -> int:
-        end = find_line_end(buffer, at, self._limits.field, 431, "a trailer is over the limit")
+        end = find_line_end(buffer, at, self._limits.field, 431, "a trailer is over the limit", self._searched)
         if end < 0:
             return -1
         if end == at:

@@ -61,11 +61,11 @@ _OTHER_VERSION = re.compile(rb"[^ \r\n]++ [^ \r\n]++ HTTP/[0-9]\.[0-9]\r\n")
 _CRUCIAL = re.compile(rb"\r\n(host|content-length|transfer-encoding|connection|expect):([^\r]*+)", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]++\]|[0-9A-Za-z\-._~!$&'()*+;=%]++)(?::[0-9]{1,5}+)?")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _START = re.compile(TOKEN + rb" " + _TARGET)
 _NAME = re.compile(TOKEN)
 _VALUE = re.compile(VALUE)
 
+_EXACT = frozenset((b"transfer-encoding",))
 _TCHARS = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -75,14 +75,16 @@ _TCHARS = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFG
 def find_head_end(buffer: bytearray, searched: int, limits: HeadLimits) -> int:
     """The length of the head at the start of the buffer, or -1 while it is incomplete.
 
-    searched: bytes known from an earlier call to hold no end. Raises ProtocolViolation as soon as the
-    bytes at hand can become no acceptable head: a TLS hello or bare LF is refused at once, not timed out.
+    searched: bytes known from an earlier call to hold no end; they are not looked at again, so a head that comes byte
+    by byte costs no more than one that comes whole. Raises ProtocolViolation as soon as the bytes at hand can become
+    no acceptable head: a TLS hello or bare LF is refused at once, not timed out.
     """
     if buffer and buffer[0] not in _TCHARS:
         raise ProtocolViolation("the message does not start with a start line")
     blank_line = buffer.find(b"\r\n\r\n", max(0, searched - 3))
     end = blank_line + 4 if blank_line >= 0 else -1
-    find_line_end(buffer, 0, limits.start_line, 414, "the start line is over the limit")
+    if searched < limits.start_line + 2 <= len(buffer):  # now it is known whether the start line is too long
+        find_line_end(buffer, 0, limits.start_line, 414, "the start line is over the limit")
     extent = end if end >= 0 else len(buffer)
     _check_no_bare_lf(buffer, searched, min(extent, limits.head + 1))
     if extent > limits.head:
@@ -90,18 +92,22 @@ def find_head_end(buffer: bytearray, searched: int, limits: HeadLimits) -> int:
     return end
 
 
-def find_line_end(buffer: bytearray, at: int, limit: int, status: int, problem: str) -> int:
-    """Where the line that starts at `at` ends (before its CRLF), or -1 while that is open. limit: without CRLF."""
-    end = buffer.find(b"\r\n", at, at + limit + 2)
+def find_line_end(buffer: bytearray, at: int, limit: int, status: int, problem: str, searched: int = 0) -> int:
+    """Where the line that starts at `at` ends (before its CRLF), or -1 while that is open. limit: without CRLF.
+
+    searched: bytes of the line known from an earlier call to hold no end.
+    """
+    end = buffer.find(b"\r\n", at + max(0, searched - 1), at + limit + 2)
     if end < 0:
-        _check_no_bare_lf(buffer, at, at + limit + 2)
+        _check_no_bare_lf(buffer, at + searched, at + limit + 2)
         if len(buffer) - at >= limit + 2:
             raise ProtocolViolation(problem, status=status)
     return end
 
 
 def _check_no_bare_lf(buffer: bytearray, start: int, end: int) -> None:
-    if _BARE_LF.search(buffer, start, end):
+    # Two counts in C are eight times as fast as a regex that looks behind each LF.
+    if buffer.count(b"\n", start, end) != buffer.count(b"\r\n", max(0, start - 1), end):
         raise ProtocolViolation("a line ends in LF without CR")
 
 
@@ -137,9 +143,9 @@ def check_response_head(raw: bytes, method: str, limits: HeadLimits) -> Framing:
     minor, status = matched[1], int(matched[2])
     crucial = _crucial_fields(raw)
     keep_alive = minor == b"1" and not _says_close(crucial)
+    length = _body_length(crucial, minor)  # also of a response that has no body: malformed is malformed
     if method == "HEAD" or status < 200 or status in (204, 304) or (method == "CONNECT" and status < 300):
         return Framing(0, keep_alive)  # no body, whatever the fields say (RFC 9112 §6.3)
-    length = _body_length(crucial, minor)
     if length == _ABSENT:
         return Framing(None, keep_alive=False, until_close=True)
     return Framing(length, keep_alive)
@@ -156,7 +162,10 @@ def _check_field_sizes(raw: bytes, limits: HeadLimits) -> None:
 def _crucial_fields(raw: bytes) -> dict[bytes, list[bytes]]:
     crucial: dict[bytes, list[bytes]] = {}
     for name, value in _CRUCIAL.findall(raw):
-        crucial.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        name = name.lower()
+        # Blanks after a value mean nothing, but after "chunked" only those write them who hope that we and a proxy
+        # disagree about it.
+        crucial.setdefault(name, []).append(value.lstrip(b" \t") if name in _EXACT else value.strip(b" \t"))
     return crucial
 
 
@@ -195,7 +204,7 @@ def _body_length(crucial: dict[bytes, list[bytes]], minor: bytes) -> int | None:
         if minor == b"0":
             raise ProtocolViolation("Transfer-Encoding in HTTP/1.0")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
-            known = b"chunked" in codings[0].lower() or not codings[0]
+            known = len(codings) > 1 or b"chunked" in codings[0].lower() or not codings[0]
             raise ProtocolViolation("only 'Transfer-Encoding: chunked' is known", status=400 if known else 501)
         return None
     if not lengths:

@@ -12,7 +12,6 @@ import os
 import socket
 import ssl
 import stat
-import sys
 from contextlib import suppress
 
 import trio
@@ -106,8 +105,7 @@ async def open_unix_listener(path: str | os.PathLike[str], mode: int = 0o660) ->
     Raises FileExistsError if `path` is something else than a socket, OSError if somebody serves there, or if the
     socket cannot be made (a path may have about 100 bytes).
     """
-    path = os.path.abspath(path)
-    _check_free(path)
+    path = _free_path(path)
     making = f"{path}.{os.getpid()}"  # made aside and moved: nobody finds a socket whose mode is not set yet
     bound = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -126,18 +124,20 @@ async def open_unix_listener(path: str | os.PathLike[str], mode: int = 0o660) ->
         raise
 
 
-def _check_free(path: str) -> None:
+def _free_path(given: str | os.PathLike[str]) -> str:
+    """The absolute path, if a socket can be put there."""
+    path = os.path.abspath(given)
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "there is something that is not a socket", path)
     except FileNotFoundError:
-        return
+        return path
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)  # a server whose queue is full serves, too: EAGAIN
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
-            return
+            return path
         except BlockingIOError:
             pass
     raise OSError(errno.EADDRINUSE, "another server listens there", path)
@@ -176,7 +176,12 @@ def address_of(listener: trio.abc.Listener[trio.abc.Stream]) -> str:
     sock = getattr(below, "socket", None)
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return ""
-    host, port = sock.getsockname()[:2]
+    return url_of(sock, scheme)
+
+
+def url_of(bound: trio.socket.SocketType, scheme: str) -> str:
+    """The URL of a bound TCP socket."""
+    host, port = bound.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 

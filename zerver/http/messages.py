@@ -6,10 +6,11 @@ it carries. Every parsed form (path, segments, query) is computed at most once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import ClassVar, Union, cast
+from typing import Any, ClassVar, TypeAlias, Union, cast
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -55,11 +56,10 @@ class Headers:
         us. `Cookie` is joined with "; ", as RFC 9113 §8.2.3 does.
         """
         wanted = name.lower().encode("latin-1")
-        found: bytes | None = None
-        for field, value in self.raw:
-            if field == wanted:
-                found = value if found is None else found + (b"; " if wanted == b"cookie" else b", ") + value
-        return None if found is None else found.decode("latin-1")
+        found = [value for field, value in self.raw if field == wanted]
+        if not found:
+            return None
+        return (b"; " if wanted == b"cookie" else b", ").join(found).decode("latin-1")
 
     def get_all(self, name: str) -> list[str]:
         """Every value of a field, one for each line it came in, in order."""
@@ -227,7 +227,10 @@ class Request:
 
 @attrs.frozen
 class Response:
-    """An answer. body: all of it, or an async iterator of pieces (sent as they come, closed in every case).
+    """An answer.
+
+    body: all of it; an async iterator of pieces (sent as they come, closed in every case); a Writer, which sends them
+    itself; or a Deferred, which becomes one of the others when its request is at hand.
 
     `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's business. Two of them may
     be given: `Content-Length` with an iterator of known length, and `Connection: close`.
@@ -235,4 +238,34 @@ class Response:
 
     status: int = 200
     headers: Headers = attrs.field(default=NO_HEADERS, converter=as_headers)
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncIterator[bytes] | Writer | Deferred = b""
+
+
+Send: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Takes one piece of a body, and returns when the peer has room for the next."""
+
+
+class Writer(ABC):
+    """A body that sends itself. What it needs meanwhile, tasks for instance, lives and ends inside `write_to`."""
+
+    @abstractmethod
+    async def write_to(self, send: Send) -> None:
+        """Send all pieces, in order. Called once at most; cancelled when the peer leaves. Never cancels a `send`."""
+
+    def end_soon(self) -> None:  # noqa: B027 (most bodies end by themselves)
+        """The server is about to close: end after the piece under way, if the end would not come by itself."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Free what is held. Called in every case, also when nothing was sent."""
+
+
+class Deferred(ABC):
+    """A body that is data until its request is at hand: a file's name, a function that makes a stream."""
+
+    @abstractmethod
+    async def open(self, response: Response, head: RequestHead, resources: Mapping[type, Any]) -> Response:
+        """The response to send instead, whose body is no Deferred. resources: the app's, by type.
+
+        Once opened, whatever it holds is the response's, and closed with it.
+        """

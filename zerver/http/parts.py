@@ -69,3 +69,10 @@ class WholeRequest(Part):
     """What `zerver.http.Request` says about itself, so that a parameter may be annotated with just that class."""
 
     source: ClassVar[str] = "request"
+
+
+@attrs.frozen
+class Untouched(Part):
+    """What `zerver.http.Passage` says about itself: the request as it is, its body not read, to be passed on."""
+
+    source: ClassVar[str] = "passage"

@@ -5,12 +5,13 @@ Text is UTF-8. Headers given by the caller win over the ones a constructor would
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
+from zerver.http.bodies import Source
 from zerver.http.messages import Headers, HeadersLike, Response
 
 _encode = msgspec.json.Encoder().encode
@@ -65,16 +66,22 @@ def problem(status: int, title: str = "", detail: str = "", **extensions: Any) -
 
 
 def stream(
-    body: AsyncIterator[bytes],
+    body: AsyncIterator[bytes] | Callable[..., AsyncIterator[bytes]],
     content_type: str = "application/octet-stream",
     status: int = 200,
     headers: HeadersLike = (),
 ) -> Response:
     """Pieces as they come. Each is sent at once; the next is asked for when the peer has taken it.
 
-    The server closes the iterator in every case: at its end, if it raises, if the peer leaves or stalls.
+    body: an async iterator or, better, an async generator function (`partial(rows, day)` for one with arguments). It is
+    called when the run has ended and the answer begins; its parameters with a default of INJECTED are filled with the
+    app's resources, as an effect's handler's are. A step that makes a generator itself only makes it: nothing runs.
+
+    The server closes the iterator in every case: at its end, if it raises, if the peer leaves, or takes no piece within
+    Limits.write_seconds. The run's deadline and its ticket of admission end with the run, before the first piece.
     """
-    return Response(status, _typed(content_type, headers), body)
+    pieces = Source(body) if callable(body) else body
+    return Response(status, _typed(content_type, headers), pieces)
 
 
 def _typed(content_type: str, headers: HeadersLike) -> Headers:

@@ -27,7 +27,7 @@ ForwardedForm: TypeAlias = Literal["x-forwarded", "forwarded"]
 #: More proxies than this stand in front of nobody: a chain is not read further.
 MAX_HOPS: Final = 20
 
-_Network: TypeAlias = IPv4Network | IPv6Network
+_Proxy: TypeAlias = IPv4Network | IPv6Network | str  # text: "unix"
 _LABELS = r"[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+"
 _ALLOWED = re.compile(rf"\*|(?:\*\.)?{_LABELS}|\[[0-9A-Fa-f:.]++\]")
 _HOST = re.compile(rf"({_LABELS}\.?|\[[0-9A-Fa-f:.]++\])(?::[0-9]{{1,5}})?")
@@ -35,15 +35,15 @@ _PAIR = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]++)=(?:([^\s\",;=]++)|\"((?:[^\"
 _SEPARATOR = re.compile(r"[ \t]*+([;,])[ \t]*+")
 
 
-def _networks(given: Iterable[str]) -> frozenset[_Network | Literal["unix"]]:
-    return frozenset(map(_network, given))
+def _all_proxies(given: Iterable[str]) -> frozenset[_Proxy]:
+    return frozenset(map(_proxy, given))
 
 
-def _network(text: str) -> _Network | Literal["unix"]:
+def _proxy(text: str) -> _Proxy:
     if text == "unix":
         return "unix"
     try:
-        return ip_network(text)
+        return ip_proxy(text)
     except ValueError as error:
         raise DefinitionError(
             f"no proxy can be at {text!r}: {error}", "name an address, a network as 10.0.0.0/8, or unix"
@@ -73,8 +73,8 @@ class Trust:
     Raises DefinitionError for what is no network or no name.
     """
 
-    proxies: frozenset[_Network | Literal["unix"]] = attrs.field(default=(), converter=_networks)
-    hosts: frozenset[str] = attrs.field(default=(), converter=_names)
+    proxies: frozenset[_Proxy] = attrs.field(factory=frozenset, converter=_all_proxies)
+    hosts: frozenset[str] = attrs.field(factory=frozenset, converter=_names)
     form: ForwardedForm = "x-forwarded"
 
     def judge(self, head: RequestHead, peer: str = "", scheme: str = "http") -> Caller:
@@ -106,7 +106,7 @@ class Trust:
         if address == "unix":
             return "unix" in self.proxies
         ip = _parsed(address)
-        return ip is not None and any(network != "unix" and ip in network for network in self.proxies)
+        return ip is not None and any(not isinstance(proxy, str) and ip in proxy for proxy in self.proxies)
 
     def _client_of(self, hops: list[str]) -> int:
         """Which of the hops, as written from left to right, is the client: the right-most that is no proxy of ours."""
@@ -130,6 +130,10 @@ class Trust:
         element = elements[self._client_of([element.get("for", "unknown") for element in elements])]
         client = _address(element.get("for", "unknown"))
         return _believed(caller, client, element.get("proto", caller.scheme), element.get("host", caller.host))
+
+
+#: No proxy is believed, and any host is served.
+NO_TRUST: Final = Trust()
 
 
 def _believed(caller: Caller, client: str, scheme: str, host: str) -> Caller:

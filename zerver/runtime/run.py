@@ -142,14 +142,13 @@ class Runtime:
         machine = Machine(plan, run_id, clock, records, None if seconds == _NEVER else received + int(seconds * 1e9))
         run = Run(run_id, flow, machine, tenant, chosen, ends, on_wait)
         self._runs[run_id] = run
-        ending: Ending | None = None
         try:
             ending = await drive(self.interpreter, run, parts, takes)
-        finally:
-            del self._runs[run_id]
-            self.admission.release()
-            if ending is None:  # the caller is cancelled and gets no result, but what it left behind must be told
-                self._seal(Result(timeline, timeline.ending or _CUT, machine.saga.unresolved))
+        except BaseException:  # the caller is cancelled and gets no result, but what it left behind must be told
+            self._leave(run)
+            self._seal(Result(timeline, timeline.ending or _CUT, machine.saga.unresolved))
+            raise
+        self._leave(run)
         return self._seal(Result(timeline, ending, machine.saga.unresolved))
 
     def signal(self, run_id: str, signal: str, value: object = None) -> bool:
@@ -192,6 +191,10 @@ class Runtime:
     def _new_id(self) -> str:
         """96 random bits: keys of writes are made of it, and must not meet again."""
         return f"req_{self._rng.getrandbits(96):024x}"
+
+    def _leave(self, run: Run) -> None:
+        del self._runs[run.run_id]
+        self.admission.release()
 
     def _seal(self, result: Result) -> Result:
         self._ended += 1

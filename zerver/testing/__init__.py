@@ -7,7 +7,7 @@
     cancel_sweep, sweep_calls               a call, cancelled at every moment
     seeded, explore, mock_clock             chance, order and time, in the test's hands
     no_leaks                                what a block opened, it has closed
-    check_driver                            the promises of an SQL driver
+    check_driver, check_store               the promises of an SQL driver, and of a key-value store
 
 Fixtures for pytest (`autojump_clock`, `nursery`) come from pytest-trio.
 """
@@ -43,6 +43,7 @@ from zerver.testing.script import loses_reply as loses_reply
 from zerver.testing.script import script as script
 from zerver.testing.script import scripted as scripted
 from zerver.testing.script import slow as slow
+from zerver.testing.stores import check_store as check_store
 from zerver.testing.sweep import SweepFailure as SweepFailure
 from zerver.testing.sweep import SweepFinding as SweepFinding
 from zerver.testing.sweep import SweepReport as SweepReport

@@ -1,0 +1,330 @@
+"""A million mutated requests: the two parsers never differ, no cut of the bytes matters, and nothing is answered 500.
+
+Law: what is thrown follows from the seed alone, block by block, so every finding can be thrown again. Each request is
+read by both parsers, whole and cut at random; a sample goes through a connection, a router, extractors and a run.
+
+The corpus is the test suite's vectors. Mutations are few and blunt on purpose, of bytes and of lines: what the vectors
+know about HTTP they know already, and blunt changes find what nobody thought of. `--atheris` guides them by coverage
+instead, if atheris is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Annotated, Any
+
+import attrs
+import trio
+from trio.testing import MockClock
+
+from tests.http.talking import answers_to
+from tests.http.vectors import (
+    ACCEPTED_HEADS,
+    ACCEPTED_RESPONSES,
+    INVALID_CHUNKS,
+    REFUSED_HEADS,
+    REFUSED_RESPONSES,
+    VALID_CHUNKS,
+    head,
+)
+from zerver import App, Done, Flow, step
+from zerver.errors import ProtocolViolation
+from zerver.http import Body, Cookie, Header, Path, Query, json
+from zerver.http.exchange import Limits
+from zerver.http.messages import NO_HEADERS, Headers, RequestHead
+from zerver.http.parsers import HeadParser, head_parser
+from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
+from zerver.runtime import open_runtime
+from zerver.serve import Edge
+
+BLOCK = 5_000  # requests with one generator
+SAMPLE = 100  # of so many requests, one goes through a connection
+RESPONSES = 10  # for so many requests, one response is thrown at the client
+
+PARSERS = {name: head_parser(name) for name in ("h11", "httptools")}
+
+
+# ---- what is thrown -------------------------------------------------------------------------
+
+CHUNKED = head("Transfer-Encoding: chunked", first="POST /items/7?q=1 HTTP/1.1")
+BROWSER = head(
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64)",
+    "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8",
+    "Accept-Language: en-US,en;q=0.5",
+    'Cookie: session=abc; theme="dark"; x=',
+    "X-Number: 12",
+    first="GET /items/7?q=a%20b&n=1&n=2 HTTP/1.1",
+)
+DOCUMENTS = [
+    b'{"name": "a", "count": 1, "tags": ["x", "y"], "inner": {"name": "b", "count": 2}}',
+    b'{"name": "\\u00e9\\ud83d\\ude00", "count": -1.5e3, "unknown": [[[[]]]]}',
+    b"[" * 80 + b"]" * 80,
+    b'{"name": "a", "name": "b"}',
+    b"1" * 5000,
+    b'{"count": NaN}',
+]
+REQUESTS = [
+    BROWSER,
+    *(data for data, _ in ACCEPTED_HEADS.values()),
+    *(data for data, _ in REFUSED_HEADS.values()),
+    *(CHUNKED + data for data, _, _ in VALID_CHUNKS.values()),
+    *(CHUNKED + data for data in INVALID_CHUNKS.values()),
+    head("Content-Length: 5", first="POST /items/7 HTTP/1.1") + b"hello" + BROWSER,
+]
+ANSWERS = [*(data for data, _, _ in ACCEPTED_RESPONSES.values()), *REFUSED_RESPONSES.values()]
+
+TOKENS = [
+    *(bytes((byte,)) for byte in (0, 1, 7, 8, 9, 10, 11, 12, 13, 27, 32, 33, 34, 58, 59, 127, 128, 255)),
+    *(b"\r\n", b"\r\n\r\n", b"\n\n", b"\r\n ", b"\r\n\t", b"\r\r\n", b" :", b": ", b",", b", ", b"\\", b'"'),
+    *(b"Host: a\r\n", b"host: b\r\n", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Connection: close\r\n"),
+    *(b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"Upgrade: websocket\r\nConnection: upgrade\r\n"),
+    *(b"chunked", b"close", b"upgrade", b"identity", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"GET ", b"CONNECT "),
+    *(b"http://a", b"//", b"/../", b"%2f", b"%00", b"%", b"?", b"#", b"*", b"0", b"00", b"5", b"0x5", b"+5", b"ff"),
+    *(b"0\r\n\r\n", b"5\r\nhello\r\n", b";a=b", b"[", b"{", b"]", b"}", b'"a":', b"1e999", b"NaN", b"\xc3\xa9"),
+]
+
+
+def mutated(data: bytes, random: Random, corpus: list[bytes]) -> bytes:
+    """The data after one to four blunt changes."""
+    for _ in range(random.choice((1, 1, 1, 2, 2, 3, 4))):
+        at = random.randrange(len(data) + 1)
+        to = min(len(data), at + random.choice((1, 1, 1, 2, 4, 16)))
+        change = random.randrange(8)
+        if change <= 2:
+            data = data[:at] + random.choice(TOKENS) + data[at:]
+        elif change == 3:
+            data = data[:at] + random.choice(TOKENS) + data[to:]
+        elif change == 4:
+            data = data[:at] + bytes((random.randrange(256),)) + data[at + 1 :]
+        elif change == 5:
+            data = data[:at] + data[to:]
+        elif change == 6:
+            data = data[:to] + data[at:]  # a range twice
+        else:
+            lines, others = data.split(b"\r\n"), random.choice(corpus).split(b"\r\n")
+            lines.insert(random.randrange(len(lines)), random.choice(others))
+            data = b"\r\n".join(lines)
+    return data
+
+
+def request(random: Random) -> bytes:
+    """A mutated request; of one in ten, it is the JSON of its body that is mutated."""
+    if random.randrange(10):
+        return mutated(random.choice(REQUESTS), random, REQUESTS)
+    body = mutated(random.choice(DOCUMENTS), random, DOCUMENTS)
+    lines = ("Content-Type: application/json", f"Content-Length: {len(body)}")
+    return head(*lines, first="POST /items/7?q=1 HTTP/1.1") + body
+
+
+def cut(data: bytes, random: Random) -> list[bytes]:
+    places = sorted(random.randrange(len(data) + 1) for _ in range(random.choice((1, 2, 5))))
+    return [piece for piece in map(lambda a, b: data[a:b], [0, *places], [*places, len(data)]) if piece]
+
+
+# ---- what is compared -----------------------------------------------------------------------
+
+
+def read_requests(pieces: list[bytes], parser: HeadParser) -> list[object]:
+    """What a server's wire makes of the pieces: heads, bodies, ends, and the status of a refusal."""
+    wire = ServerWire(parser=parser)
+    seen: list[object] = []
+    try:
+        for piece in pieces:
+            wire.receive(piece)
+            while (event := wire.next_event()) is not Mark.NEED_DATA:
+                if event is not Mark.PAUSED:
+                    _note(seen, event)
+                    continue
+                wire.send_head(200, NO_HEADERS, 0)
+                wire.send_end()
+                if not wire.reusable:
+                    return [*seen, "closed"]
+                wire.next_cycle()
+    except ProtocolViolation as violation:
+        seen.append(violation.status)
+    return seen
+
+
+def read_response(pieces: list[bytes], parser: HeadParser) -> list[object]:
+    """What a client's wire makes of the pieces."""
+    wire = ClientWire(parser=parser)
+    wire.send_head(ASKED)
+    wire.send_end()
+    seen: list[object] = []
+    try:
+        for piece in pieces:
+            wire.receive(piece)
+            while not isinstance(event := wire.next_event(), Mark):
+                _note(seen, event)
+    except ProtocolViolation:
+        seen.append("refused")
+    return seen
+
+
+ASKED = RequestHead("GET", "/", Headers.of({"host": "a", "connection": "upgrade", "upgrade": "x"}))
+
+
+def _note(seen: list[object], event: object) -> None:
+    """Note an event so that two lists are equal if they mean the same. Pieces of a body are one."""
+    if isinstance(event, bytes) and seen and isinstance(seen[-1], bytes):
+        seen[-1] += event
+    else:
+        seen.append(event.trailers if isinstance(event, EndOfMessage) else event)
+
+
+Reading = Callable[[list[bytes], HeadParser], list[object]]
+
+
+def difference(data: bytes, random: Random, read: Reading = read_requests) -> str | None:
+    """How the readings of the data differ, if they do."""
+    pieces = cut(data, random)
+    first = random.choice(("h11", "httptools"))  # who reads it whole, and who both ways
+    second = "h11" if first == "httptools" else "httptools"
+    try:
+        readings = {
+            f"{first}, whole": read([data], PARSERS[first]),
+            f"{second}, whole": read([data], PARSERS[second]),
+            f"{first}, cut": read(pieces, PARSERS[first]),
+        }
+    except Exception as defect:  # whatever it is, it is a finding
+        return f"{type(defect).__name__}: {defect}"
+    expected = readings[f"{first}, whole"]
+    for name, reading in readings.items():
+        if reading != expected:
+            return f"{first}, whole: {expected}\n{name}: {reading}"
+    return None
+
+
+# ---- the whole edge -------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Item:
+    name: str
+    count: int = 0
+    tags: list[str] = attrs.Factory(list)
+    inner: Item | None = None
+
+
+@step
+def put(
+    id: Annotated[int, Path()],
+    body: Annotated[Item | None, Body()] = None,
+    q: Annotated[str | None, Query()] = None,
+    n: Annotated[list[int] | None, Query()] = None,
+    session: Annotated[str | None, Cookie()] = None,
+    number: Annotated[int | None, Header("x-number")] = None,
+) -> Done:
+    return Done(json({"id": id, "body": body, "q": q, "n": n, "session": session, "number": number}))
+
+
+@step
+def echo(anything: Annotated[Any, Body()] = None) -> Done:
+    return Done(json(anything))
+
+
+def make_app() -> App:
+    app = App()
+    item, anything = Flow("item", [put]), Flow("anything", [echo])
+    app.route("GET", "/items/{id}", item)
+    app.route("POST", "/items/{id}", item)
+    app.route("POST", "/{rest:path}", anything)
+    app.route("GET", "/", anything)
+    return app
+
+
+async def answered(requests: list[bytes], random: Random) -> list[str]:
+    """What is wrong with the answers that an app gives to these requests."""
+    found: list[str] = []
+    defects: list[Exception] = []
+    limits = Limits(linger_seconds=0.1)
+    app = make_app()
+    async with open_runtime(app) as runtime:
+        edge = Edge(app, runtime, None, defects.append)
+        for data in requests:
+            parser = PARSERS[random.choice(("h11", "httptools"))]
+            said = await answers_to(
+                cut(data, random), edge.handle, parser=parser, limits=limits, on_defect=defects.append
+            )
+            wrong = said.startswith(b"HTTP/1.1 500") or b"\r\n\r\nHTTP/1.1 500" in said or b"}HTTP/1.1 500" in said
+            if wrong or defects:
+                found.append(f"{data!r}\n  answered {said!r}\n  defects {defects!r}")
+                defects.clear()
+    return found
+
+
+# ---- running --------------------------------------------------------------------------------
+
+
+def fuzz(seed: int, block: int, count: int = BLOCK) -> list[str]:
+    """What is found in one block of requests. The same arguments throw the same requests."""
+    random = Random(f"{seed}/{block}")
+    found: list[str] = []
+    sample: list[bytes] = []
+    for number in range(count):
+        data = request(random)
+        if (problem := difference(data, random)) is not None:
+            found.append(f"{data!r}\n  {problem}")
+        if number % SAMPLE == 0:
+            sample.append(data)
+        if number % RESPONSES == 0:
+            data = mutated(random.choice(ANSWERS), random, ANSWERS)
+            if (problem := difference(data, random, read_response)) is not None:
+                found.append(f"{data!r}\n  {problem}")
+    return found + trio.run(answered, sample, random, clock=MockClock(autojump_threshold=0))
+
+
+def blocks(seed: int, requests: int) -> Iterator[tuple[int, int, int]]:
+    for block, start in enumerate(range(0, requests, BLOCK)):
+        yield seed, block, min(BLOCK, requests - start)
+
+
+def run_block(task: tuple[int, int, int]) -> tuple[int, int, list[str]]:
+    seed, block, count = task
+    return block, count, fuzz(seed, block, count)
+
+
+def run_atheris() -> None:
+    try:
+        import atheris  # not a dependency: it builds where clang is
+    except ImportError:
+        sys.exit("atheris is not installed; without --atheris nothing else is needed")
+
+    def one(data: bytes) -> None:
+        for read in (read_requests, read_response):
+            if (problem := difference(data, Random(0), read)) is not None:
+                raise AssertionError(problem)
+
+    atheris.instrument_all()
+    atheris.Setup(sys.argv[:1], one)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--atheris", action="store_true", help="let coverage guide the mutations, until interrupted")
+    options = parser.parse_args()
+    if options.atheris:
+        run_atheris()
+    began, done, findings = time.perf_counter(), 0, 0
+    with multiprocessing.Pool(options.jobs) as pool:
+        for block, count, found in pool.imap_unordered(run_block, blocks(options.seed, options.requests)):
+            done += count
+            findings += len(found)
+            for finding in found[:10]:
+                print(f"seed {options.seed}, block {block}: {finding}", flush=True)
+    seconds = time.perf_counter() - began
+    print(f"{done:,} requests, seed {options.seed}, {options.jobs} jobs, {seconds:.0f} s: {findings} findings")
+    sys.exit(1 if findings else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What `zerver serve` was asked for, checked, as one value.
+
+Law: what cannot work together is refused here, on one line and with status 2, before anything is opened or started.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+
+import attrs
+import click
+
+from zerver.errors import DefinitionError
+from zerver.http import CertificateFiles, Certificates, ForwardedForm, ParserName, Trust, is_local
+
+
+class WrongOption(click.ClickException):
+    """An option makes no sense, alone or beside another."""
+
+    exit_code = 2
+
+
+@attrs.frozen
+class ServeOptions:
+    """The options of `zerver serve`, under their own names. host and port: None for those not given.
+
+    worker: the file descriptor that leads to the supervisor; None in a process that has none. listener: that of a
+    listening socket which the supervisor has opened.
+    """
+
+    app: str
+    host: str | None
+    port: int | None
+    unix: str | None
+    unix_mode: int
+    workers: int
+    parser: ParserName
+    tls_cert: Sequence[str]
+    tls_key: Sequence[str]
+    proxy_headers: Sequence[str]
+    proxy_form: ForwardedForm
+    allow_host: Sequence[str]
+    timeline: bool
+    drain: float
+    worker: int | None = None
+    listener: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.unix is not None and (self.host is not None or self.port is not None):
+            raise WrongOption("--unix takes the place of --host and --port; give one or the other")
+        if len(self.tls_cert) != len(self.tls_key):
+            raise WrongOption(
+                "each --tls-cert needs its --tls-key, in the same order; "
+                f"there are {len(self.tls_cert)} and {len(self.tls_key)}"
+            )
+        if self.unix is None and not is_local(self.bind_host) and not self.allow_host:
+            # Django refuses to start without ALLOWED_HOSTS; a warning in a log is what nobody reads.
+            raise WrongOption(
+                f"others can reach {self.bind_host}: say for which hosts you answer, as --allow-host shop.example "
+                "(again for each, *.shop.example for subdomains, '*' for any)"
+            )
+
+    @property
+    def bind_host(self) -> str:
+        return "127.0.0.1" if self.host is None else self.host
+
+    @property
+    def bind_port(self) -> int:
+        return 8000 if self.port is None else self.port
+
+    @property
+    def place(self) -> str:
+        """Where to listen, for messages."""
+        return self.unix if self.unix is not None else f"{self.bind_host}:{self.bind_port}"
+
+    def trust(self) -> Trust:
+        try:
+            return Trust(self.proxy_headers, self.allow_host, self.proxy_form)
+        except DefinitionError as error:
+            raise WrongOption(f"{error.problem}; {error.cure}") from None
+
+    def certificates(self) -> Certificates | None:
+        """The certificates that were asked for, loaded; None without TLS."""
+        if not self.tls_cert:
+            return None
+        try:
+            return Certificates(list(map(CertificateFiles, self.tls_cert, self.tls_key)))
+        except (OSError, ssl.SSLError) as error:
+            raise WrongOption(f"no TLS: {error.strerror or error}") from None
+
+    def worker_arguments(self, port: int) -> list[str]:
+        """The arguments of a worker that does the same on this port; who supervises it is added by the supervisor."""
+        listen = ["--unix", self.unix] if self.unix is not None else ["--host", self.bind_host, "--port", str(port)]
+        repeated = {
+            "--tls-cert": self.tls_cert,
+            "--tls-key": self.tls_key,
+            "--proxy-headers": self.proxy_headers,
+            "--allow-host": self.allow_host,
+        }
+        return [
+            *(self.app, *listen, "--parser", self.parser, "--proxy-form", self.proxy_form),
+            *(word for option, values in repeated.items() for value in values for word in (option, value)),
+            *(["--timeline"] if self.timeline else []),
+            *("--drain", str(self.drain)),
+        ]
