@@ -35,6 +35,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "testing": ("zerver.testing",),
 }
 
+_STARS: Mapping[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+
 _JOINS = ("all", "settle", "race", "quorum", "hedge")
 
 _MADE = "<!-- Made by scripts/docs from the docstrings; change those. -->\n"
@@ -133,7 +135,7 @@ def _parameters(value: Any, wide: int = -1000) -> str:
         if parameter.kind is not parameter.POSITIONAL_ONLY and parameter.POSITIONAL_ONLY in seen and "/" not in shown:
             shown.append("/")
         seen.add(parameter.kind)
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = _STARS.get(parameter.kind, "")
         default = "" if parameter.default is parameter.empty else f" = {_default(parameter.default)}"
         shown.append(f"{stars}{parameter.name}{_annotation(': ', parameter.annotation)}{default}")
     gives = "" if inspect.isclass(value) else _annotation(" -> ", signature.return_annotation)
@@ -155,7 +157,7 @@ def _default(value: object) -> str:
 
 def _commands() -> Iterator[str]:
     with command.make_context("zerver", [], resilient_parsing=True) as context:
-        for name in command.list_commands(context):  # type: ignore[attr-defined]  # a click.Group
+        for name in command.list_commands(context):
             shown = CliRunner().invoke(command, [name, "--help"], prog_name="zerver", terminal_width=100).output
             yield f"## zerver {name}\n\n```text\n{shown.rstrip()}\n```\n\n"
 

@@ -22,7 +22,7 @@ from zerver.http import Limits as HttpLimits
 from zerver.http import json as as_json
 from zerver.runtime import Result
 from zerver.serve import Serving, check_app, serve
-from zerver.testing import no_leaks
+from zerver.testing import cancel_sweep, no_leaks
 
 # ---- an app ---------------------------------------------------------------------------------
 
@@ -412,6 +412,25 @@ async def test_cancelling_the_host_undoes_runs_and_leaves_nothing_behind() -> No
     with no_leaks():
         world = await once()
     assert world.done == ["work", "unwork"]
+
+
+def test_serving_may_be_cancelled_at_any_moment() -> None:
+    """While it opens, accepts, runs, rolls back, answers, drains: it ends, undoes, and leaves nothing behind."""
+    worlds: list[World] = []
+
+    async def program() -> None:
+        worlds.append(world := World())
+        async with served(app_in(world)) as place, trio.open_nursery() as nursery, place.connect() as wire:
+            await wire.say("PUT /work")
+            await world.waiting.wait()
+            nursery.start_soon(place.serving.drain, 0.0)
+            await wire.hear()
+
+    def check() -> None:
+        assert worlds[-1].done in ([], ["work", "unwork"])
+
+    report = cancel_sweep(program, check=check, clock=None, max_points=80)
+    assert report.delivered > 20
 
 
 # ---- failing to begin -----------------------------------------------------------------------

@@ -6,7 +6,8 @@ a run's result a response; what admits, walks, undoes, parses and renders lives 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -14,18 +15,21 @@ import attrs
 import trio
 
 from zerver.core.app import App, Route
-from zerver.core.plan import Plan
+from zerver.core.flows import Flow
+from zerver.core.plan import Plan, compile_plan
 from zerver.errors import ProtocolViolation
 from zerver.http import (
     DEFAULT_LIMITS,
     NO_TRUST,
+    Caller,
     Deferred,
     Entry,
     Exchange,
     Extractor,
     Limits,
-    Miss,
+    Match,
     ParserName,
+    Passage,
     RequestHead,
     Response,
     Router,
@@ -42,6 +46,8 @@ from zerver.http import (
     stamped,
 )
 from zerver.http.connection import log_defect
+from zerver.http.mounts import Mounted, mounted_at, open_mounts
+from zerver.http.relay import Relays, check_passable, open_relays
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.handlers import BUILTIN_KINDS
@@ -58,12 +64,16 @@ _TIMEOUT_HEADER = "x-request-timeout-ms"
 
 @attrs.frozen(eq=False)
 class Endpoint:
-    """A route, compiled."""
+    """A route or a mount, compiled. label: of a route with its method, of a mount without."""
 
-    route: Route
+    flow: Flow
     plan: Plan
     extractor: Extractor
-    watched: bool  # whether a client that leaves ends the run
+    label: str
+
+    def is_watched(self, method: str) -> bool:
+        """Whether a client that leaves ends the run."""
+        return (self.flow.on_disconnect or ("cancel" if method in _SAFE else "finish")) == "cancel"
 
 
 def compile_routes(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> Router[Endpoint]:
@@ -79,8 +89,13 @@ def _compile(route: Route) -> Endpoint:
     label = f"route {route.label}"
     plan = route.plan()
     extractor = compile_extractor(plan.parts, label, parse_pattern(route.path, label).names)
-    wish = route.flow.on_disconnect or ("cancel" if route.method in _SAFE else "finish")
-    return Endpoint(route, plan, extractor, wish == "cancel")
+    return Endpoint(route.flow, plan, extractor, route.label)
+
+
+def _compile_mount(mounted: Mounted) -> Endpoint:
+    flow, label = mounted.flow(), f"{mounted.mount.prefix}/…"
+    plan = compile_plan(flow)
+    return Endpoint(flow, plan, compile_extractor(plan.parts, label), label)
 
 
 def check_app(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> None:
@@ -165,6 +180,23 @@ def _asked_deadline(header: str | None) -> float | None:
     return int(header) / 1000.0
 
 
+@asynccontextmanager
+async def open_edge(
+    app: App,
+    runtime: Runtime,
+    *,
+    on_run: RunObserver | None = None,
+    on_defect: Callable[[Exception], None] = log_defect,
+    trust: Trust = NO_TRUST,
+) -> AsyncGenerator[Edge, None]:
+    """Start what is mounted, and make the handler. Left, the tasks of answers are ended, and then what is mounted.
+
+    Raises DefinitionError when the app cannot work, or a mounted application does not start.
+    """
+    async with open_mounts(app.mounts, on_defect) as mounts, open_relays(on_defect) as relays:
+        yield Edge(runtime, mounts, relays, on_run, on_defect, trust)
+
+
 class Serving:
     """An app that is being served: what `nursery.start(serve, app)` returns.
 
@@ -220,8 +252,10 @@ async def serve(
     bound = [] if listeners is None else list(listeners)
     try:
         check_app(app, BUILTIN_KINDS | frozenset(handlers or ()))  # the routes too, and before anything is opened
-        async with open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime:
-            edge = Edge(app, runtime, on_run, on_defect, trust)
+        async with (
+            open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime,
+            open_edge(app, runtime, on_run=on_run, on_defect=on_defect, trust=trust) as edge,
+        ):
             if listeners is None:
                 bound += await open_http_listeners(host, port)
             with unwrapped():

@@ -80,9 +80,8 @@ async def set_faults(body: Annotated[Faults, Body()]) -> Done:
     return Done(body)
 
 
-@step
-async def slow_down() -> Set:
-    """Every answer waits for the latency."""
+async def meet_latency() -> Faults:
+    """The faults that are set, after as long as they say. A step may await it: it asks for effects and nothing else."""
     found = await kv.get("faults")
     faults = Faults(**found) if isinstance(found, dict) else Faults()
     if faults.latency_ms:
@@ -91,13 +90,14 @@ async def slow_down() -> Set:
 
 
 @step
-async def disturb(faults: Set) -> Fail | None:
+async def disturb() -> Set | Fail:
     """What goes wrong before anything is done."""
+    faults = await meet_latency()
     if faults.error_rate and await random.uniform() < faults.error_rate:
         return Fail.unavailable("provider", detail="an injected fault; nothing was done")
     if faults.hang_rate and await random.uniform() < faults.hang_rate:
         await clock.sleep(FOREVER)
-    return None
+    return faults
 
 
 @step
@@ -133,7 +133,8 @@ def answer_charge(made: Made) -> Done:
 
 
 @step
-async def find_charge(key: Annotated[str, Path()], faults: Set) -> Done | Fail:
+async def find_charge(key: Annotated[str, Path()]) -> Done | Fail:
+    await meet_latency()
     found = await sql.fetch_one(Charge, "select key, amount from entries where type = 'charge' and key = ?", key)
     return Done(found) if found is not None else Fail.not_found("charge", key)
 
@@ -199,15 +200,15 @@ def accept() -> Done:
 
 
 # A client that has hung up wants nothing committed any more: whatever has not been done yet is not done.
-charge = Flow("charge", [slow_down, disturb, commit_charge, lose_reply, answer_charge], on_disconnect="cancel")
-refund = Flow("refund", [slow_down, disturb, commit_refund, lose_reply, answer_refund], on_disconnect="cancel")
+charge = Flow("charge", [disturb, commit_charge, lose_reply, answer_charge], on_disconnect="cancel")
+refund = Flow("refund", [disturb, commit_refund, lose_reply, answer_refund], on_disconnect="cancel")
 
 
 def make_app(database: str) -> App:
     """The provider on a SQLite file, or ":memory:"."""
     app = App("provider", capabilities=[sqlite(database, schema=SCHEMA), memory()])
     app.route("POST", "/charges", charge)
-    app.route("GET", "/charges/{key}", Flow("find_charge", [slow_down, find_charge]))
+    app.route("GET", "/charges/{key}", Flow("find_charge", [find_charge]))
     app.route("POST", "/refunds", refund)
     app.route("GET", "/ledger", Flow("ledger", [show_ledger]))
     app.route("POST", "/faults", Flow("faults", [set_faults]))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zerver import (
     INJECTED,
@@ -317,3 +317,17 @@ async def test_times_add_up(autojump_clock: MockClock) -> None:
         assert spent.total == records[-1][1] - records[0][1]
         assert spent.io == pytest.approx(10e9)
     assert {round(result.timeline.accounts.admission / 1e9) for result in results} == {0, 10}
+
+
+async def test_a_caller_that_leaves_the_queue_was_here(autojump_clock: MockClock) -> None:
+    seen: list[Result] = []
+    app = App(limits=Limits(running=1, queued=5))
+    async with open_runtime(app, observers=[seen.append]) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(runtime.run, Flow("holds", [nap]))
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1.0):
+            await runtime.run(Flow("queued", [nap]))
+        assert [(result.timeline.flow, result.status) for result in seen] == [("queued", "cancelled")]
+        assert runtime.statistics().admission.queued == 0
+        assert seen[0].timeline.accounts.total == seen[0].timeline.records[-1][1] - seen[0].timeline.records[0][1]
+        nursery.cancel_scope.cancel()

@@ -74,12 +74,22 @@ class Route:
         return compile_plan(self.flow, self.before)
 
 
+@attrs.frozen(eq=False)
+class Mount:
+    """An application of another kind below a prefix: whatever no route takes is its. The core only holds it.
+
+    prefix: "" for all paths. app: an ASGI 3 application, for the HTTP edge.
+    """
+
+    prefix: str
+    app: Any
+
+
 class Scope:
     """A path prefix with a before-chain: routes under it run the chain first."""
 
     def __init__(self, app: App, prefix: str, before: Sequence[Stage], parent: Scope | None) -> None:
-        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-            raise DefinitionError(f"scope {prefix!r}", 'a prefix starts with "/" and does not end with one')
+        _check_prefix(f"scope {prefix!r}", prefix)
         self._app = app
         self._parent = parent
         self.prefix = prefix
@@ -139,11 +149,35 @@ class App(Scope):
         self.limits = limits or Limits()
         self.on_error = on_error
         check_on_error(f"app {name!r}", on_error)
+        self._mounts: list[Mount] = []
         self._routes: list[tuple[Scope, str, str, Flow, tuple[Stage, ...]]] = []
 
     def add_route(self, scope: Scope, method: str, path: str, flow: Flow, before: tuple[Stage, ...]) -> None:
         """Used by Scope.route, which is what to call."""
         self._routes.append((scope, method, scope.full_prefix + path, flow, before))
+
+    def mount(self, prefix: str, app: Any) -> None:
+        """Give an ASGI application all requests at or below a path that no route takes, whatever their method.
+
+            app.mount("/old", django_app)      # or "/", for all that has not been moved yet
+
+        Routes come first, so an old application is moved one route at a time. The application is told where it is
+        mounted, and sees whole paths. No before-chain runs for it: it has its own.
+
+        Raises DefinitionError for a prefix that is none, or is taken.
+        """
+        prefix = prefix if prefix != "/" else ""
+        _check_prefix(f"mount {prefix!r}", prefix)
+        if any(mount.prefix == prefix for mount in self._mounts):
+            raise DefinitionError(f"mount {prefix or '/'!r} is taken by another application", "mount one of them elsewhere")
+        if not callable(app):
+            raise DefinitionError(f"mount {prefix or '/'!r} was given {app!r}", "give it an ASGI application")
+        self._mounts.append(Mount(prefix, app))
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """The applications behind this one, in order of definition."""
+        return tuple(self._mounts)
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -200,6 +234,13 @@ class App(Scope):
 
     def handles(self, kind: str) -> bool:
         return any(kind in capability.handlers for capability in self.capabilities)
+
+
+def _check_prefix(label: str, prefix: str) -> None:
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        raise DefinitionError(label, 'a prefix starts with "/" and does not end with one')
+    if set(prefix) & set("{}%?#"):
+        raise DefinitionError(label, "a prefix is written decoded, and has no parameters and no query")
 
 
 _CAPABLE = {

@@ -46,6 +46,8 @@ from zerver.http.parts import Path as Path
 from zerver.http.parts import Query as Query
 from zerver.http.patterns import parse_pattern as parse_pattern
 from zerver.http.pool import PoolStatistics as PoolStatistics
+from zerver.http.proxy import proxy as proxy
+from zerver.http.relay import Passage as Passage
 from zerver.http.render import render as render
 from zerver.http.render import render_miss as render_miss
 from zerver.http.render import stamped as stamped

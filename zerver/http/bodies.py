@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import attrs
+import trio
 
 from zerver.core.effects import CallInfo, IdempotencyKey, injected_parameters
 from zerver.errors import DefinitionError
@@ -26,7 +27,7 @@ _NO_RESOURCES: Final[Mapping[type, Any]] = {}
 async def finish(response: Response, head: RequestHead, resources: Mapping[type, Any] = _NO_RESOURCES) -> Response:
     """The response with its body opened, if it is one that waits for that. Raises what opening it raises.
 
-    Whoever calls this sends the answer, or closes it with `close_body`, without an await in between.
+    Whoever calls this sends the answer, or disposes of its body, without an await in between.
     """
     body = response.body
     return await body.open(response, head, resources) if isinstance(body, Deferred) else response
@@ -42,10 +43,21 @@ async def pour(body: AsyncIterator[bytes] | Writer, send: Send) -> None:
 
 
 async def close_body(body: object) -> None:
-    """Free what a body holds. Cleanup: to be shielded and bounded by the caller."""
+    """Free what a body holds, if it can be closed. Cleanup: to be shielded and bounded; `dispose` does that."""
     aclose = getattr(body, "aclose", None)
     if aclose is not None:
         await aclose()
+
+
+async def dispose(body: object, seconds: float, report: Callable[[Exception], None]) -> None:
+    """Close a body, also when cancelled: its `finally` may hold a transaction or a file. report: told what goes wrong."""
+    with trio.move_on_after(seconds, shield=True) as scope:
+        try:
+            await close_body(body)
+        except Exception as defect:
+            report(defect)
+    if scope.cancelled_caught:
+        report(TimeoutError("the body of a response did not close in time"))
 
 
 @attrs.frozen

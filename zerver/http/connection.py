@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from zerver.errors import InternalError, ProtocolViolation
-from zerver.http.bodies import close_body, finish, pour
+from zerver.http.bodies import dispose, finish, pour
 from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits, WireExchange
 from zerver.http.messages import Deferred, Headers, RequestHead, Response, Writer
 from zerver.http.parsers import HeadParser, head_parser
@@ -121,7 +121,7 @@ class Connection:
             try:
                 head = await self._read_head()
             except ProtocolViolation as violation:
-                await self._send(_refusal(violation))
+                await self._send(refusal(violation))
                 return True
             if head is None:
                 return False
@@ -171,19 +171,8 @@ class Connection:
             if self._wire.body_length == 0:
                 self._wire.next_event()  # EndOfMessage: a request without a body is complete
         except ProtocolViolation as violation:
-            return _refusal(violation)
-        try:
-            response = _check_response(await self._service.handler(exchange))
-            return await finish(response, exchange.head)
-        except Exception as error:
-            if not exchange.owns(error):
-                self._service.report(error)
-                return _DEFECT
-            if not isinstance(error, ProtocolViolation):
-                raise PeerGone("the client left before its body was complete") from error
-            return _refusal(error)
-        finally:
-            exchange.end()
+            return refusal(violation)
+        return await ask(self._service, exchange)
 
     async def _next_cycle(self) -> bool:
         """Whether another request may follow. Reads the rest of this one, if it is small."""
@@ -239,7 +228,7 @@ class Connection:
         try:
             await self._send_pieces(response, body)
         finally:
-            await self._dispose(body)
+            await dispose(body, self._limits.cleanup_seconds, self._service.report)
 
     async def _send_whole(self, response: Response, body: bytes) -> None:
         declared = _declared_length(response) if self._wire.answers_head_only else None
@@ -247,8 +236,8 @@ class Connection:
             start = self._start(response, len(body) if declared is None else declared)
         except Exception as defect:  # a status or a header that cannot be sent
             self._service.report(defect)
-            response, body = _DEFECT, _DEFECT_BODY
-            start = self._start(_DEFECT, len(body))
+            response, body = DEFECT, DEFECT_BODY
+            start = self._start(DEFECT, len(body))
         answer = self._wire.send_data(body)
         end = self._wire.send_end()
         if len(answer) <= Outlet.PIECE:
@@ -262,7 +251,7 @@ class Connection:
             start = self._start(response, _declared_length(response))
         except Exception as defect:
             self._service.report(defect)
-            await self._send_whole(_DEFECT, _DEFECT_BODY)
+            await self._send_whole(DEFECT, DEFECT_BODY)
             return
         with trio.CancelScope() as scope:
             try:
@@ -305,15 +294,21 @@ class Connection:
         close = self._closing or unread or wire.expects_continue
         return wire.send_head(response.status, headers, length, close=close)
 
-    async def _dispose(self, body: object) -> None:
-        """Close the body, also when cancelled: its `finally` may hold a transaction or a file."""
-        with trio.move_on_after(self._limits.cleanup_seconds, shield=True) as scope:
-            try:
-                await close_body(body)
-            except Exception as defect:
-                self._service.report(defect)
-        if scope.cancelled_caught:
-            self._service.report(TimeoutError("a response's iterator did not close in time"))
+
+async def ask(service: Service, exchange: Exchange) -> Response:
+    """The handler's answer with its body opened, or one in its stead. Raises PeerGone when the client has left."""
+    try:
+        response = _check_response(await service.handler(exchange))
+        return await finish(response, exchange.head)
+    except Exception as error:
+        if not exchange.owns(error):
+            service.report(error)
+            return DEFECT
+        if not isinstance(error, ProtocolViolation):
+            raise PeerGone("the client left before its body was complete") from error
+        return refusal(error)
+    finally:
+        exchange.end()
 
 
 def _check_response(response: object) -> Response:
@@ -330,14 +325,15 @@ def _declared_length(response: Response) -> int | None:
     return None if declared is None else int(declared)
 
 
-def _refusal(violation: ProtocolViolation) -> Response:
+def refusal(violation: ProtocolViolation) -> Response:
+    """What the client hears of its mistake. The connection ends with it."""
     answer = problem(violation.status, detail=str(violation))
     return attrs.evolve(answer, headers=answer.headers.adding("connection", "close"))
 
 
 # What the client hears of a bug: that there is one. What it was is in the report.
-_DEFECT_BODY = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
-_DEFECT = Response(500, {"content-type": "application/problem+json", "connection": "close"}, _DEFECT_BODY)
+DEFECT_BODY = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
+DEFECT = Response(500, {"content-type": "application/problem+json", "connection": "close"}, DEFECT_BODY)
 
 
 def _http_date() -> bytes:

@@ -31,9 +31,12 @@ _ABSENT: Final[Any] = object()
 class Sources:
     """One request, as readers see it; cookies and query are parsed at most once, and only if somebody reads them."""
 
-    __slots__ = ("_cookies", "_query", "body", "caller", "head", "params")
+    __slots__ = ("_cookies", "_query", "body", "caller", "head", "params", "passage")
 
-    def __init__(self, head: RequestHead, params: Mapping[str, str], body: bytes, caller: Caller) -> None:
+    def __init__(
+        self, head: RequestHead, params: Mapping[str, str], body: bytes, caller: Caller, passage: object
+    ) -> None:
+        self.passage = passage
         self.head = head
         self.params = params
         self.body = body
@@ -62,29 +65,37 @@ Reader: TypeAlias = Callable[[Sources], Any]
 class Extractor:
     """Reads the parts of one route. Made by `compile_extractor`.
 
-    needs_body: whether a request's body must be read first. empty: whether there is nothing to extract at all.
+    needs_body: whether a request's body must be read first. needs_passage: whether a step passes the request on. empty:
+    whether there is nothing to extract at all.
     """
 
-    __slots__ = ("_readers", "empty", "needs_body")
+    __slots__ = ("_readers", "empty", "needs_body", "needs_passage")
 
-    def __init__(self, readers: Sequence[Reader], needs_body: bool) -> None:
+    def __init__(self, readers: Sequence[Reader], sources: frozenset[str]) -> None:
         self._readers = tuple(readers)
         self.empty = not self._readers
-        self.needs_body = needs_body
+        self.needs_body = bool(sources & _READ_FROM_BODY)
+        self.needs_passage = "passage" in sources
 
     def extract(
-        self, head: RequestHead, params: Mapping[str, str] = NO_PARAMS, body: bytes = b"", caller: Caller = NOBODY
+        self,
+        head: RequestHead,
+        params: Mapping[str, str] = NO_PARAMS,
+        body: bytes = b"",
+        caller: Caller = NOBODY,
+        passage: object = None,
     ) -> list[Any]:
         """The values, in the order of the plan's parts.
 
-        params: of the path, from the router. body: all of it, or b"" when `needs_body` is false.
+        params: of the path, from the router. body: all of it, or b"" when `needs_body` is false. passage: a `zerver.http.Passage` when
+        `needs_passage` is true.
 
         Raises InvalidData with every problem, or ProtocolViolation: 400 for a body that is not JSON or not UTF-8, 415
         for one of another kind.
         """
         if self.empty:
             return []
-        sources = Sources(head, params, body, caller)
+        sources = Sources(head, params, body, caller, passage)
         values: list[Any] = []
         problems: list[tuple[str, str]] = []
         for read in self._readers:
@@ -118,7 +129,7 @@ def compile_extractor(parts: Sequence[PartRead], label: str, path_params: Collec
                 + (f"; it has {', '.join(sorted(path_params))}" if path_params else ""),
             )
         readers.append(_with_default(part, compile_reader(part, where)))
-    return Extractor(readers, any(part.part.source in _READ_FROM_BODY for part in parts))
+    return Extractor(readers, frozenset(part.part.source for part in parts))
 
 
 def _with_default(part: PartRead, read: Reader) -> Reader:
@@ -231,6 +242,10 @@ def _request_reader(part: PartRead, where: str) -> Reader:
     return read
 
 
+def _passage_reader(part: PartRead, where: str) -> Reader:
+    return lambda sources: sources.passage if sources.passage is not None else _ABSENT
+
+
 _COMPILERS: Final[dict[str, Callable[[PartRead, str], Reader]]] = {
     "path": _path_reader,
     "query": _query_reader,
@@ -238,6 +253,7 @@ _COMPILERS: Final[dict[str, Callable[[PartRead, str], Reader]]] = {
     "cookie": _cookie_reader,
     "body": _body_reader,
     "request": _request_reader,
+    "passage": _passage_reader,
 }
 
 _READ_FROM_BODY: Final = frozenset(("body", "request"))

@@ -23,6 +23,7 @@ from zerver.errors import ExchangeFailed, ProtocolViolation
 from zerver.http.exchange import Exchange
 from zerver.http.messages import Caller, Headers, RequestHead, Response, Send, Writer
 from zerver.http.parts import Untouched
+from zerver.http.response import problem
 from zerver.runtime.groups import open_body_nursery
 
 _BODILESS: Final = (204, 304)
@@ -108,11 +109,12 @@ class Relay(Writer):
         if not more:
             self._complete = True
             self._give.close()
+            self.closed.set()
 
     def fail(self, error: Exception) -> bool:
-        """The task has raised: whether anybody will hear of it."""
+        """The task has raised: whether somebody hears of it, or wants to."""
         self._error = error
-        return not self._complete and not self.closed.is_set()
+        return not self._complete
 
     def end(self) -> None:
         """The task has ended."""
@@ -125,7 +127,7 @@ class Relay(Writer):
     async def response(self) -> Response:
         """The answer as soon as its head is there. Raises what the task raises before."""
         await self._started.wait()
-        if self._head is None:
+        if self._head is None:  # and the task has ended
             if self._error is not None:
                 raise self._error
             raise ExchangeFailed("no answer was made")
@@ -136,7 +138,6 @@ class Relay(Writer):
             body = self._take.receive_nowait()
         except (trio.EndOfChannel, trio.WouldBlock):
             body = b""
-        self.closed.set()
         return Response(status, headers, body)
 
     async def write_to(self, send: Send) -> None:
@@ -147,9 +148,10 @@ class Relay(Writer):
 
     async def aclose(self) -> None:
         self.closed.set()
+        if not self._complete:
+            self.scope.cancel()  # first: a task that waits in `send` is to see this, and no broken channel
         self._take.close()
         if not self._complete:
-            self.scope.cancel()
             await self._ended.wait()
 
 
@@ -175,17 +177,20 @@ class Passage:
     async def relay(self, answer: Answer) -> Response:
         """Start the task that answers; the answer, as soon as its head is there.
 
-        The request's body can be read until then. Cancelled before, the task is cancelled and waited for.
-        Raises what the task raises before it has a head.
+        The request's body can be read until then. Cancelled before, the task is cancelled and waited for. A body that
+        is malformed, too large or too slow is answered as such. Raises what else the task raises before it has a head.
         """
         relay = Relay(self.head)
         relay.scope.deadline = trio.current_effective_deadline()
         self.relays.nursery.start_soon(self.relays.run, relay, answer)
         try:
             return await relay.response()
-        except BaseException:
-            relay.scope.cancel()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _GRACE):
+        except ProtocolViolation as violation:
+            if not self.exchange.owns(violation):
+                raise
+            return problem(violation.status, detail=str(violation))
+        except trio.Cancelled:
+            with trio.move_on_after(_GRACE, shield=True):
                 await relay.aclose()
             raise
 

@@ -71,7 +71,7 @@ class Interpreter:
             outcome = await self.fly(run, call, flight)
             if isinstance(outcome, Unknown):
                 outcome = await self.resolve(run, call, outcome)
-        except trio.Cancelled:
+        except BaseException:  # Cancelled, also in the group of a handler's own nursery; or the program ends
             if flight.sent:
                 run.machine.doubted(call, OutcomeUnknown(effect.kind.name, "cut while it was under way"))
             raise
@@ -181,7 +181,7 @@ class Interpreter:
             return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} is open"))
         try:
             judged = await self._bounded(run, call, way, number, flight, began)
-        except trio.Cancelled:  # from outside: it says nothing about the target
+        except BaseException:  # cut from outside: it says nothing about the target
             if breaker is not None:
                 breaker.forget()
             raise

@@ -120,7 +120,7 @@ class _Members(_Conduct):
         records, clock = self.on.records, self.on.clock
         try:
             outcome = await self.performer.perform(self.on, call)
-        except trio.Cancelled:
+        except BaseException:  # Cancelled, also in the group of a handler's own nursery
             records.append((t.CUT, clock(), call, "the join was decided" if self.outcome else "cancelled"))
             raise
         if self.outcome is not None:
@@ -131,7 +131,7 @@ class _Members(_Conduct):
 
     async def end(self) -> Outcome[Any]:
         outcome = self.outcome or Cancelled("the join was cut")
-        if self.join.rule.name != "settle" and len(self.winners) < len(self.calls):
+        if len(self.winners) < len(self.calls):
             self.on.machine.lost(self.call, [self.calls[number] for number in self.winners])
         return outcome
 

@@ -14,8 +14,9 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
+from zerver.core.effects import Failure
 from zerver.core.machine import Cancel, Command, Finish, Park, Perform, Unwind, Wait
-from zerver.errors import HttpError, InternalError, InvalidData
+from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.live import Run
@@ -147,7 +148,12 @@ async def _unwind(interpreter: Interpreter, run: Run, command: Command) -> t.End
             while isinstance(command, Unwind):
                 task = command.task
                 call = Call(run.run_id, task.entry.call.step, f"{task.entry.call.ordinal}.{task.verb}", task.effect)
-                command = machine.undone(task, await interpreter.compensate(run, call))
+                try:
+                    outcome = await interpreter.compensate(run, call)
+                except Exception as defect:  # one that cannot even be tried must not keep the others from being undone
+                    reason = f"{type(defect).__name__}: {defect}"
+                    outcome = Failure(EffectError(task.effect.kind.name, reason, defect))
+                command = machine.undone(task, outcome)
         if not isinstance(command, Finish):
             command = machine.give_up()
     if not isinstance(command, Finish):

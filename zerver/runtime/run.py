@@ -134,7 +134,12 @@ class Runtime:
         run_id = run_id or self._new_id()
         records.append((t.RECEIVED, received, flow.name, None))
         timeline = Timeline(run_id, flow.name, flow.version, tenant, chosen, records, plan.secret, label)
-        refusal = await self.admission.acquire(chosen, ends)
+        try:
+            refusal = await self.admission.acquire(chosen, ends)
+        except BaseException:  # the caller went away while it waited: nothing was begun, but it was here
+            records.append((t.ENDED, clock(), flow.name, _CUT))
+            self._seal(Result(timeline, _CUT))
+            raise
         if refusal is not None:
             records.append((t.REFUSED, clock(), flow.name, refusal))
             return self._seal(Result(timeline, Ending("refused", cause=refusal)))

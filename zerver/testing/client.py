@@ -27,7 +27,7 @@ from zerver.http.wire import ClientWire, EndOfMessage, Mark
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.result import Result
 from zerver.runtime.run import Observer, Runtime, open_runtime
-from zerver.serve import Edge
+from zerver.serve import open_edge
 
 T = TypeVar("T")
 
@@ -252,11 +252,12 @@ async def client(
     """
     runs: list[Result] = []
     defects: list[Exception] = []
+    report = on_defect or defects.append
     async with (
         open_runtime(app, observers=(runs.append, *observers), handlers=handlers, seed=seed) as runtime,
+        open_edge(app, runtime, on_defect=report) as edge,
         open_body_nursery() as nursery,
     ):
-        report = on_defect or defects.append
-        service = Service(Edge(app, runtime, None, report).handle, limits, report)
+        service = Service(edge.handle, limits, report)
         yield Client(runtime, service, nursery, runs, defects)
         nursery.cancel_scope.cancel()

@@ -56,6 +56,10 @@ class Divergence:
     recorded: Record | None
     replayed: Record | None
 
+    def __str__(self) -> str:
+        """Both sides, calls with their arguments: `recorded asked charge.1 pay(5); replayed asked charge.1 pay(6)`."""
+        return f"recorded {_told(self.recorded)}; replayed {_told(self.replayed)}"
+
 
 @attrs.frozen(eq=False)
 class Replayed:
@@ -301,3 +305,12 @@ def _beginnings(records: Sequence[Record]) -> dict[int, int]:
 
 
 _ANSWERS = frozenset({t.STEP, t.DEFECT, t.FAULT})
+
+
+def _told(record: Record | None) -> str:
+    if record is None:
+        return "nothing"
+    kind, _, subject, detail = record
+    if isinstance(subject, Call):
+        return f"{kind} {subject.step}.{subject.ordinal} {subject.effect!r}"
+    return f"{kind} {subject} {detail!r}"
