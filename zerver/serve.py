@@ -104,22 +104,25 @@ def check_app(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> None:
 
 
 class Edge:
-    """The handler of an app: from an exchange to a response, by way of a run."""
+    """The handler of an app: from an exchange to a response, by way of a run. Made by `open_edge`."""
 
     def __init__(
         self,
-        app: App,
         runtime: Runtime,
+        mounts: Sequence[Mounted],
+        relays: Relays,
         on_run: RunObserver | None,
         on_defect: Callable[[Exception], None],
-        trust: Trust = NO_TRUST,
+        trust: Trust,
     ) -> None:
-        self.app = app
+        self.app = runtime.app
         self.runtime = runtime
-        self.router = compile_routes(app, runtime.handled)
+        self.router = compile_routes(runtime.app, runtime.handled)
         self.on_run = on_run
         self.on_defect = on_defect
         self.trust = trust
+        self._relays = relays
+        self._mounts = {mounted: _compile_mount(mounted) for mounted in mounts}
 
     async def handle(self, exchange: Exchange) -> Response:
         """Answer one request."""
@@ -129,14 +132,25 @@ class Edge:
         except ProtocolViolation as violation:
             return problem(violation.status, detail=str(violation))
         found = self.router.find(head)
-        if isinstance(found, Miss):
+        if isinstance(found, Match):
+            return await self._run(exchange, caller, found.payload, found.params, found.payload.label)
+        mounted = mounted_at(self._mounts, head)
+        if mounted is None:
             return render_miss(found)
-        endpoint, params = found.payload, found.params
-        flow = endpoint.route.flow
+        endpoint = self._mounts[mounted]
+        return await self._run(exchange, caller, endpoint, {}, f"{head.method} {endpoint.label}")
+
+    async def _run(
+        self, exchange: Exchange, caller: Caller, endpoint: Endpoint, params: Mapping[str, str], label: str
+    ) -> Response:
+        head, extractor, flow = exchange.head, endpoint.extractor, endpoint.flow
 
         async def read() -> Sequence[Any]:
-            body = await exchange.read_body() if endpoint.extractor.needs_body else b""
-            return endpoint.extractor.extract(head, params, body, caller)
+            body = await exchange.read_body() if extractor.needs_body else b""
+            if not extractor.needs_passage:
+                return extractor.extract(head, params, body, caller)
+            check_passable(head)
+            return extractor.extract(head, params, body, caller, Passage(exchange, caller, params, self._relays))
 
         def watch(run: Run) -> None:
             exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
@@ -146,8 +160,8 @@ class Edge:
             endpoint.plan,
             read if endpoint.plan.parts else (),
             deadline=_asked_deadline(head.headers.get(_TIMEOUT_HEADER)),
-            label=endpoint.route.label,
-            on_wait=watch if endpoint.watched else None,
+            label=label,
+            on_wait=watch if endpoint.is_watched(head.method) else None,
         )
         response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
         if isinstance(response.body, Deferred):

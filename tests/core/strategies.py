@@ -31,6 +31,7 @@ from zerver import (
 )
 from zerver import join as joins
 from zerver.core.effects import EffectKind
+from zerver.core.plan import UNWRITTEN
 from zerver.core.stages import Stage
 from zerver.core.steps import Step
 from zerver.errors import EffectError
@@ -198,6 +199,10 @@ def cell(slot: str) -> Any:
     return Annotated[str, Slot(slot)]
 
 
+class ReadTooEarly(BaseException):
+    """No Exception, so that the machine does not take it for a defect of the step."""
+
+
 def _sign(function: Callable[..., Any], parameters: Sequence[tuple[str, Any]], returns: Any) -> None:
     """Give a function of *args the signature that was drawn."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -241,7 +246,13 @@ def _function(drawn: DrawStep) -> Callable[..., Any]:
             case _:
                 return made
 
+    def check(args: Sequence[object]) -> None:
+        unread = [arg for arg in args[: len(drawn.reads)] if not isinstance(arg, str)]
+        if unread or UNWRITTEN in args:
+            raise ReadTooEarly(f"{drawn.name} was given {args}")
+
     async def waiting(*args: object) -> object:
+        check(args)
         seen: list[object] = [arg.remaining for arg in args if isinstance(arg, Deadline)]
         for ask, caught in drawn.asks:
             try:
@@ -253,6 +264,7 @@ def _function(drawn: DrawStep) -> Callable[..., Any]:
         return answer(seen)
 
     def plain(*args: object) -> object:
+        check(args)
         # A value that depends on the time shows whether a replay gives the same time.
         return answer([arg.remaining for arg in args if isinstance(arg, Deadline)])
 

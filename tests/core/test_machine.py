@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -19,7 +19,8 @@ from zerver.core.calls import Call
 from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind
 from zerver.core.effects import Failure, Success
 from zerver.core.machine import Machine
-from zerver.core.plan import compile_plan
+from zerver.core.plan import BranchNode, DagNode, Line, Node, PivotNode, StepNode, compile_plan
+from zerver.core.replan import lines_of
 from zerver.core.saga import Entry
 from zerver.errors import EffectError, ImpureStepError
 
@@ -176,6 +177,40 @@ def test_the_rollback_is_the_commits_in_exact_reverse_and_leaves_nothing_behind(
         else:  # cut short: what needed a task is unresolved, what needed none is as it would have been
             assert entry.state == ("unresolved" if fate.expected([])[0] else ends[id(fate.call)]), entry
     assert {id(e) for e in ran.machine.saga.unresolved} == {id(e) for e in entries.values() if e.state == "unresolved"}
+
+
+@FEW
+@given(runs())
+def test_stages_run_in_order(ran: Ran) -> None:
+    """Each stage of a line after the one before it has ended, each member of a dag after those it needs."""
+    seen: dict[object, tuple[int, int]] = {}
+    for at, (kind, _, subject, _) in enumerate(ran.records):
+        if kind in (t.CUT, t.LATE):
+            continue
+        key = subject.step if isinstance(subject, Call) else getattr(subject, "name", None)
+        key = subject if isinstance(subject, BranchNode | PivotNode) else key
+        seen[key] = (seen.get(key, (at, at))[0], at)
+
+    def span(nodes: Iterable[Node]) -> tuple[int, int]:
+        """The first and the last record of what is inside; far ends when nothing of it ran."""
+        spans, todo = list[tuple[int, int]](), list(nodes)
+        while todo:
+            node = todo.pop()
+            key = node.name if isinstance(node, StepNode) else node
+            spans += [seen[key]] if key in seen else []
+            todo += [inner for line in lines_of(node) for inner in line]
+        return min((first for first, _ in spans), default=1 << 30), max((last for _, last in spans), default=-1)
+
+    def check(line: Line) -> None:
+        for at, node in enumerate(line):
+            assert span(line[:at])[1] < span(line[at:])[0]
+            for inner in lines_of(node):
+                check(inner)
+            if isinstance(node, DagNode):
+                for earlier, later in ((i, later) for i, unlocked in enumerate(node.unlocks) for later in unlocked):
+                    assert span(node.lines[earlier])[1] < span(node.lines[later])[0]
+
+    check(ran.machine.plan.line)
 
 
 @FEW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import attrs
 import h11
@@ -16,6 +17,28 @@ from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.response import text
 
 PARSERS = ("h11", "httptools")
+
+MemoryStream = trio.StapledStream[Any, Any]
+
+
+class MemoryListener(trio.abc.Listener[MemoryStream]):
+    """Connections without sockets."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[MemoryStream](100)
+
+    def connect(self) -> MemoryStream:
+        client, server = memory_stream_pair()
+        self._send.send_nowait(server)
+        return client
+
+    async def accept(self) -> MemoryStream:
+        return await self._receive.receive()
+
+    async def aclose(self) -> None:
+        self._receive.close()
+        self._send.close()
+        await trio.lowlevel.checkpoint()
 
 
 @attrs.define
@@ -47,6 +70,13 @@ async def answers_to(
     """All that the server says until it closes, to a client that sends the pieces and then waits."""
     client, server = memory_stream_pair()
     service = Service(handler, limits, on_defect, parser or head_parser())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Connection(server, service).run)
+        return await talk(client, pieces)
+
+
+async def talk(client: MemoryStream, pieces: Iterable[bytes]) -> bytes:
+    """Send the pieces, then wait: all that the other side says until it closes."""
     received = bytearray()
 
     async def send() -> None:
@@ -57,7 +87,6 @@ async def answers_to(
             pass  # the server has closed before it had read all
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Connection(server, service).run)
         nursery.start_soon(send)
         try:
             async for data in client:

@@ -34,6 +34,7 @@ from zerver.runtime.groups import unwrapped
 
 _READY: Final = b"+"
 _MOST_FAILED_STARTS: Final = 3
+_SPOKE: Final = (1, 2)  # statuses of one who has said what is wrong; trying again would say it again
 _KILL_SECONDS: Final = 5.0  # for processes that were killed to end
 
 
@@ -185,6 +186,8 @@ class Workers:
             if self._draining.is_set():
                 self._judge_drained(pid, status)
             elif self._is_hopeless(status, served):
+                if status not in _SPOKE:
+                    _say(f"worker {pid} {_told(status)}; no worker can start")
                 self._status = 1
                 self._running.cancel()
                 return
@@ -229,12 +232,12 @@ class Workers:
         return ready
 
     def _is_hopeless(self, status: int, served: float | None) -> bool:
-        """Whether there is no point in going on. Statuses 1 and 2 are of a worker that has said what is wrong."""
+        """Whether there is no point in going on."""
         if served is not None or self._serving:
             return False
         self._failed_starts += 1
         at_first = not self._first_serves.is_set()
-        return (at_first and status in (1, 2)) or self._failed_starts >= _MOST_FAILED_STARTS
+        return (at_first and status in _SPOKE) or self._failed_starts >= _MOST_FAILED_STARTS
 
     def _judge_drained(self, pid: int, status: int) -> None:
         if status not in (0, -signal.SIGTERM):  # by SIGTERM: it had not come so far as to heed it

@@ -89,7 +89,8 @@ class Scope:
     """A path prefix with a before-chain: routes under it run the chain first."""
 
     def __init__(self, app: App, prefix: str, before: Sequence[Stage], parent: Scope | None) -> None:
-        _check_prefix(f"scope {prefix!r}", prefix)
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            raise DefinitionError(f"scope {prefix!r}", 'a prefix starts with "/" and does not end with one')
         self._app = app
         self._parent = parent
         self.prefix = prefix
@@ -166,12 +167,14 @@ class App(Scope):
 
         Raises DefinitionError for a prefix that is none, or is taken.
         """
-        prefix = prefix if prefix != "/" else ""
-        _check_prefix(f"mount {prefix!r}", prefix)
+        label = f"mount {prefix!r}"
+        prefix = "" if prefix == "/" else prefix
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/") or set(prefix) & set("{}%?#\\")):
+            raise DefinitionError(label, 'a prefix starts with "/", does not end with one, and has no parameters')
         if any(mount.prefix == prefix for mount in self._mounts):
-            raise DefinitionError(f"mount {prefix or '/'!r} is taken by another application", "mount one of them elsewhere")
+            raise DefinitionError(f"{label} is taken by another application", "mount one of them elsewhere")
         if not callable(app):
-            raise DefinitionError(f"mount {prefix or '/'!r} was given {app!r}", "give it an ASGI application")
+            raise DefinitionError(f"{label} was given {app!r}", "give it an ASGI application")
         self._mounts.append(Mount(prefix, app))
 
     @property
@@ -234,13 +237,6 @@ class App(Scope):
 
     def handles(self, kind: str) -> bool:
         return any(kind in capability.handlers for capability in self.capabilities)
-
-
-def _check_prefix(label: str, prefix: str) -> None:
-    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-        raise DefinitionError(label, 'a prefix starts with "/" and does not end with one')
-    if set(prefix) & set("{}%?#"):
-        raise DefinitionError(label, "a prefix is written decoded, and has no parameters and no query")
 
 
 _CAPABLE = {

@@ -1,10 +1,10 @@
 """HTTP: the edge that strangers touch, and the client on the same wire.
 
-    Path, Query, Header, Cookie, Body, Request      what a step reads of a request
-    json, text, html, redirect, problem             what it answers
-    file, static, stream, sse, Event                answers that are sent after the run, piece by piece
-    http_client, HttpClient                         the `http` effects, and the client they use
-    serve_http, Router, Limits                      the server, for those who bring their own composition root
+Path, Query, Header, Cookie, Body, Request      what a step reads of a request
+json, text, html, redirect, problem             what it answers
+file, static, stream, sse, Event                answers that are sent after the run, piece by piece
+http_client, HttpClient                         the `http` effects, and the client they use
+serve_http, Router, Limits                      the server, for those who bring their own composition root
 """
 
 from zerver.core.codec import encode_json as encode_json

@@ -50,7 +50,7 @@ async def close_body(body: object) -> None:
 
 
 async def dispose(body: object, seconds: float, report: Callable[[Exception], None]) -> None:
-    """Close a body, also when cancelled: its `finally` may hold a transaction or a file. report: told what goes wrong."""
+    """Close a body, also when cancelled: its `finally` may hold a transaction or a file. report: told of errors."""
     with trio.move_on_after(seconds, shield=True) as scope:
         try:
             await close_body(body)

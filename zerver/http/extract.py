@@ -87,8 +87,8 @@ class Extractor:
     ) -> list[Any]:
         """The values, in the order of the plan's parts.
 
-        params: of the path, from the router. body: all of it, or b"" when `needs_body` is false. passage: a `zerver.http.Passage` when
-        `needs_passage` is true.
+        params: of the path, from the router. body: all of it, or b"" when `needs_body` is false. passage: a
+        `zerver.http.Passage`, when `needs_passage` is true.
 
         Raises InvalidData with every problem, or ProtocolViolation: 400 for a body that is not JSON or not UTF-8, 415
         for one of another kind.

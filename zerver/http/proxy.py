@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from functools import partial
 from typing import Any, Final
 
-import attrs
 import trio
 
 from zerver.core.decisions import Done
@@ -34,8 +33,8 @@ _STALL: Final = 60.0
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OF_THE_CONNECTION: Final = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
-     b"transfer-encoding", b"upgrade")
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+     b"trailer", b"transfer-encoding", b"upgrade")
 )  # fmt: skip
 _OURS: Final = frozenset(
     (b"host", b"content-length", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
@@ -111,8 +110,8 @@ def _request_fields(passage: Passage, info: CallInfo) -> Headers:
 
 def _end_to_end(headers: Headers) -> Headers:
     """Without the fields of one connection, and those that it names."""
-    named = {token.encode("latin-1") for token in headers.tokens("connection")}
-    return Headers(tuple(field for field in headers.raw if field[0] not in _OF_THE_CONNECTION and field[0] not in named))
+    dropped = _OF_THE_CONNECTION | {token.encode("latin-1") for token in headers.tokens("connection")}
+    return Headers(tuple(field for field in headers.raw if field[0] not in dropped))
 
 
 class _Upload(AsyncIterable[bytes]):
@@ -139,13 +138,13 @@ class _Upload(AsyncIterable[bytes]):
         await self._idle.wait()
 
     async def _next(self) -> bytes:
-        if not self._stopped:
-            self._idle = trio.Event()
-            try:
-                with trio.CancelScope() as self._scope:
-                    return await anext(self._pieces, b"")
-            finally:
-                self._idle.set()
-        # What was sent is no whole request, and must not look like one. The client ends this wait.
-        await trio.sleep_forever()
-        return b""
+        if self._stopped:
+            # What was sent is no whole request, and must not look like one. The client ends this wait.
+            await trio.sleep_forever()
+        self._idle = trio.Event()
+        try:
+            with trio.CancelScope() as self._scope:
+                return await anext(self._pieces, b"")
+        finally:
+            self._idle.set()
+        return await self._next()

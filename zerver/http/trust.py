@@ -43,7 +43,7 @@ def _proxy(text: str) -> _Proxy:
     if text == "unix":
         return "unix"
     try:
-        return ip_proxy(text)
+        return ip_network(text)
     except ValueError as error:
         raise DefinitionError(
             f"no proxy can be at {text!r}: {error}", "name an address, a network as 10.0.0.0/8, or unix"
