@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from random import Random
 from typing import Annotated, Any
 
@@ -124,8 +125,9 @@ def request(random: Random) -> bytes:
 
 
 def cut(data: bytes, random: Random) -> list[bytes]:
+    """The data in a few pieces, of which some may be empty."""
     places = sorted(random.randrange(len(data) + 1) for _ in range(random.choice((1, 2, 5))))
-    return [piece for piece in map(lambda a, b: data[a:b], [0, *places], [*places, len(data)]) if piece]
+    return [data[start:end] for start, end in pairwise((0, *places, len(data)))]
 
 
 # ---- what is compared -----------------------------------------------------------------------
@@ -136,9 +138,9 @@ def read_requests(pieces: list[bytes], parser: HeadParser) -> list[object]:
     wire = ServerWire(parser=parser)
     seen: list[object] = []
     try:
-        for piece in pieces:
+        for piece in [*filter(None, pieces), b""]:
             wire.receive(piece)
-            while (event := wire.next_event()) is not Mark.NEED_DATA:
+            while (event := wire.next_event()) not in _STOPS:
                 if event is not Mark.PAUSED:
                     _note(seen, event)
                     continue
@@ -147,6 +149,7 @@ def read_requests(pieces: list[bytes], parser: HeadParser) -> list[object]:
                 if not wire.reusable:
                     return [*seen, "closed"]
                 wire.next_cycle()
+        seen.append(event)
     except ProtocolViolation as violation:
         _refuse(seen, violation.status)
     return seen
@@ -159,15 +162,17 @@ def read_response(pieces: list[bytes], parser: HeadParser) -> list[object]:
     wire.send_end()
     seen: list[object] = []
     try:
-        for piece in pieces:
+        for piece in [*filter(None, pieces), b""]:
             wire.receive(piece)
             while not isinstance(event := wire.next_event(), Mark):
                 _note(seen, event)
+        seen.append(event)
     except ProtocolViolation:
         _refuse(seen, "refused")
     return seen
 
 
+_STOPS = (Mark.NEED_DATA, Mark.PEER_CLOSED, Mark.PEER_CUT)
 ASKED = RequestHead("GET", "/", Headers.of({"host": "a", "connection": "upgrade", "upgrade": "x"}))
 
 
@@ -256,7 +261,7 @@ async def answered(requests: list[bytes], random: Random) -> list[str]:
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve, make_app(), listeners=[listener], **options))
         for data in requests:
-            said = await talk(listener.connect(), cut(data, random))
+            said = await talk(listener.connect(), filter(None, cut(data, random)))
             if defects or _FAILED.search(said):
                 found.append(f"{data!r}\n  answered {said!r}\n  defects {defects!r}")
                 defects.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -124,12 +124,24 @@ class Server:
             self._out += data
         return self._out.decode()
 
+    async def err_line(self) -> str:
+        """The next line that it prints to stderr."""
+        stream, line = self.process.stderr, b""
+        while stream is not None and not line.endswith(b"\n"):
+            data = await stream.receive_some(1)
+            if not data:
+                raise EOFError(f"it ended after {line!r}")
+            line += data
+        return line.decode().removesuffix("\n")
+
     async def err(self) -> str:
         stream = self.process.stderr
         return "" if stream is None else b"".join([bytes(data) async for data in stream]).decode()
 
     async def connect(self) -> trio.SocketStream:
-        host, _, port = self.address.removeprefix("http://").rpartition(":")
+        if self.address.startswith("unix:"):
+            return await trio.open_unix_socket(self.address.removeprefix("unix:"))
+        host, _, port = self.address.partition("://")[2].rpartition(":")
         return await trio.open_tcp_stream(host, int(port))
 
     async def say(self, stream: trio.SocketStream, line: str) -> None:
@@ -143,11 +155,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *options: str, source: str = SHOP) -> AsyncIterator[Server]:
+async def serving(
+    folder: Path, *options: str, source: str = SHOP, place: Sequence[str] = ("--port", "0")
+) -> AsyncIterator[Server]:
     """The shop, served by a process of its own, which is killed if the block leaves it running."""
     (folder / "shop.py").write_text(source)
     process = await trio.lowlevel.open_process(
-        [*COMMAND, "serve", "shop:app", "--port", "0", *options],
+        [*COMMAND, "serve", "shop:app", *place, *options],
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -156,7 +170,7 @@ async def serving(folder: Path, *options: str, source: str = SHOP) -> AsyncItera
     server = Server(process)
     try:
         announced = await server.line()
-        if not announced.startswith("listening on http://"):
+        if not announced.startswith(("listening on http", "listening on unix:")):
             raise AssertionError(f"it printed {announced!r} when it was to say where it listens")
         server.address = announced.removeprefix("listening on ")
         yield server

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.core.pump import Cells, Pump, plain, replay
 from tests.core.strategies import READ, UNDO, WRITE, DrawFlow, flows
-from zerver import Continue, Deadline, Done, Fail, Flow, Need, Pause, Slot, branch, parallel, pivot, step
+from zerver import Continue, Deadline, Done, Fail, Flow, Need, Pause, Slot, branch, dag, parallel, pivot, step
 from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind
@@ -348,6 +348,21 @@ def test_a_predicate_may_read_the_deadline() -> None:
 @step
 def write_a_none() -> None:
     return None
+
+
+def test_what_follows_a_dag_runs_once_all_of_it_has_ended_and_only_once() -> None:
+    @step
+    def read_a(a: A) -> None:
+        return None
+
+    @step
+    def log() -> None:
+        return None
+
+    machine, command = started(dag(write_a, read_a), ask, log)
+    assert isinstance(command, Perform)
+    assert [subject.name for kind, _, subject, _ in machine.records if kind == t.STEP] == ["write_a", "read_a"]
+    assert ended(machine.settled(command.calls[0], Success(None))).status == "done"
 
 
 def test_what_is_asked_in_the_same_breath_as_the_end_is_never_performed() -> None:

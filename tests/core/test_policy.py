@@ -37,7 +37,7 @@ def test_backoff_is_jittered_below_its_doubling_and_its_cap(policy: Policy, atte
     base = policy.backoff if policy.backoff is not None else 0.05
     cap = policy.backoff_cap if policy.backoff_cap is not None else 2.0
     assert 0.0 <= wait <= cap
-    assert wait <= base * 2.0 ** min(attempt, 60)
+    assert wait == pytest.approx(draw * min(cap, base * 2.0 ** min(attempt, 60)))
 
 
 @pytest.mark.parametrize("field", ["timeout", "backoff", "backoff_cap"])

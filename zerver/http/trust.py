@@ -51,13 +51,13 @@ def _proxy(text: str) -> _Proxy:
 
 
 def _names(given: Iterable[str]) -> frozenset[str]:
-    names = frozenset(name.lower().removesuffix(".") for name in given)
+    names = tuple(given)
     for name in names:
         if not _ALLOWED.fullmatch(name):
             raise DefinitionError(
                 f"{name!r} is no name of a host", "write shop.example, *.shop.example, [::1], or * for any; no port"
             )
-    return names
+    return frozenset(name.lower() for name in names)
 
 
 @attrs.frozen

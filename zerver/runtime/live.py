@@ -5,6 +5,7 @@ Law: one Run is owned by one request actor; others may only call `cancel`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import trio
@@ -30,12 +31,13 @@ class Run:
     """One execution of a flow.
 
     deadline: on Trio's clock, inf for none. on_wait: called once, when the run first waits for the world; an edge
-    starts to watch its client then. cut: why the run's scope was cancelled by `cancel`.
+    starts to watch its client then. cut: why the run's scope was cancelled by `cancel`. awaited: the signals that it is
+    parked on and nobody has given yet. inbox: those that were given, and are not handled yet.
     """
 
     __slots__ = (
-        "clock", "cut", "deadline", "flow", "machine", "on_wait", "priority", "records", "retries_left", "run_id",
-        "scope", "signals", "tenant",
+        "awaited", "clock", "cut", "deadline", "flow", "inbox", "machine", "on_wait", "priority", "records", "retries_left",
+        "run_id", "scope", "tenant", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -60,13 +62,24 @@ class Run:
         self.retries_left = RUN_RETRIES
         self.scope = trio.CancelScope(deadline=deadline)
         self.cut: t.Ending | None = None
-        self.signals: trio.MemorySendChannel[tuple[str, object]] | None = None
+        self.awaited: set[str] = set()
+        self.inbox: deque[tuple[str, object]] = deque()
+        self.wake = trio.Event()
 
     def cancel(self, reason: str) -> None:
         """End the run from outside: effects are cut, compensations run. The first reason stands."""
         if self.cut is None:
             self.cut = t.Ending("cancelled", reason=reason)
             self.scope.cancel(reason=reason)
+
+    def tell(self, signal: str, value: object) -> bool:
+        """Give a signal to the run; whether it waits for it. One that is taken will be handled, in order of arrival."""
+        if signal not in self.awaited:
+            return False
+        self.awaited.discard(signal)
+        self.inbox.append((signal, value))
+        self.wake.set()
+        return True
 
     def info(self, call: Call, attempt: int) -> CallInfo:
         """What a handler may know about the call it performs."""

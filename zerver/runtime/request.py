@@ -121,27 +121,29 @@ async def _at_once(interpreter: Interpreter, run: Run, calls: tuple[Call, ...]) 
 
 async def _parked(run: Run, park: Park) -> Command:
     """Wait for a signal, or for the first of them to expire. Parked time is not the run's: its deadline is moved."""
-    send, receive = trio.open_memory_channel[tuple[str, object]](16)
+    names = {name for name, _ in park.until}
+    run.awaited = names - {name for name, _ in run.inbox}
     first, until_ns = min(park.until, key=lambda item: item[1])
-    wait = max(0.0, (until_ns - run.clock()) / 1e9)
     began = trio.current_time()
     remaining, run.scope.deadline = run.scope.deadline - began, float("inf")
-    run.signals = send
-    names = {name for name, _ in park.until}
+    run.wake = trio.Event()
     try:
-        with send, receive, trio.move_on_after(wait):
-            async for name, value in receive:
-                if name in names:
-                    return run.machine.signalled(name, value)
+        if not run.inbox:
+            with trio.move_on_after(max(0.0, (until_ns - run.clock()) / 1e9)):
+                await run.wake.wait()
+        while run.inbox:
+            name, value = run.inbox.popleft()
+            if name in names:
+                return run.machine.signalled(name, value)
         return run.machine.expired(first)
     finally:
-        run.signals = None
         run.scope.deadline = trio.current_time() + remaining
 
 
 async def _unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Ending:
     """Perform the rollback, shielded: only its own deadline ends it."""
     machine = run.machine
+    run.awaited = set()
     if not isinstance(command, Finish):
         ends = trio.current_time() + run.flow.undo_deadline
         with trio.CancelScope(shield=True, deadline=ends):

@@ -157,12 +157,9 @@ class Runtime:
         return self._seal(Result(timeline, ending, machine.saga.unresolved))
 
     def signal(self, run_id: str, signal: str, value: object = None) -> bool:
-        """Tell a parked run what it waits for; whether such a run was waiting."""
+        """Tell a parked run what it waits for; False when no such run waits for this signal."""
         run = self._runs.get(run_id)
-        if run is None or run.signals is None:
-            return False
-        run.signals.send_nowait((signal, value))
-        return True
+        return run is not None and run.tell(signal, value)
 
     def cancel(self, run_id: str, reason: str) -> bool:
         """End a run from outside: its effects are cut, what it committed is compensated. Whether it was under way."""
