@@ -6,7 +6,7 @@ This is all that the HTTP edge shows to whoever answers requests; it knows no ro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
@@ -88,7 +88,7 @@ class Exchange(ABC):
 
         Raises ProtocolViolation (413 over the limit, 408 too slow, 400 malformed) or ExchangeFailed (the
         client left half way). A handler may let these pass: the connection answers with their status, and
-        closes. RuntimeError when `pieces` has taken some of it.
+        closes. RuntimeError when `next_piece` has taken some of it.
         """
         if self._piecewise:
             raise RuntimeError("the body has been read piece by piece")
@@ -97,14 +97,16 @@ class Exchange(ABC):
         self._pieces = [b"".join(self._pieces)]
         return self._pieces[0]
 
-    async def pieces(self, limit: int | None = None) -> AsyncGenerator[bytes, None]:
-        """The body as it comes: nothing of it is kept, and no more is read than is asked for. As `read_body` else."""
-        kept, self._pieces = self._pieces, []
+    async def next_piece(self, limit: int | None = None) -> bytes:
+        """The next bytes of the body; b"" at its end. None is kept, and no more is read than is asked for.
+
+        limit: of the whole, as in `read_body`; and as that else. No async generator, so that it may simply be left.
+        """
         self._piecewise = True
-        for piece in filter(None, kept):
-            yield piece
-        while (more := await self._next(limit)) is not None:
-            yield more
+        while self._pieces:
+            if piece := self._pieces.pop(0):
+                return piece
+        return await self._next(limit) or b""
 
     @property
     @abstractmethod

@@ -94,7 +94,7 @@ class _Conversation:
 
     def __init__(self, passage: Passage, relay: Relay) -> None:
         self._relay = relay
-        self._pieces = passage.exchange.pieces()
+        self._exchange = passage.exchange
         self._body_over = False
         self._start: tuple[int, Headers] | None = None
         self._over = False
@@ -104,7 +104,7 @@ class _Conversation:
             await self._relay.closed.wait()
             return {"type": "http.disconnect"}
         try:
-            piece = await anext(self._pieces, b"")
+            piece = await self._exchange.next_piece()
         except ExchangeFailed:
             return {"type": "http.disconnect"}
         self._body_over = not piece

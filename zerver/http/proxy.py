@@ -9,7 +9,7 @@ It follows no redirects, retries nothing that may have arrived, and rewrites nei
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from zerver.core.steps import Step, step
 from zerver.errors import DefinitionError, ExchangeFailed
 from zerver.http.capability import downstream
 from zerver.http.client import ClientResponse, HttpClient
+from zerver.http.exchange import Exchange
 from zerver.http.messages import Headers, Response
 from zerver.http.outgoing import read_url
 from zerver.http.relay import Passage, Relay
@@ -81,7 +82,7 @@ async def _answer(
     http: HttpClient, base: str, passage: Passage, info: CallInfo, limit: int | None, relay: Relay
 ) -> None:
     head, exchange = passage.head, passage.exchange
-    upload = _Upload(exchange.pieces(limit))
+    upload = _Upload(exchange, limit)
     length = exchange.body_length
     body = upload if length is None or length > _WHOLE else await exchange.read_body(limit)
     url = base + head.path + (f"?{head.query}" if head.query else "")
@@ -114,22 +115,19 @@ def _end_to_end(headers: Headers) -> Headers:
     return Headers(tuple(field for field in headers.raw if field[0] not in dropped))
 
 
-class _Upload(AsyncIterable[bytes]):
+class _Upload(AsyncIterator[bytes]):
     """A request's body on its way to the other server, until that begins to answer.
 
     From then on our own client is answered, and what it has not sent is its connection's business.
     """
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
-        self._pieces = pieces
+    def __init__(self, exchange: Exchange, limit: int | None) -> None:
+        self._exchange = exchange
+        self._limit = limit
         self._scope = trio.CancelScope()
         self._stopped = False
         self._idle = trio.Event()
         self._idle.set()
-
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        while piece := await self._next():
-            yield piece
 
     async def stop(self) -> None:
         """Read no more. Returns when nobody reads."""
@@ -137,14 +135,16 @@ class _Upload(AsyncIterable[bytes]):
         self._scope.cancel()
         await self._idle.wait()
 
-    async def _next(self) -> bytes:
-        if self._stopped:
-            # What was sent is no whole request, and must not look like one. The client ends this wait.
-            await trio.sleep_forever()
-        self._idle = trio.Event()
-        try:
-            with trio.CancelScope() as self._scope:
-                return await anext(self._pieces, b"")
-        finally:
-            self._idle.set()
-        return await self._next()
+    async def __anext__(self) -> bytes:
+        if not self._stopped:
+            self._idle = trio.Event()
+            try:
+                with trio.CancelScope() as self._scope:
+                    if piece := await self._exchange.next_piece(self._limit):
+                        return piece
+                    raise StopAsyncIteration
+            finally:
+                self._idle.set()
+        # What was sent is no whole request, and must not look like one. The client ends this wait.
+        await trio.sleep_forever()
+        raise StopAsyncIteration

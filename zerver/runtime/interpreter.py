@@ -121,7 +121,7 @@ class Interpreter:
             doubtful = doubtful or judged.doubt
             if flight is not None:
                 flight.sent = doubtful
-            wait = self._next_wait(run, way, judged, number, retries_left, rollback=weaker is not None)
+            wait = self._next_wait(run, call, way, judged, number, retries_left, rollback=weaker is not None)
             run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, wait)))
             if wait is None:
                 return _given_up(call, judged.error, doubtful)
@@ -227,7 +227,7 @@ class Interpreter:
             return judge(call.effect.kind, raised)
 
     def _next_wait(
-        self, run: Run, way: Way, judged: Judgement, number: int, left: int, *, rollback: bool
+        self, run: Run, call: Call, way: Way, judged: Judgement, number: int, left: int, *, rollback: bool
     ) -> float | None:
         """Seconds until the next attempt, or None when there is to be none."""
         if left <= 0 or not judged.again:
@@ -235,6 +235,8 @@ class Interpreter:
         wait = backoff_seconds(way.policy, number - 1, self.rng.random())
         now = trio.current_time()
         if now + wait >= trio.current_effective_deadline():
+            return None
+        if call.until_ns is not None and run.clock() + wait * 1e9 >= call.until_ns:
             return None
         if not rollback:
             if run.retries_left <= 0 or not way.state.budget.spend(now):

@@ -36,8 +36,8 @@ class Run:
     """
 
     __slots__ = (
-        "awaited", "clock", "cut", "deadline", "flow", "inbox", "machine", "on_wait", "priority", "records", "retries_left",
-        "run_id", "scope", "tenant", "wake",
+        "awaited", "clock", "cut", "deadline", "flow", "inbox", "machine", "on_wait", "priority", "records",
+        "retries_left", "run_id", "scope", "tenant", "wake",
     )  # fmt: skip
 
     def __init__(
