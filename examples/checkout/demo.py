@@ -60,11 +60,11 @@ SCENES: Sequence[Scene] = (
 @click.option("--once", is_flag=True, help="End after the traffic.")
 def main(once: bool) -> None:
     """Show the checkout at work, then serve it until Ctrl-C."""
+    surprises: Sequence[str] = ()
     try:
         surprises = trio.run(_demo, once)
-    except KeyboardInterrupt:
+    except* KeyboardInterrupt:  # in a group, because the processes live in nurseries
         print("\nbye")
-        return
     if surprises:
         raise click.ClickException(f"not as told: {'; '.join(surprises)}")
 

@@ -51,7 +51,10 @@ async def open_served(app: str, environment: dict[str, str], *options: str) -> A
     """Serve an app in a process of its own; it is drained, as SIGTERM asks, when the block is left."""
     command = [sys.executable, "-m", "zerver.cli", "serve", app, "--port", "0", *options]
     async with trio.open_nursery() as nursery:
-        run = partial(trio.run_process, command, stdout=subprocess.PIPE, check=False, env=os.environ | environment)
+        run = partial(
+            trio.run_process, command, stdout=subprocess.PIPE, check=False, env=os.environ | environment,
+            start_new_session=True,  # Ctrl-C is for us; a server that got it too would take our SIGTERM as its second
+        )  # fmt: skip
         process = Process(await nursery.start(run))
         try:
             await process.start()

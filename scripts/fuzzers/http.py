@@ -257,7 +257,7 @@ async def answered(requests: list[bytes], random: Random) -> list[str]:
     found: list[str] = []
     defects: list[Exception] = []
     listener = MemoryListener()
-    options = {"limits": Limits(linger_seconds=0.1), "on_defect": defects.append}
+    options = {"limits": Limits(linger_seconds=0.1), "on_defect": defects.append, "parser": random.choice([*PARSERS])}
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve, make_app(), listeners=[listener], **options))
         for data in requests:

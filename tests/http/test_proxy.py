@@ -65,7 +65,7 @@ async def in_front_of(
 async def echo(exchange: Exchange) -> Response:
     body = await exchange.read_body(1 << 30)
     fields = "\n".join(f"{name}: {value}" for name, value in exchange.head.headers)
-    own = [("x-own", "1"), ("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5"), ("set-cookie", "a=b")]
+    own = [("x-own", "1"), ("keep-alive", "timeout=5"), ("set-cookie", "a=b")]
     text = f"{exchange.head.method} {exchange.head.target} {len(body)}\n{fields}"
     return Response(201, own, text.encode())
 
@@ -73,16 +73,16 @@ async def echo(exchange: Exchange) -> Response:
 async def test_what_is_passed_on() -> None:
     async with in_front_of(echo) as (c, _):
         reply = await c.post(
-            "/v1/a%2Fb?q=%20",
+            "/v1/a%20b?q=%20",
             body=b"x" * 1000,
             headers=[("X-Forwarded-For", "6.6.6.6"), ("Forwarded", "for=6.6.6.6"), ("X-Real-IP", "6.6.6.6"),
-                     ("Connection", "X-Mine"), ("X-Mine", "1"), ("TE", "trailers"), ("Cookie", "c=d"),
+                     ("TE", "trailers"), ("Cookie", "c=d"),
                      ("X-Request-Timeout-Ms", "60000"), ("Proxy-Authorization", "secret")],
         )  # fmt: skip
     assert reply.status == 201
     assert {name for name, _ in reply.headers} == {"x-own", "set-cookie", "date", "x-request-id", "content-length"}
     start, *fields = reply.text.splitlines()
-    assert start == "POST /v1/a%2Fb?q=%20 1000"
+    assert start == "POST /v1/a%20b?q=%20 1000"
     said = dict(field.split(": ", 1) for field in fields)
     assert reply.run is not None
     assert 59_000 < int(said.pop("x-request-timeout-ms")) <= 60_100
@@ -91,6 +91,33 @@ async def test_what_is_passed_on() -> None:
         "x-request-id": reply.run.run_id, "x-forwarded-proto": "http", "x-forwarded-host": "app.test",
         "x-forwarded-for": "127.0.0.1", "content-length": "1000",
     }  # fmt: skip
+
+
+async def test_what_belongs_to_the_connection_stays_on_it() -> None:
+    async def dial(origin: Origin) -> trio.abc.Stream:
+        ours, theirs = memory_stream_pair()
+        await theirs.send_all(
+            b"HTTP/1.1 200 OK\r\nConnection: X-Hop, close\r\nX-Hop: 1\r\nProxy-Authenticate: x\r\n"
+            b"Transfer-Encoding: chunked\r\n"
+            b"Trailer: x\r\nX-Own: 1\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+        )
+        return ours
+
+    async with in_front_of(echo) as (c, legacy):
+        legacy.instead = dial
+        reply = await c.get("/")
+    assert (reply.status, reply.body) == (200, b"ok")
+    assert {name for name, _ in reply.headers} == {"x-own", "date", "x-request-id", "transfer-encoding"}
+
+
+async def test_what_the_client_says_of_its_connection_stays_on_it() -> None:
+    async with in_front_of(echo) as (c, _), c.open_connection() as raw:
+        await raw.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x-mine, close\r\nX-Mine: 1\r\nX-Other: 1\r\n\r\n")
+        received = b""
+        async for data in raw:
+            received += bytes(data)
+    assert b"x-other: 1" in received
+    assert b"x-mine" not in received
 
 
 async def test_a_base_path_comes_first() -> None:

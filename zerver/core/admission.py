@@ -53,15 +53,12 @@ class Admission:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.running = 0
+        self.queued = 0
         self.draining = False
         self.waited = 0.0  # moving estimate of seconds in the queue
         self._queues: dict[Priority, deque[Waiting]] = {priority: deque() for priority in PRIORITIES}
         self._served: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
         self._turn = 0.0  # what the class served last had been served by then: start-time fair queueing's virtual time
-
-    @property
-    def queued(self) -> int:
-        return sum(map(len, self._queues.values()))
 
     def arrive(self, priority: Priority, now: float, deadline: float) -> Waiting | Refusal | None:
         """None: a ticket is given at once. Waiting: queued, until `grant` names it or `abandon` takes it out."""
@@ -80,6 +77,7 @@ class Admission:
             self._served[priority] = max(self._served[priority], self._turn)
         entry = Waiting(priority, now, deadline)
         queue.append(entry)
+        self.queued += 1
         return entry
 
     def leave(self) -> None:
@@ -89,16 +87,16 @@ class Admission:
     def abandon(self, entry: Waiting) -> None:
         """A waiting run has gone away. Raises ValueError when it does not wait any more."""
         self._queues[entry.priority].remove(entry)
+        self.queued -= 1
 
     def grant(self, now: float) -> tuple[Waiting, Refusal | None] | None:
         """Who is served next: a ticket (None), or a refusal because its deadline passed. None: nobody, or no seat."""
-        if self.running >= self.limits.running:
+        if not self.queued or self.running >= self.limits.running:
             return None
         waiting: list[Priority] = [priority for priority in PRIORITIES if self._queues[priority]]
-        if not waiting:
-            return None
         priority = min(waiting, key=lambda p: (self._served[p], PRIORITIES.index(p)))
         entry = self._queues[priority].popleft()
+        self.queued -= 1
         self.waited += 0.2 * (now - entry.since - self.waited)
         if now >= entry.deadline:
             return entry, Refusal("deadline passed while waiting")

@@ -20,7 +20,7 @@ class Call:
     step is out of time.
     """
 
-    __slots__ = ("effect", "key", "ordinal", "parent", "step", "until_ns")
+    __slots__ = ("effect", "ordinal", "parent", "run_id", "step", "until_ns")
 
     def __init__(
         self,
@@ -31,12 +31,17 @@ class Call:
         parent: Call | None = None,
         until_ns: int | None = None,
     ) -> None:
+        self.run_id = run_id
         self.step = step
         self.ordinal = ordinal
         self.effect = effect
         self.parent = parent
         self.until_ns = until_ns
-        self.key = IdempotencyKey(f"{run_id}:{step}:{ordinal}")
+
+    @property
+    def key(self) -> IdempotencyKey:
+        """The same at every look; made when somebody looks, since most calls are reads that nobody asks for it."""
+        return IdempotencyKey(f"{self.run_id}:{self.step}:{self.ordinal}")
 
     def member(self, run_id: str, number: int) -> Call:
         """The call of one member of this join."""

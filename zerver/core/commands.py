@@ -8,45 +8,44 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import attrs
-
 from zerver.core.calls import Call
 from zerver.core.saga import Task
 from zerver.core.timeline import Ending
+from zerver.core.values import value
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Perform:
     """Perform these calls; more than one: at once. Tell `settled` for each."""
 
     calls: tuple[Call, ...]
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Wait:
     """Nothing new: other calls are still under way."""
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Cancel:
     """The run is over: cut the calls that are still under way, then tell `interrupt`."""
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Unwind:
     """Perform this task of the rollback, shielded, then tell `undone`."""
 
     task: Task
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Park:
     """Nothing runs until one of these signals comes, or its time (ns) is over."""
 
     until: tuple[tuple[str, int], ...]
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Finish:
     """The run has ended."""
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Generic, Literal, NewType, ParamSpec, TypeAlias, 
 
 import attrs
 
-from zerver.core.policy import Policy
+from zerver.core.policy import Policy, stated
+from zerver.core.values import value
 from zerver.errors import DefinitionError, EffectError
 
 P = ParamSpec("P")
@@ -29,7 +30,7 @@ IdempotencyKey = NewType("IdempotencyKey", str)
 INJECTED: Final[Any] = type("Injected", (), {"__repr__": lambda _: "INJECTED"})()
 
 
-@attrs.frozen
+@value
 class CallInfo:
     """Which call a handler is performing; a handler that takes `*, info: CallInfo` gets it.
 
@@ -48,21 +49,21 @@ class CallInfo:
 # ---- outcomes -------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
 class Success(Generic[T]):
     """The effect happened and gave `value`."""
 
     value: T
 
 
-@attrs.frozen
+@value
 class Failure:
     """The effect has certainly not happened (or, for a read, gave nothing)."""
 
     error: EffectError
 
 
-@attrs.frozen
+@value
 class Unknown:
     """A write that may or may not have happened; `key` is what to ask or undo by."""
 
@@ -70,7 +71,7 @@ class Unknown:
     key: IdempotencyKey
 
 
-@attrs.frozen
+@value
 class Cancelled:
     """The effect was cancelled before it could have happened. reason: by whom or what."""
 
@@ -194,7 +195,7 @@ def refuse_unsafe_retries(kind: EffectKind[..., Any], policy: Policy | None) -> 
 # ---- effects --------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
 class Compensation:
     """How a committed write is undone and, when its outcome is unknown, settled.
 
@@ -252,11 +253,14 @@ class Effect(Generic[T]):
 
         Raises DefinitionError when a write whose handler takes no key would be retried.
         """
-        said = Policy(timeout=timeout, retries=retries, backoff=backoff, backoff_cap=backoff_cap)
-        for weaker in (policy, self.policy):
-            said = said.over(weaker) if weaker is not None else said
-        refuse_unsafe_retries(self.kind, said)
-        return self._changed(policy=said)
+        said = stated(timeout, retries, backoff, backoff_cap)
+        if policy is not None:
+            said = said.over(policy)
+        if self.policy is not None:
+            said = said.over(self.policy)
+        if said.retries:
+            refuse_unsafe_retries(self.kind, said)
+        return type(self)(self.kind, self.args, self.kwargs, said, self.compensation, self.form)
 
     def compensate(
         self,
@@ -282,28 +286,24 @@ class Effect(Generic[T]):
                 f"effect {self.kind.name!r}: .compensate() was given nothing",
                 "give it the effect that undoes this one",
             )
-        return self._changed(compensation=Compensation(undo, by_key, resolve))
+        how = Compensation(undo, by_key, resolve)
+        return type(self)(self.kind, self.args, self.kwargs, self.policy, how, self.form)
 
     def optional(self) -> Effect[T | None]:
         """The same effect, but a failure gives None instead of raising."""
-        return self._changed(form="optional")
+        return self._formed("optional")
 
     def outcome(self) -> Effect[Outcome[T]]:
         """The same effect, giving its outcome as a value: Success, Failure, Unknown or Cancelled."""
-        return self._changed(form="outcome")
+        return self._formed("outcome")
 
     @property
     def target(self) -> str:
         """What this effect talks to; see EffectKind.target."""
         return self.kind.target_of(self.args, self.kwargs)
 
-    def _changed(self, **changes: Any) -> Effect[Any]:
-        fields: dict[str, Any] = {
-            "policy": self.policy,
-            "compensation": self.compensation,
-            "form": self.form,
-        } | changes
-        return type(self)(self.kind, self.args, self.kwargs, **fields)
+    def _formed(self, form: Form) -> Effect[Any]:
+        return type(self)(self.kind, self.args, self.kwargs, self.policy, self.compensation, form)
 
     def __repr__(self) -> str:
         shown = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]

@@ -25,6 +25,7 @@ from zerver.core.effects import (
     deliver,
 )
 from zerver.core.policy import Policy
+from zerver.core.values import value
 from zerver.errors import DefinitionError, EffectError, JoinFailed
 
 T = TypeVar("T")
@@ -82,6 +83,9 @@ class Join(Effect[T]):
         return f"{self.kind.name}({', '.join(map(repr, self.members))})"
 
 
+_ALL, _SETTLE, _RACE = JoinRule("all"), JoinRule("settle"), JoinRule("race")
+
+
 def _join(rule: JoinRule, members: tuple[Effect[Any], ...]) -> Join[Any]:
     for member in members:
         if not isinstance(member, Effect):
@@ -110,7 +114,7 @@ def all(*effects: Effect[Any]) -> Effect[Any]:
 
     A member with `.optional()` is not required: its failure gives None in its place.
     """
-    return _join(JoinRule("all"), effects)
+    return _join(_ALL, effects)
 
 
 @overload
@@ -125,12 +129,12 @@ def settle(
 def settle(*effects: Effect[T]) -> Effect[tuple[Outcome[T], ...]]: ...
 def settle(*effects: Effect[Any]) -> Effect[Any]:
     """Every outcome, as a tuple; never fails."""
-    return _join(JoinRule("settle"), effects)
+    return _join(_SETTLE, effects)
 
 
 def race(*effects: Effect[T]) -> Effect[T]:
     """The first success; fails when all have failed. Losers are cancelled; one that committed is compensated."""
-    return cast("Effect[T]", _join(JoinRule("race"), effects))
+    return cast("Effect[T]", _join(_RACE, effects))
 
 
 def quorum(k: int, *effects: Effect[T]) -> Effect[tuple[T, ...]]:
@@ -187,7 +191,7 @@ def percentile(after: float | str) -> float | None:
 # ---- who won --------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
 class Verdict:
     """What to do now: start these members, look again after `wake` seconds, or stop with `outcome`.
 

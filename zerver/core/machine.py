@@ -178,8 +178,8 @@ class Machine:
     def _command(self) -> Command:
         if self._ending is None:
             if self._ready:
-                calls, self._ready = tuple(self._ready), []
-                return Perform(calls)
+                calls, self._ready = self._ready, []
+                return Perform(tuple(calls))
             if self._waiting:
                 return _WAIT
             if self._parked:
@@ -209,8 +209,8 @@ class Machine:
 
     def _given(self) -> object:
         """What the flow gives when no step returned Done; a slot that no step came to write is None."""
-        values = [self.cells[cell] for cell in self.plan.gives]
-        values = [None if value is UNWRITTEN else value for value in values]
+        cells = self.cells
+        values = [None if cells[cell] is UNWRITTEN else cells[cell] for cell in self.plan.gives]
         return values[0] if len(values) == 1 else tuple(values) or None
 
     @property
@@ -281,7 +281,7 @@ class Machine:
             # The last record's time, not the clock's: a replay has the records only, and must come to the same end.
             until = (self.records[-1][1] if self.records else self.clock()) + node.deadline_ns
             return At(node.line, place, until if place.until_ns is None else min(until, place.until_ns))
-        if isinstance(node, ForkNode | DagNode):
+        if isinstance(node, (ForkNode, DagNode)):
             gate = Gate(node, place)
             self._open(gate, [i for i in range(len(node.lines)) if not (gate.needs and gate.needs[i])])
             return None
@@ -354,13 +354,8 @@ class Machine:
 
     def _ask(self, activation: Activation, effect: Effect[Any]) -> None:
         activation.ordinal += 1
-        call = Call(
-            self.run_id,
-            activation.node.name,
-            str(activation.ordinal),
-            effect,
-            until_ns=activation.place.until_ns,
-        )
+        name, until_ns = activation.node.name, activation.place.until_ns
+        call = Call(self.run_id, name, str(activation.ordinal), effect, None, until_ns)
         self.records.append((t.ASKED, self.clock(), call, None))
         self._waiting[call] = activation
         self._ready.append(call)

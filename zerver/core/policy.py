@@ -8,13 +8,14 @@ effect call > flow > target > kind > default.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import attrs
 
 from zerver.errors import DefinitionError
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)  # hashed once per effect, to find its way
 class Policy:
     """How one effect is tried.
 
@@ -40,12 +41,21 @@ class Policy:
 
     def over(self, weaker: Policy) -> Policy:
         """This policy where it says something, the weaker one elsewhere."""
-        return Policy(
-            timeout=self.timeout if self.timeout is not None else weaker.timeout,
-            retries=self.retries if self.retries is not None else weaker.retries,
-            backoff=self.backoff if self.backoff is not None else weaker.backoff,
-            backoff_cap=self.backoff_cap if self.backoff_cap is not None else weaker.backoff_cap,
+        return stated(
+            self.timeout if self.timeout is not None else weaker.timeout,
+            self.retries if self.retries is not None else weaker.retries,
+            self.backoff if self.backoff is not None else weaker.backoff,
+            self.backoff_cap if self.backoff_cap is not None else weaker.backoff_cap,
         )
+
+
+@lru_cache(maxsize=1024, typed=True)
+def stated(timeout: float | None, retries: int | None, backoff: float | None, backoff_cap: float | None) -> Policy:
+    """A policy that says this: steps say the same few things over and over, so the last ones are kept.
+
+    Raises DefinitionError for what no policy may say.
+    """
+    return Policy(timeout=timeout, retries=retries, backoff=backoff, backoff_cap=backoff_cap)
 
 
 #: What holds when nobody says anything: one attempt, bounded by the run's deadline alone.

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Literal
 
-import attrs
-
 from zerver.core.calls import Call
 from zerver.core.effects import Compensation, Effect, Outcome, Success
+from zerver.core.values import value
 from zerver.errors import EffectError
 
 #: committed, in doubt --> kept | undone | absent (it turned out never to have happened) | unresolved
@@ -37,7 +36,7 @@ class Entry:
         return f"<entry {self.call.name} {self.state}>"
 
 
-@attrs.frozen
+@value
 class Task:
     """One thing to do while unwinding: ask whether the entry's write happened, or undo it."""
 
@@ -119,6 +118,8 @@ class Saga:
     @property
     def unresolved(self) -> tuple[Entry, ...]:
         """Writes of which nobody can say that they are right."""
+        if not self.entries:
+            return ()
         return tuple(entry for entry in self.entries if entry.state == "unresolved")
 
     def _task_for(self, entry: Entry, rollback: bool) -> Task | None:

@@ -46,6 +46,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from zerver.core.values import value
+
 Record: TypeAlias = tuple[str, int, Any, Any]
 
 RECEIVED: Final = "received"
@@ -107,7 +109,7 @@ ACCOUNTS: Final[dict[str, Account]] = {
 Status = Literal["done", "failed", "defect", "deadline", "cancelled", "refused"]
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Ending:
     """How a run ended.
 
@@ -159,7 +161,7 @@ def accounts(records: Sequence[Record]) -> Accounts:
     return Accounts(**sums)
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Timeline:
     """One run's records and what the run was.
 

@@ -41,6 +41,7 @@ from zerver.http.messages import Writer as Writer
 from zerver.http.parsers import ParserName as ParserName
 from zerver.http.parts import Body as Body
 from zerver.http.parts import Cookie as Cookie
+from zerver.http.parts import Form as Form
 from zerver.http.parts import Header as Header
 from zerver.http.parts import Path as Path
 from zerver.http.parts import Query as Query

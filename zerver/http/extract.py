@@ -19,10 +19,11 @@ from urllib.parse import unquote_to_bytes
 from zerver.core.signatures import PartRead
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 from zerver.http.conversions import check_is_json, compile_json, compile_text, compile_texts, decode_utf8, without_none
+from zerver.http.forms import Fields, compile_record, form_text, read_one
 from zerver.http.messages import NOBODY, Caller, Request, RequestHead
 from zerver.http.router import NO_PARAMS
 
-#: How many fields a query may have that somebody reads (400): Django's DATA_UPLOAD_MAX_NUMBER_FIELDS.
+#: How many fields a query or a form may have that somebody reads (400): Django's DATA_UPLOAD_MAX_NUMBER_FIELDS.
 MAX_QUERY_FIELDS: Final = 1000
 
 _ABSENT: Final[Any] = object()
@@ -31,7 +32,7 @@ _ABSENT: Final[Any] = object()
 class Sources:
     """One request, as readers see it; cookies and query are parsed at most once, and only if somebody reads them."""
 
-    __slots__ = ("_cookies", "_query", "body", "caller", "head", "params", "passage")
+    __slots__ = ("_cookies", "_form", "_query", "body", "caller", "head", "params", "passage")
 
     def __init__(
         self, head: RequestHead, params: Mapping[str, str], body: bytes, caller: Caller, passage: object
@@ -42,14 +43,22 @@ class Sources:
         self.body = body
         self.caller = caller
         self._query: dict[str, list[str]] | None = None
+        self._form: dict[str, list[str]] | None = None
         self._cookies: dict[str, str] | None = None
 
     @property
     def query(self) -> dict[str, list[str]]:
         """The fields of the query, their values not yet decoded."""
         if self._query is None:
-            self._query = _parse_query(self.head.query)
+            self._query = _parse_fields(self.head.query, "query")
         return self._query
+
+    @property
+    def form(self) -> dict[str, list[str]]:
+        """The fields of the body, likewise. Raises ProtocolViolation for a body that is no form."""
+        if self._form is None:
+            self._form = _parse_fields(form_text(self.head, self.body), "form")
+        return self._form
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -159,30 +168,43 @@ def _path_reader(part: PartRead, where: str) -> Reader:
     return lambda sources: become(sources.params[name]) if name in sources.params else _ABSENT
 
 
-def _query_reader(part: PartRead, where: str) -> Reader:
-    name, place = part.name, _place(part)
-    become = compile_texts(without_none(part.type), _place(part), where)
+def _fields_reader(part: PartRead, where: str) -> Reader:
+    """Of a query or a form: a whole class, every value of a field, or one."""
+    name, place, type_ = part.name, _place(part), without_none(part.type)
+    pick = _PICK[part.part.source]
+    record = compile_record(type_, part.part.source, where)
+    if record is not None:
+        whole, optional = record, not part.required
+
+        def read_record(sources: Sources) -> Any:
+            fields = pick(sources)
+            return _ABSENT if optional and not whole.any_in(fields) else whole.read(fields, _decoded)
+
+        return read_record
+    become = compile_texts(type_, place, where)
     if become is not None:
         into = become
 
         def read_all(sources: Sources) -> Any:
-            raw = sources.query.get(name)
+            raw = pick(sources).get(name)
             if raw is None:
                 return _ABSENT
             return into([_decoded(value, f"{place}[{at}]") for at, value in enumerate(raw)])
 
         return read_all
-    one = compile_text(without_none(part.type), _place(part), where)
+    one = compile_text(type_, place, where)
 
     def read(sources: Sources) -> Any:
-        raw = sources.query.get(name)
-        if raw is None:
-            return _ABSENT
-        if len(raw) > 1:
-            raise InvalidData([(place, f"is given {len(raw)} times, and one value is wanted")])
-        return one(_decoded(raw[0], place))
+        raw = pick(sources).get(name)
+        return _ABSENT if raw is None else read_one(raw, place, _decoded, one)
 
     return read
+
+
+_PICK: Final[Mapping[str, Callable[[Sources], Fields]]] = {
+    "query": lambda sources: sources.query,
+    "form": lambda sources: sources.form,
+}
 
 
 def _header_reader(part: PartRead, where: str) -> Reader:
@@ -248,7 +270,8 @@ def _passage_reader(part: PartRead, where: str) -> Reader:
 
 _COMPILERS: Final[dict[str, Callable[[PartRead, str], Reader]]] = {
     "path": _path_reader,
-    "query": _query_reader,
+    "query": _fields_reader,
+    "form": _fields_reader,
     "header": _header_reader,
     "cookie": _cookie_reader,
     "body": _body_reader,
@@ -256,7 +279,7 @@ _COMPILERS: Final[dict[str, Callable[[PartRead, str], Reader]]] = {
     "passage": _passage_reader,
 }
 
-_READ_FROM_BODY: Final = frozenset(("body", "request"))
+_READ_FROM_BODY: Final = frozenset(("body", "form", "request"))
 
 
 # ---- query and cookies ----------------------------------------------------------------------
@@ -279,15 +302,15 @@ def _decoded(raw: str, place: str) -> str:
     return text
 
 
-def _parse_query(query: str) -> dict[str, list[str]]:
+def _parse_fields(text: str, what: str) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
-    if query.count("&") >= MAX_QUERY_FIELDS:
-        raise ProtocolViolation(f"the query has more than {MAX_QUERY_FIELDS} fields")
-    for field in query.split("&"):
+    if text.count("&") >= MAX_QUERY_FIELDS:
+        raise ProtocolViolation(f"the {what} has more than {MAX_QUERY_FIELDS} fields")
+    for field in text.split("&"):
         name, _, value = field.partition("=")
         if "%" in name or "+" in name:
             try:
-                name = _decoded(name, "query")
+                name = _decoded(name, what)
             except InvalidData:
                 continue  # nobody can ask for a name that is no text
         if field:

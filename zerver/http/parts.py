@@ -5,6 +5,8 @@ Law: a marker only names its piece. Nothing here reads a request: `zerver.http.e
 
     Annotated[int, Path()]                  /orders/{id}, from a parameter called `id`
     Annotated[list[str], Query()] = []      ?tag=a&tag=b, from a parameter called `tag`
+    Annotated[Filters, Query()]             all fields of an attrs class from the query
+    Annotated[Login, Form()]                the same from a form that a browser sends
     Annotated[str, Header()]                X-Tenant, from a parameter called `x_tenant`
     Annotated[str | None, Cookie()]         the cookie `session`, None when there is none
     Annotated[CheckoutBody, Body()]         JSON into an attrs class; `bytes` and `str` get the body as it came
@@ -31,7 +33,10 @@ class Path(Part):
 
 @attrs.frozen
 class Query(Part):
-    """A field of the query. A list, set or tuple type takes every value; any other refuses a repeated field."""
+    """A field of the query. A list, set or tuple type takes every value; any other refuses a repeated field.
+
+    An attrs class takes the whole query, field by field; what it does not name is passed over.
+    """
 
     source: ClassVar[str] = "query"
 
@@ -62,6 +67,16 @@ class Body(Part):
     """The body: JSON into a type; as it came into `bytes`; as UTF-8 into `str`. It is read only when a step asks."""
 
     source: ClassVar[str] = "body"
+
+
+@attrs.frozen
+class Form(Part):
+    """A field of a form (application/x-www-form-urlencoded, as browsers send it), or all into an attrs class; as Query.
+
+    Any page in a browser can send a form to you, with your cookies: a step must check a token, or `Origin`.
+    """
+
+    source: ClassVar[str] = "form"
 
 
 @attrs.frozen

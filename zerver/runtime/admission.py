@@ -57,7 +57,8 @@ class AdmissionActor:
     def release(self) -> None:
         """A run with a ticket has ended: the next one is served."""
         self._state.leave()
-        self._serve()
+        if self._state.queued:
+            self._serve()
         if not self._state.running:
             for tell in self._idle:
                 tell()

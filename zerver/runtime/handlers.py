@@ -26,9 +26,9 @@ Informer = Callable[[Call, int], CallInfo]
 
 
 class Bound:
-    """A handler with its resources. `arguments` adds what differs from call to call."""
+    """A handler with its resources. `invoke` adds what differs from call to call."""
 
-    __slots__ = ("function", "info_params", "key_params", "resources")
+    __slots__ = ("function", "info_params", "key_params", "plain", "resources")
 
     def __init__(
         self, function: Callable[..., Any], injected: Mapping[str, Any], resources: Mapping[type, Any], kind: str
@@ -47,20 +47,21 @@ class Bound:
                     f"add a capability to App(capabilities=[…]) whose resources open a {label}",
                 )
             self.resources[name] = resources[type_]
+        self.plain = not injected  # the handler takes the effect's own arguments, and no more
 
     def invoke(self, call: Call, attempt: int, informer: Informer) -> Any:
         """Call the function: an awaitable, or the value itself for an instant kind."""
         effect = call.effect
+        if self.plain:
+            return self.function(*effect.args, **effect.kwargs)
+        extra = self.resources
         if self.key_params or self.info_params:
-            extra = dict(self.resources)
+            extra = dict(extra)
             for name in self.key_params:
                 extra[name] = call.key
             for name in self.info_params:
                 extra[name] = informer(call, attempt)
-            return self.function(*effect.args, **effect.kwargs, **extra)
-        if self.resources:
-            return self.function(*effect.args, **effect.kwargs, **self.resources)
-        return self.function(*effect.args, **effect.kwargs)
+        return self.function(*effect.args, **effect.kwargs, **extra)
 
 
 class Handlers:

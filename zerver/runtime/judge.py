@@ -20,9 +20,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
 from zerver.core.effects import EffectKind
+from zerver.core.values import value
 from zerver.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -39,7 +38,7 @@ _REJECTED = (Rejected, StatementError)
 _NOT_SENT = (ConnectFailed, EffectRefused, DriverClosed)
 
 
-@attrs.frozen
+@value
 class Judgement:
     """error: what a step would see. again: worth another try. trouble: the target is not well. doubt: it may have
     happened.

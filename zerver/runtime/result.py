@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
 from zerver.core.admission import Refusal
 from zerver.core.decisions import Fail
 from zerver.core.saga import Entry
 from zerver.core.timeline import Ending, Status, Timeline
+from zerver.core.values import value
 from zerver.errors import DeadlinePassed, EffectError, RunCancelled, RunDefect, RunError, RunFailed, RunRefused
 
 
-@attrs.frozen(eq=False)
+@value(eq=False)
 class Result:
     """What a run came to. A failure is a value here; `unwrap` makes an exception of it.
 
