@@ -32,6 +32,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "kv": ("zerver.kv",),
     "trace": ("zerver.trace",),
     "serve": ("zerver.serve",),
+    "asgi": ("zerver.asgi",),
     "testing": ("zerver.testing",),
 }
 

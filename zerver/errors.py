@@ -1,8 +1,8 @@
 """Every error Zerver raises, in one tree.
 
-Three kinds of trouble are kept apart everywhere: *you* made a mistake (DefinitionError, ImpureStepError),
-*the world* failed (EffectError, DriverError, HttpError, RunError), or *we* did (InternalError).
-Cancellation is none of them: it is Trio's, and nothing here catches it.
+Law: three kinds of trouble are kept apart: *you* made a mistake (DefinitionError, ImpureStepError), *the world* failed
+(EffectError, DriverError, HttpError, RunError), or *we* did (InternalError). A class is a meaning: there is a new one
+only where somebody would do something else about it. Cancellation is none of them: it is Trio's, and is never wrapped.
 
     ZerverError
     ├─ DefinitionError         the app is wrong; raised while it is built, never while it serves

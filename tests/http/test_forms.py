@@ -59,8 +59,8 @@ def optional(filters: Annotated[Filters | None, Query()]) -> Done:
 
 @step
 def fields(
-    user: Annotated[str, Form()], age: Annotated[int, Form()] = 18, tag: Annotated[set[str], Form()] = set()
-) -> Done:  # noqa: B006,E501  # read, and never changed; one line
+    user: Annotated[str, Form()], age: Annotated[int, Form()] = 18, tag: Annotated[frozenset[str], Form()] = frozenset()
+) -> Done:
     return Done([user, age, sorted(tag)])
 
 

@@ -17,6 +17,7 @@ from zerver.errors import DefinitionError, InvalidData
 from zerver.http import Event, Exchange, Limits, Response, sse, stream
 from zerver.http.connection import Connection, Service
 from zerver.testing import cancel_sweep, client
+from zerver.trace import format_timeline
 
 # ---- events ---------------------------------------------------------------------------------
 
@@ -94,6 +95,13 @@ async def test_events_arrive_with_the_fields_that_keep_them_coming() -> None:
     assert reply.body == again.body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
     wanted = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no", "x-own": "1"}
     assert {name: reply.headers.get(name) for name in wanted} == wanted
+
+
+async def test_the_timeline_says_that_it_ends_before_the_stream() -> None:
+    async with client(app_of(sse(numbers))) as c:
+        reply = await c.get("/")
+    assert reply.run is not None
+    assert "the body is sent after the run" in format_timeline(reply.run.timeline)
 
 
 async def test_head_begins_no_stream() -> None:

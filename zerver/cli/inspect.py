@@ -1,4 +1,7 @@
-"""`zerver check`, `zerver routes`, `zerver graph`: looking at an app without opening it."""
+"""`zerver check`, `zerver routes`, `zerver graph`: looking at an app.
+
+Law: nothing is opened and nothing is served; what is found wrong is one message and status 1.
+"""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def _lift_file_limit() -> None:
 
 
 def _freeze_heap() -> None:
-    """What is loaded by now lives as long as the process: full collections, which stop everybody, need not look at it."""
+    """What is loaded by now stays: full collections, for which everybody has to wait, need not look at it again."""
     gc.collect()
     gc.freeze()
 

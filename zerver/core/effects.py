@@ -108,10 +108,6 @@ class EffectKind(Generic[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Effect[T]:
         return Effect(self, args, kwargs)
 
-    def target_of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
-        """The target of one call of this kind."""
-        return self.target if isinstance(self.target, str) else self.target(*args, **kwargs)
-
     def __repr__(self) -> str:
         return f"<effect kind {self.name} ({self.access})>"
 
@@ -300,7 +296,8 @@ class Effect(Generic[T]):
     @property
     def target(self) -> str:
         """What this effect talks to; see EffectKind.target."""
-        return self.kind.target_of(self.args, self.kwargs)
+        target = self.kind.target
+        return target if isinstance(target, str) else target(*self.args, **self.kwargs)
 
     def _formed(self, form: Form) -> Effect[Any]:
         return type(self)(self.kind, self.args, self.kwargs, self.policy, self.compensation, form)

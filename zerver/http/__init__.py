@@ -37,6 +37,7 @@ from zerver.http.messages import Request as Request
 from zerver.http.messages import RequestHead as RequestHead
 from zerver.http.messages import Response as Response
 from zerver.http.messages import ResponseHead as ResponseHead
+from zerver.http.messages import Send as Send
 from zerver.http.messages import Writer as Writer
 from zerver.http.parsers import ParserName as ParserName
 from zerver.http.parts import Body as Body

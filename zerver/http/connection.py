@@ -241,10 +241,10 @@ class Connection:
         answer = self._wire.send_data(body)
         end = self._wire.send_end()
         if len(answer) <= Outlet.PIECE:
-            await self._outlet.send(start + answer + end)  # one write; one packet, if it fits
+            await self._outlet.send_soon(start + answer + end)  # one write; one packet, if it fits
         else:
-            await self._outlet.send(start)
-            await self._outlet.send(answer)
+            await self._outlet.send_soon(start)
+            await self._outlet.send_soon(answer)
 
     async def _send_pieces(self, response: Response, body: AsyncIterator[bytes] | Writer) -> None:
         try:

@@ -7,6 +7,8 @@ attempt short, the saga is told of a write that may have happened before anythin
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from inspect import iscoroutinefunction
 from random import Random
 from typing import Any
@@ -30,6 +32,7 @@ from zerver.runtime.targets import Targets, TargetState
 _COMPENSATION = Policy(timeout=5.0, retries=20, backoff=0.05, backoff_cap=1.0)
 
 _NEVER = float("inf")
+_UNBOUNDED = nullcontext()
 
 
 class Way:
@@ -59,13 +62,17 @@ class Interpreter:
 
     # -- the verbs --
 
-    async def perform(self, run: Run, call: Call) -> Outcome[Any]:
+    # Some only choose, and wait for nothing themselves: every coroutine more is a frame more under each effect.
+
+    def perform(self, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
         """Perform a call of a step; the saga is told of what it committed, or may have."""
-        effect = call.effect
-        if isinstance(effect, Join):
-            return await perform_join(self, run, call)
-        if effect.kind.access == "read":
-            return await self.fly(run, call, None)
+        if isinstance(call.effect, Join):
+            return perform_join(self, run, call)
+        if call.effect.kind.access == "read":
+            return self.fly(run, call, None)
+        return self._write(run, call)
+
+    async def _write(self, run: Run, call: Call) -> Outcome[Any]:
         flight = Flight()
         try:
             outcome = await self.fly(run, call, flight)
@@ -73,7 +80,7 @@ class Interpreter:
                 outcome = await self.resolve(run, call, outcome)
         except BaseException:  # Cancelled, also in the group of a handler's own nursery; or the program ends
             if flight.sent:
-                run.machine.doubted(call, OutcomeUnknown(effect.kind.name, "cut while it was under way"))
+                run.machine.doubted(call, OutcomeUnknown(call.effect.kind.name, "cut while it was under way"))
             raise
         if isinstance(outcome, Success):
             run.machine.committed(call, outcome.value)
@@ -81,15 +88,15 @@ class Interpreter:
             run.machine.doubted(call, outcome.error)
         return outcome
 
-    async def compensate(self, run: Run, call: Call) -> Outcome[Any]:
+    def compensate(self, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
         """Perform a task of the rollback: tried harder, and never itself compensated.
 
         Budgets and breakers do not hold it back: they are against storms, and a refund is none.
         """
         if isinstance(call.effect, Join):
-            return await perform_join(self, run, call)
+            return perform_join(self, run, call)
         flight = None if call.effect.kind.access == "read" else Flight()
-        return await self.fly(run, call, flight, _COMPENSATION)
+        return self.fly(run, call, flight, _COMPENSATION)
 
     async def resolve(self, run: Run, call: Call, outcome: Unknown) -> Outcome[Any]:
         """Ask the other side whether a write in doubt has happened, if the effect says how."""
@@ -113,15 +120,16 @@ class Interpreter:
         if way.instant:
             return self._instantly(run, call, way)
         number, retries_left, doubtful = 1, way.policy.retries or 0, False
+        rollback = weaker is not None
         way.state.budget.earn()
         while True:
-            judged = await self._attempt(run, call, way, number, flight, rollback=weaker is not None)
-            if not isinstance(judged, Judgement):
+            judged = await self._attempt(run, call, way, number, flight, rollback)
+            if isinstance(judged, Success):
                 return judged
             doubtful = doubtful or judged.doubt
             if flight is not None:
                 flight.sent = doubtful
-            wait = self._next_wait(run, call, way, judged, number, retries_left, rollback=weaker is not None)
+            wait = self._next_wait(run, call, way, judged, number, retries_left, rollback)
             run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, wait)))
             if wait is None:
                 return _given_up(call, judged.error, doubtful)
@@ -170,8 +178,9 @@ class Interpreter:
             return Failure(judge(call.effect.kind, raised).error)
 
     async def _attempt(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, *, rollback: bool
+        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool
     ) -> Success[Any] | Judgement:
+        """One attempt, in the books of its target. All in one frame: this is what every effect goes through."""
         state, kind = way.state, call.effect.kind
         state.attempts += 1
         began = trio.current_time()
@@ -179,55 +188,36 @@ class Interpreter:
         if breaker is not None and not breaker.allow(began) and not rollback:
             state.refused += 1
             return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} is open"))
+        judged: Success[Any] | Judgement | None = None
         try:
-            judged = await self._bounded(run, call, way, number, flight, began)
+            with _bounds(run, call, way, began, rollback):
+                try:
+                    if state.bulkhead is None:
+                        judged = Success(await _sent(run, call, way, number, flight))
+                    else:
+                        async with state.bulkhead:
+                            judged = Success(await _sent(run, call, way, number, flight))
+                except Exception as raised:
+                    judged = judge(kind, raised)
         except BaseException:  # cut from outside: it says nothing about the target
             if breaker is not None:
                 breaker.forget()
             raise
         now = trio.current_time()
+        if judged is None:  # only a scope that caught its own cancellation leaves nothing
+            judged = judge_timeout(kind, now - began, flight is not None and flight.sent)
+        failed = False
         if isinstance(judged, Success):
             state.latencies.append(now - began)
         else:
             state.failures += 1
+            failed = judged.trouble
         if breaker is not None:
-            failed = isinstance(judged, Judgement) and judged.trouble
             breaker.record(failed, now, self.rng.random() if failed else 0.0)
         return judged
 
-    async def _bounded(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, now: float
-    ) -> Success[Any] | Judgement:
-        """The handler in its cancel scope; without a timeout of its own the run's scope is enough."""
-        timeout = way.policy.timeout
-        ends = _NEVER if timeout is None else now + timeout
-        if call.until_ns is not None:
-            ends = min(ends, now + max(0.0, (call.until_ns - run.clock()) / 1e9))
-        if ends == _NEVER:
-            return await self._handled(run, call, way, number, flight)
-        with trio.CancelScope(deadline=ends):
-            return await self._handled(run, call, way, number, flight)
-        # Only a scope that caught its own cancellation gets here.
-        return judge_timeout(call.effect.kind, trio.current_time() - now, flight is not None and flight.sent)
-
-    async def _handled(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None
-    ) -> Success[Any] | Judgement:
-        bulkhead = way.state.bulkhead
-        try:
-            if bulkhead is None:
-                if flight is not None and not call.effect.kind.exact:
-                    flight.sent = True
-                return Success(await way.bound.invoke(call, number, run.info))
-            async with bulkhead:
-                if flight is not None and not call.effect.kind.exact:
-                    flight.sent = True
-                return Success(await way.bound.invoke(call, number, run.info))
-        except Exception as raised:
-            return judge(call.effect.kind, raised)
-
     def _next_wait(
-        self, run: Run, call: Call, way: Way, judged: Judgement, number: int, left: int, *, rollback: bool
+        self, run: Run, call: Call, way: Way, judged: Judgement, number: int, left: int, rollback: bool
     ) -> float | None:
         """Seconds until the next attempt, or None when there is to be none."""
         if left <= 0 or not judged.again:
@@ -244,6 +234,30 @@ class Interpreter:
             run.retries_left -= 1
         way.state.retries += 1
         return wait
+
+
+def _bounds(run: Run, call: Call, way: Way, now: float, rollback: bool) -> AbstractContextManager[object]:
+    """What ends an attempt in time: a scope of its own, unless the run's deadline comes first anyway.
+
+    Half of what Trio spends on an effect is its scope.
+    """
+    timeout = way.policy.timeout
+    if timeout is None and call.until_ns is None:
+        return _UNBOUNDED
+    ends = _NEVER if timeout is None else now + timeout
+    if call.until_ns is not None:
+        ends = min(ends, now + max(0.0, (call.until_ns - run.clock()) / 1e9))
+    if ends >= run.scope.deadline and not rollback:  # a rollback is outside the run's scope
+        return _UNBOUNDED
+    return trio.CancelScope(deadline=ends)
+
+
+def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight | None) -> Awaitable[Any]:
+    """Call the handler; from here on a write may have happened."""
+    if flight is not None and not call.effect.kind.exact:
+        flight.sent = True
+    awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
+    return awaitable
 
 
 def _given_up(call: Call, error: EffectError, doubtful: bool) -> Outcome[Any]:

@@ -47,14 +47,17 @@ async def perform_join(performer: Performer, run: Run, call: Call) -> Outcome[An
     conduct = _Hedge(performer, run, call, join) if join.rule.name == "hedge" else _Members(performer, run, call, join)
     timeout = join.policy.timeout if join.policy is not None else None
     try:
-        with trio.CancelScope(deadline=float("inf") if timeout is None else trio.current_time() + timeout) as scope:
+        if timeout is None:  # the nursery's own scope and the run's are enough
             await conduct.run()
+        else:
+            with trio.CancelScope(relative_deadline=timeout) as scope:
+                await conduct.run()
+            if scope.cancelled_caught and conduct.outcome is None:
+                error = EffectTimeout(join.kind.name, f"timed out after {timeout * 1000:.0f}ms")
+                conduct.outcome = Failure(error)
     except trio.Cancelled:
         conduct.abandon()
         raise
-    if scope.cancelled_caught and conduct.outcome is None:
-        error = EffectTimeout(join.kind.name, f"timed out after {(timeout or 0.0) * 1000:.0f}ms")
-        conduct.outcome = Failure(error)
     return await conduct.end()
 
 
@@ -67,6 +70,7 @@ class _Conduct:
         self.call = call
         self.join = join
         self.state = JoinState(join, self.hedge_delay())
+        self.name = f"a member of {join.kind.name}"  # of a task: Trio would make one up for each, at some cost
         self.outcome: Outcome[Any] | None = None
         self.winners: tuple[int, ...] = ()
 
@@ -76,12 +80,19 @@ class _Conduct:
     async def run(self) -> None:
         with unwrapped():
             async with trio.open_nursery() as nursery:
-                self.follow(self.state.begin(), nursery)
+                verdict = self.state.begin()
+                # One of them needs no task of its own: this one would only wait for it.
+                own = verdict.start[-1] if verdict.start else None
+                self.follow(verdict, nursery, own)
+                if own is not None:
+                    await self.member(own, nursery)
 
-    def follow(self, verdict: Verdict, nursery: trio.Nursery) -> None:
+    def follow(self, verdict: Verdict, nursery: trio.Nursery, own: int | None = None) -> None:
+        """Do what the verdict says; the member `own` is performed by the caller."""
         for number in verdict.start:
             self.asked(number)
-            nursery.start_soon(self.member, number, nursery)
+            if number != own:
+                nursery.start_soon(self.member, number, nursery, name=self.name)
         if verdict.wake is not None:
             nursery.start_soon(self.wake, verdict.wake, nursery)
         if verdict.outcome is not None:

@@ -32,7 +32,8 @@ class Run:
 
     deadline: on Trio's clock, inf for none. on_wait: called once, when the run first waits for the world; an edge
     starts to watch its client then. cut: why the run's scope was cancelled by `cancel`. awaited: the signals that it is
-    parked on and nobody has given yet. inbox: those that were given, and are not handled yet.
+    parked on and nobody has given yet. inbox: those that were given, and are not handled yet. wake: set when one is
+    given; there is one only while the run is parked.
     """
 
     __slots__ = (
@@ -64,7 +65,7 @@ class Run:
         self.cut: t.Ending | None = None
         self.awaited: set[str] = set()
         self.inbox: deque[tuple[str, object]] = deque()
-        self.wake = trio.Event()
+        self.wake: trio.Event | None = None
 
     def cancel(self, reason: str) -> None:
         """End the run from outside: effects are cut, compensations run. The first reason stands."""
@@ -78,7 +79,8 @@ class Run:
             return False
         self.awaited.discard(signal)
         self.inbox.append((signal, value))
-        self.wake.set()
+        if self.wake is not None:
+            self.wake.set()
         return True
 
     def info(self, call: Call, attempt: int) -> CallInfo:

@@ -32,8 +32,13 @@ async def drive(interpreter: Interpreter, run: Run, parts: Sequence[Any] | Reade
     """
     command: Command = Wait()
     try:
+        if not callable(parts):
+            command = _start(run, parts, takes)
+            if isinstance(command, Finish):  # it never waited: there is nothing that a scope could cut
+                return command.ending
         with run.scope:
-            command = await _begin(run, parts, takes) if callable(parts) else _start(run, parts, takes)
+            if callable(parts):
+                command = await _begin(run, parts, takes)
             command = await _forward(interpreter, run, command)
         if run.scope.cancelled_caught:
             command = run.machine.interrupt(run.cut or t.Ending("deadline", reason="the deadline has passed"))
@@ -41,7 +46,7 @@ async def drive(interpreter: Interpreter, run: Run, parts: Sequence[Any] | Reade
         command = run.machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
         await _unwind(interpreter, run, command)
         raise
-    return await _unwind(interpreter, run, command)
+    return command.ending if isinstance(command, Finish) else await _unwind(interpreter, run, command)
 
 
 def _why(reason: BaseException) -> str:
@@ -85,7 +90,7 @@ async def _forward(interpreter: Interpreter, run: Run, command: Command) -> Comm
                 command = await _at_once(interpreter, run, calls)
         elif isinstance(command, Park):
             command = await _parked(run, command)
-        elif isinstance(command, Unwind | Finish):
+        elif isinstance(command, (Finish, Unwind)):
             return command
         else:
             raise InternalError(f"run {run.run_id}: {command!r} while nothing is under way")
@@ -126,17 +131,18 @@ async def _parked(run: Run, park: Park) -> Command:
     first, until_ns = min(park.until, key=lambda item: item[1])
     began = trio.current_time()
     remaining, run.scope.deadline = run.scope.deadline - began, float("inf")
-    run.wake = trio.Event()
+    wake = run.wake = trio.Event()
     try:
         if not run.inbox:
             with trio.move_on_after(max(0.0, (until_ns - run.clock()) / 1e9)):
-                await run.wake.wait()
+                await wake.wait()
         while run.inbox:
             name, value = run.inbox.popleft()
             if name in names:
                 return run.machine.signalled(name, value)
         return run.machine.expired(first)
     finally:
+        run.wake = None
         run.scope.deadline = trio.current_time() + remaining
 
 

@@ -1,4 +1,7 @@
-"""Results: what a run came to, as a value."""
+"""Results: what a run came to, as a value.
+
+Law: a run that was begun has a Result whatever became of it; only `unwrap` makes an exception of one.
+"""
 
 from __future__ import annotations
 

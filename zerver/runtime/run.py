@@ -242,8 +242,8 @@ _NEVER = float("inf")
 _CUT = Ending("cancelled", reason="the host cancelled it")
 
 
-def _shorter(*seconds: float | None) -> float:
-    return min((s for s in seconds if s is not None), default=_NEVER)
+def _shorter(one: float | None, other: float | None) -> float:
+    return min(_NEVER if one is None else one, _NEVER if other is None else other)
 
 
 def _nanoseconds() -> Callable[[], int]:

@@ -1,7 +1,7 @@
 """The port every SQL database stands behind: four verbs, and what each of them promises.
 
-The law: when a call returns, it has happened; when it raises StatementError, DriverClosed or Trio's
-Cancelled, it has certainly not happened; when it raises ConnectionLost, nobody knows. There is no fifth end.
+Law: when a call returns, it has happened; when it raises StatementError, DriverClosed or Trio's Cancelled, it has
+certainly not happened; when it raises ConnectionLost, nobody knows. There is no other end.
 `zerver.testing.check_driver` is this page as a program: run it against your own driver.
 
 - A write returns after its commit is as durable as the driver was opened to make it, never before.
@@ -11,7 +11,7 @@ Cancelled, it has certainly not happened; when it raises ConnectionLost, nobody 
 - Cancelling a call stops its statement in the database, and the connection stays usable. A write which was
   already being committed ends first and returns its result, as a call of `trio.to_thread.run_sync` does; the
   cancellation is then delivered at the caller's next checkpoint. (A database across a network cannot always
-  keep the second half of this law; its driver says ConnectionLost then, never Cancelled.)
+  keep the second half of this promise; its driver says ConnectionLost then, never Cancelled.)
 
 Refused, with a message that says what to do instead: several statements in one string; and BEGIN, COMMIT and
 their kin, since connections are shared: `transaction()` is the one way to group statements.

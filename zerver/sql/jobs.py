@@ -1,6 +1,6 @@
 """How a Trio task hands a job to a thread, and gets it back. No database is known here.
 
-The law: exactly one side owns a job. Until a thread claims it, it is its caller's, who may withdraw it; from
+Law: exactly one side owns a job. Until a thread claims it, it is its caller's, who may withdraw it; from
 then on the thread alone decides how it ends, and hands it back. So a cancelled call is never in doubt: either
 it was withdrawn, or its thread says that it was stopped, or it is done and its result is returned.
 

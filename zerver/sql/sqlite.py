@@ -1,6 +1,6 @@
 """SQLite behind the driver port: one thread that writes, a few that read. Nothing else knows sqlite3.
 
-The law: a connection is opened, used and closed by one thread, and no caller ever pays for another's statement.
+Law: a connection is opened, used and closed by one thread, and no caller ever pays for another's statement.
 
 Group commit. SQLite has one writer at a time, and an fsync costs more than a hundred small statements. So the
 writer takes every job at hand into one transaction, each behind its own savepoint, and answers them all after

@@ -1,6 +1,6 @@
 """Which statements and parameters SQLite is given, and what is said of those it refuses.
 
-The law: a value that would not come back as it went in is refused, not bent; and an error says on its second
+Law: a value that would not come back as it went in is refused, not bent; and an error says on its second
 line what to do about it, if anybody can know.
 """
 

@@ -1,6 +1,6 @@
 """A driver whose connections live in threads: Trio's side of it. No database is known here.
 
-The law: every call becomes one job, is counted once, and ends; closing ends all of them and waits for the
+Law: every call becomes one job, is counted once, and ends; closing ends all of them and waits for the
 threads, but not for ever.
 """
 

@@ -1,6 +1,6 @@
 """The proof kit of the SQL driver port: each promise of `zerver/sql/driver.py`, as a law that can be broken.
 
-The law: a law knows the port and nothing else, and it fails with an AssertionError that names it. Raised, not
+Law: a law knows the port and nothing else, and it fails with an AssertionError that names it. Raised, not
 asserted, so that it holds under `python -O` too. Precedent: `trio.testing.check_two_way_stream`.
 
 Nothing here sleeps: a law that needs a statement to be running watches the driver's statistics. Threads and

@@ -1,6 +1,6 @@
 """What a block opened, it has closed.
 
-Law of this file: count before, count after, and name what grew. Counted are file descriptors, threads,
+Law: count before, count after, and name what grew. Counted are file descriptors, threads,
 Trio's tasks, async generators that were begun and not closed and, when asked, objects of given types. Things
 are compared by kind and not one by one, because a pool that replaced a broken connection has leaked nothing;
 what is reported are the new ones of a kind that has become more numerous.

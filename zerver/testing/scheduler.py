@@ -1,6 +1,6 @@
 """Chance and time belong to the test.
 
-Law of this file: the same seed gives the same run. Trio shuffles its runnable tasks on purpose, so that
+Law: the same seed gives the same run. Trio shuffles its runnable tasks on purpose, so that
 nobody relies on an order; `seeded` takes that shuffle in hand, `explore` looks for the order that breaks a
 program, and `mock_clock` lets a hundred days of timeouts pass at once.
 

@@ -1,6 +1,6 @@
 """What a key-value store promises, as a program: `await check_store(open_store)`.
 
-Law of this file: each law stands alone, on a store of its own, and says in its failure what was due. Time passes by
+Law: each law stands alone, on a store of its own, and says in its failure what was due. Time passes by
 `trio.sleep`: with an autojump clock the memory store is checked at once; a store on a network takes a second.
 """
 

@@ -1,6 +1,6 @@
 """Cancel a call at every moment, one run per moment, and look at what is left.
 
-Law of this file: whatever the moment, a cancelled call ends, ends with Cancelled and nothing else, and leaves
+Law: whatever the moment, a cancelled call ends, ends with Cancelled and nothing else, and leaves
 nothing behind. Trio's authors have asked for such a helper since 2017 (python-trio/trio#77).
 
 How. An instrument counts *moments*: the instants just before and just after each step of each task. The two

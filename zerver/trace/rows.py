@@ -34,6 +34,13 @@ _QUEUED = 1_000_000
 _ALIKE = 5
 
 
+def _afterwards(answer: Any) -> str:
+    """What becomes of an answer when the run is over and no record tells it: its class says so itself."""
+    tell = getattr(type(getattr(answer, "value", None)), "__zerver_after_run__", None)
+    said = tell(answer.value) if tell is not None else ""
+    return f"  {said}" if said else ""
+
+
 @attrs.frozen
 class Row:
     """at: nanoseconds since the run was received. subject: a step, a branch, or the flow."""
@@ -118,7 +125,7 @@ class _Rows:
         answer = detail[1]
         if isinstance(answer, Fail):
             return f"✗ {self.times(node.name)}  {describe.fail(answer, self.veil, node.name)}"
-        return f"✓ {self.times(node.name)}"
+        return f"✓ {self.times(node.name)}{_afterwards(answer)}"
 
     def defect(self, node: Any, detail: tuple[int, Exception]) -> str:
         name = self.subject(node)
