@@ -49,10 +49,16 @@ def pages() -> dict[str, str]:
     made["errors.md"] = _law("zerver.errors") + "".join(_members("zerver.errors"))
     made["timeline.md"] = _law("zerver.core.timeline") + "".join(_members("zerver.core.timeline"))
     made["cli.md"] = "# The command line\n\n" + "".join(_commands())
-    listed = [(name, re.search(r"^# (.*)$", text, re.MULTILINE)) for name, text in sorted(made.items())]
+    titled = made | {page.name: page.read_text() for page in _written_by_hand()}
+    listed = [(name, re.search(r"^# (.*)$", text, re.MULTILINE)) for name, text in sorted(titled.items())]
     links = "".join(f"- [{title[1] if title else name}]({name})\n" for name, title in listed)
     made["README.md"] = f"# Reference\n\n{links}"
     return {name: _MADE + re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n" for name, text in made.items()}
+
+
+def _written_by_hand() -> list[Path]:
+    """Pages beside those made here, as that of the limits, which a test of its own compares with the code."""
+    return [page for page in sorted(FOLDER.glob("*.md")) if not page.read_text().startswith(_MADE)]
 
 
 # ---- modules --------------------------------------------------------------------------------
@@ -192,13 +198,13 @@ def main(check: bool) -> None:
     made = pages()
     FOLDER.mkdir(exist_ok=True)
     stale = [name for name, text in made.items() if not (FOLDER / name).exists() or (FOLDER / name).read_text() != text]
-    stale += [page.name for page in FOLDER.glob("*.md") if page.name not in made]
+    left = [page for page in FOLDER.glob("*.md") if page.name not in made and page not in _written_by_hand()]
+    stale += [page.name for page in left]
     if check:
         print(*(f"out of date: {name}" for name in stale), sep="\n")
         sys.exit(bool(stale))
-    for page in FOLDER.glob("*.md"):
-        if page.name not in made:
-            page.unlink()
+    for page in left:
+        page.unlink()
     for name, text in made.items():
         (FOLDER / name).write_text(text)
 

@@ -14,7 +14,7 @@ only where somebody would do something else about it. Cancellation is none of th
     │   └─ JoinFailed              a join cannot be met any more
     ├─ Rejected                raised by a handler: the other side said a definite no
     ├─ RunError                a run did not end with Done; raised by Result.unwrap()
-    │   ├─ RunFailed               a step decided Fail, or an effect failed uncaught
+    │   ├─ RunFailed               a step decided Fail, an effect failed uncaught, or the request was bad
     │   ├─ RunDefect               a step raised: a bug in the flow
     │   ├─ DeadlinePassed          the run's deadline came first
     │   ├─ RunCancelled            the client left, the host cancelled, or the runtime drained
@@ -130,7 +130,7 @@ class RunError(ZerverError):
 
 
 class RunFailed(RunError):
-    """A step decided Fail, or an effect failed and no step caught it."""
+    """A step decided Fail, an effect failed and no step caught it, or the request could not be read."""
 
 
 class RunDefect(RunError):

@@ -51,7 +51,7 @@ class Faults:
 @attrs.frozen
 class ChargeBody:
     amount: Cents
-    user: str
+    user: str | None = None  # whose card; the ledger keeps no names
 
 
 @attrs.frozen

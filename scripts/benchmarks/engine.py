@@ -1,4 +1,4 @@
-"""The engine without HTTP: what a step, an effect, a join, a hedge and a compensation cost beside Trio's own primitives."""
+"""The engine without HTTP: what steps, effects, joins, hedges and rollbacks cost beside Trio's own primitives."""
 
 from __future__ import annotations
 
@@ -10,33 +10,41 @@ import trio
 from _report import Case, Measure, main
 
 from zerver import App, Fail, Flow, Slot, effect, join, step
+from zerver.core import timeline as t
+from zerver.core.admission import Limits
 from zerver.core.machine import Machine
 from zerver.core.plan import compile_plan
-from zerver.runtime import Runtime, open_runtime
+from zerver.runtime import open_runtime
+from zerver.runtime.admission import AdmissionActor
 
 STEPS = 100
+AGAIN = 20  # effects, joins or hedges of one run, where the figure is per effect and not per run
 N = Annotated[int, Slot("n")]
+M = Annotated[int, Slot("m")]
 
 
-def per_call(times: int, once: Callable[[Runtime], Awaitable[object]], app: App | None = None) -> Measure:
-    """Microseconds per call of `once`, in a runtime of its own."""
+def per_run(times: int, flow: Flow, parts: int = 1) -> Measure:
+    """Microseconds per run of a flow, in a runtime of its own, divided by the parts that the run has."""
 
     async def run() -> float:
-        async with open_runtime(app or App()) as runtime:
+        async with open_runtime(App()) as runtime:
+            plan = runtime.plan(flow)
             began = time.perf_counter()
             for _ in range(times):
-                await once(runtime)
-            return (time.perf_counter() - began) / times * 1e6
+                await runtime.execute(flow, plan)  # as an edge does; `runtime.run` adds a checkpoint
+            return (time.perf_counter() - began) / times / parts * 1e6
 
     return lambda: trio.run(run)
 
 
-def bare(times: int, once: Callable[[], Awaitable[object]]) -> Measure:
+def bare(times: int, once: Callable[[], Awaitable[object]], parts: int = 1) -> Measure:
+    """The same for a coroutine function on Trio alone."""
+
     async def run() -> float:
         began = time.perf_counter()
         for _ in range(times):
             await once()
-        return (time.perf_counter() - began) / times * 1e6
+        return (time.perf_counter() - began) / times / parts * 1e6
 
     return lambda: trio.run(run)
 
@@ -102,21 +110,42 @@ async def undo(value: int) -> None:
 
 
 @step
-async def ten_effects() -> N:
+def first() -> N:
+    return 1
+
+
+@step
+async def second(n: N) -> M:
+    return await read().with_policy(timeout=5.0)
+
+
+@step
+def third(m: M) -> None:
+    return None
+
+
+@step
+async def effects() -> N:
     total = 0
-    for _ in range(10):
+    for _ in range(AGAIN):
         total += await read().with_policy(timeout=5.0)
     return total
 
 
 @step
-async def one_join() -> N:
-    return sum(await join.all(read(), read(), read()))
+async def joins() -> N:
+    total = 0
+    for _ in range(AGAIN):
+        total += sum(await join.all(read(), read(), read()))
+    return total
 
 
 @step
-async def one_hedge() -> N:
-    return await join.hedge(read(), after=1.0)
+async def hedges() -> N:
+    total = 0
+    for _ in range(AGAIN):
+        total += await join.hedge(read(), after=1.0)
+    return total
 
 
 @step
@@ -132,36 +161,43 @@ def give_up(n: N) -> Fail:
     return Fail.conflict("bench")
 
 
-TEN_EFFECTS = Flow("ten_effects", [ten_effects], gives=[N], deadline=60.0)
-ONE_JOIN = Flow("one_join", [one_join], gives=[N], deadline=60.0)
-ONE_HEDGE = Flow("one_hedge", [one_hedge], gives=[N], deadline=60.0)
+THREE_STEPS = Flow("three_steps", [first, second, third], deadline=60.0)
+EFFECTS = Flow("effects", [effects], gives=[N], deadline=60.0)
+JOINS = Flow("joins", [joins], gives=[N], deadline=60.0)
+HEDGES = Flow("hedges", [hedges], gives=[N], deadline=60.0)
 ROLLBACK = Flow("rollback", [ten_compensated, give_up], deadline=60.0)
 
+# What Trio alone needs for the same promises: a scope for the run's deadline, one for each timeout, a nursery for
+# whatever runs at once. No records, keys, retries, breakers or statistics.
 
-async def trio_ten_effects() -> None:
+
+async def trio_one_effect() -> None:
+    with trio.move_on_after(60.0), trio.move_on_after(5.0):
+        await trio.lowlevel.checkpoint()
+
+
+async def trio_effects() -> None:
     with trio.move_on_after(60.0):
-        for _ in range(10):
+        for _ in range(AGAIN):
             with trio.move_on_after(5.0):
                 await trio.lowlevel.checkpoint()
 
 
-async def trio_join() -> None:
+async def trio_joins() -> None:
     with trio.move_on_after(60.0):
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(trio.lowlevel.checkpoint)
+        for _ in range(AGAIN):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(trio.lowlevel.checkpoint)
 
 
-async def trio_hedge() -> None:
+async def trio_hedges() -> None:
     with trio.move_on_after(60.0):
-        async with trio.open_nursery() as nursery:
-
-            async def first() -> None:
+        for _ in range(AGAIN):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep, 1.0)
                 await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
-
-            nursery.start_soon(first)
-            nursery.start_soon(trio.sleep, 1.0)
 
 
 async def trio_rollback() -> None:
@@ -170,43 +206,78 @@ async def trio_rollback() -> None:
             await trio.lowlevel.checkpoint()
     with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0):
         for _ in range(10):
-            with trio.move_on_after(2.0):
+            with trio.move_on_after(5.0):
                 await trio.lowlevel.checkpoint()
+
+
+# ---- around a run ---------------------------------------------------------------------------
+
+_admission = AdmissionActor(Limits())
+_semaphore = trio.Semaphore(400)
+
+
+async def admit() -> None:
+    await _admission.acquire("default", 1e12)
+    _admission.release()
+
+
+async def count() -> None:
+    _semaphore.acquire_nowait()
+    _semaphore.release()
+
+
+def record() -> float:
+    """Microseconds for as many records as a run of three steps and an effect makes."""
+    clock = time.perf_counter_ns
+    began = time.perf_counter()
+    for _ in range(1000):
+        records: list[t.Record] = []
+        for _ in range(10):
+            records.append((t.STEP, clock(), record, (began, None)))
+    return (time.perf_counter() - began) / 1000 * 1e6
 
 
 CASES = [
     Case("a pure step", "µs", {"zerver": machine_per_step, "a Python call": function_per_step}),
     Case(
-        "ten effects, each with a timeout, in a run with a deadline",
+        "a run of three steps, one with an effect with a timeout",
+        "µs",
+        {"zerver": per_run(500, THREE_STEPS), "two nested move_on_after, checkpoint": bare(500, trio_one_effect)},
+    ),
+    Case(
+        f"an effect with a timeout, {AGAIN} in a run with a deadline",
         "µs",
         {
-            "zerver": per_call(500, lambda runtime: runtime.run(TEN_EFFECTS)),
-            "two nested move_on_after, checkpoint": bare(500, trio_ten_effects),
+            "zerver": per_run(100, EFFECTS, AGAIN),
+            "two nested move_on_after, checkpoint": bare(2000, trio_one_effect),
+            "the outer move_on_after opened once": bare(100, trio_effects, AGAIN),
         },
     ),
     Case(
-        "a join of three",
+        f"a join of three, {AGAIN} in a run",
         "µs",
-        {
-            "zerver": per_call(1000, lambda runtime: runtime.run(ONE_JOIN)),
-            "a nursery with three children": bare(1000, trio_join),
-        },
+        {"zerver": per_run(50, JOINS, AGAIN), "a nursery with three children": bare(50, trio_joins, AGAIN)},
     ),
     Case(
-        "a hedge that is not needed",
+        f"a hedge that is not needed, {AGAIN} in a run",
         "µs",
-        {
-            "zerver": per_call(1000, lambda runtime: runtime.run(ONE_HEDGE)),
-            "a nursery, a timer and a cancel": bare(1000, trio_hedge),
-        },
+        {"zerver": per_run(50, HEDGES, AGAIN), "a nursery, a timer and a cancel": bare(50, trio_hedges, AGAIN)},
     ),
     Case(
-        "ten writes and their rollback",
+        "a run of ten writes, and their rollback",
         "µs",
-        {
-            "zerver": per_call(300, lambda runtime: runtime.run(ROLLBACK)),
-            "the same checkpoints and scopes": bare(300, trio_rollback),
-        },
+        {"zerver": per_run(200, ROLLBACK), "the same checkpoints and scopes": bare(200, trio_rollback)},
+    ),
+    Case(
+        "admission, when nobody waits",
+        "µs",
+        {"zerver": bare(20_000, admit), "a semaphore, without its checkpoint": bare(20_000, count)},
+    ),
+    # The timeline cannot be switched off, so there is no run without it to compare with: only its share of one.
+    Case(
+        "ten records, the timeline of a three-step run",
+        "µs",
+        {"zerver": record, "that run, these included": per_run(500, THREE_STEPS)},
     ),
 ]
 

@@ -109,11 +109,12 @@ async def test_handlers_of_ones_own_get_the_client() -> None:
 
 @pytest.mark.parametrize("make", [http.get, http.post])
 async def test_what_was_never_sent_has_certainly_not_happened(make: Callable[[str], object]) -> None:
-    outcome = (await run(asking(make), "http://localhost:1/", allow_private=False)).value
-    assert isinstance(outcome, Failure)
-    assert isinstance(outcome.error.cause, Rejected)
-    for url in ("http://user@a.example/", "http://a.example/\r\n"):  # refused before there is an effect
-        assert (await run(asking(make), url, allow_private=False)).status == "defect"
+    for url in ("http://localhost:1/", "http://a.example/\r\n"):
+        outcome = (await run(asking(make), url, allow_private=False)).value
+        assert isinstance(outcome, Failure)
+        assert isinstance(outcome.error.cause, Rejected)
+    # A URL with a user in it would stand in the timeline: there is no such effect.
+    assert (await run(asking(make), "http://user@a.example/", allow_private=False)).status == "defect"
     outcome = (await run(asking(make), "http://nowhere.invalid/")).value
     assert isinstance(outcome, Failure)
     assert isinstance(outcome.error.cause, ConnectFailed)

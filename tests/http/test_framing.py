@@ -76,7 +76,7 @@ def test_what_h11_writes_is_read_back_and_what_we_write_h11_reads(
     assert outcome(data, step) == (b"".join(pieces), b"", True, Headers.of(trailers))
 
     writer = BodyWriter()
-    writer.start(Framing(None), silent=False)
+    writer.start(None)
     assert b"".join(map(writer.data, pieces)) + writer.end(Headers.of(trailers)) == data.replace(b": \r", b": \r")
 
 
@@ -105,7 +105,7 @@ def test_the_head_chooses_the_decoder() -> None:
 
 def started(framing: Framing, *, silent: bool = False) -> BodyWriter:
     writer = BodyWriter()
-    writer.start(framing, silent=silent)
+    writer.start(framing.length, until_close=framing.until_close, silent=silent)
     return writer
 
 
@@ -128,7 +128,7 @@ def test_writers_refuse_what_breaks_the_framing() -> None:
     with pytest.raises(RuntimeError):
         BodyWriter().data(b"x")
     with pytest.raises(RuntimeError):
-        started(Framing(2)).start(Framing(2), silent=False)
+        started(Framing(2)).start(2)
     ended = started(Framing(0))
     ended.end(Headers())
     with pytest.raises(RuntimeError):

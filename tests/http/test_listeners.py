@@ -252,7 +252,7 @@ def test_opening_is_cancelled_without_a_trace(tmp_path: Path) -> None:
             await trio.lowlevel.checkpoint()
 
     cancel_sweep(tcp, clock=None)
-    cancel_sweep(unix, check=lambda: left_nothing(tmp_path))
+    cancel_sweep(unix, clock=None, check=lambda: left_nothing(tmp_path))
 
 
 def test_serving_is_cancelled_without_a_trace(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -197,6 +198,29 @@ async def test_a_connection_over_the_limit_that_is_no_socket_is_closed() -> None
     async with serving(hello, limits=Limits(connections=0)) as (server, listener):
         assert await listener.connect().receive_some() == b""
         assert server.statistics().refused == 1
+
+
+async def test_a_large_answer_that_nobody_reads_is_there_once_and_not_once_for_each() -> None:
+    size, readers = 8 * 1024 * 1024, 6
+    answer = Response(200, {}, b"x" * size)
+
+    async def large(exchange: Exchange) -> Response:
+        return answer
+
+    async with serving(large, (await open_http_listeners())[0]) as (server, listener):
+        clients = [await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1]) for _ in range(readers)]
+        tracemalloc.start()
+        try:
+            for client in clients:
+                await client.send_all(GET)
+                assert await client.receive_some(1) == b"H"
+            await wait_all_tasks_blocked(0.05)
+            assert server.statistics().busy == readers
+            assert tracemalloc.get_traced_memory()[0] < size
+        finally:
+            tracemalloc.stop()
+        for client in clients:
+            await client.aclose()
 
 
 async def test_a_handshake_has_a_deadline_and_is_no_defect(autojump_clock: MockClock) -> None:

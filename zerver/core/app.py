@@ -7,9 +7,9 @@ Law: an App opens nothing and knows no protocol: a route is a method, a path and
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import attrs
 
@@ -21,9 +21,6 @@ from zerver.core.policy import Policy
 from zerver.core.stages import Stage, as_stages
 from zerver.core.targets import Target
 from zerver.errors import DefinitionError
-
-#: Opens a resource; its parameters are other resources, by type.
-Opener: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]] | Callable[..., AsyncIterator[Any]]
 
 
 @attrs.frozen(kw_only=True)
@@ -202,15 +199,11 @@ class App(Scope):
         return flows
 
     def check(self, builtin: frozenset[str] = frozenset()) -> None:
-        """Raise DefinitionError for the first thing that cannot work. builtin: kinds that the runtime itself
-        handles.
-        """
+        """Raise DefinitionError for the first thing that cannot work. builtin: kinds that the runtime handles."""
         seen: dict[tuple[str, str], Route] = {}
         for route in self.routes:
-            place = (
-                route.method,
-                re.sub(r"\{[^/}]*\}", "{}", route.path),
-            )  # what a parameter is called does not tell paths apart
+            # What a parameter is called does not tell paths apart.
+            place = (route.method, re.sub(r"\{[^/}]*\}", "{}", route.path))
             if place in seen:
                 raise DefinitionError(
                     f"route {route.label} is defined twice"

@@ -208,9 +208,12 @@ _WAIT = Verdict()
 
 
 class JoinState:
-    """One join under way. `begin` once, then `arrived` per member (and `tick` when a wake comes) until an outcome."""
+    """One join under way. `begin` once, then `arrived` per member (and `tick` when a wake comes) until an outcome.
 
-    __slots__ = ("_name", "_outcomes", "_running", "_started", "after", "join")
+    running: members (or attempts) that were to be started and have not arrived.
+    """
+
+    __slots__ = ("_name", "_outcomes", "_started", "after", "join", "running")
 
     def __init__(self, join: Join[Any], after: float | None = None) -> None:
         """after: the hedge's delay in seconds, None when it must not hedge (too few samples)."""
@@ -219,34 +222,34 @@ class JoinState:
         self._name = join.rule.name
         self._outcomes: dict[int, Outcome[Any]] = {}
         self._started = 0
-        self._running = 0
+        self.running = 0
 
     def begin(self) -> Verdict:
         """The first members to start; an empty join is decided at once."""
         if self._name == "hedge":
             return self._start_attempt()
         count = len(self.join.members)
-        self._running = count
+        self.running = count
         if not count:
             return Verdict(outcome=Success(()))
         return Verdict(start=tuple(range(count)))
 
     def tick(self) -> Verdict:
         """The hedge's delay is over: start another attempt if one is left."""
-        if self._running and self._started < self.join.rule.limit:
+        if self.running and self._started < self.join.rule.limit:
             return self._start_attempt()
         return _WAIT
 
     def arrived(self, member: int, outcome: Outcome[Any]) -> Verdict:
         """A member came to an outcome; anything after the verdict has one is late, and is not to be told here."""
         self._outcomes[member] = outcome
-        self._running -= 1
+        self.running -= 1
         return _RULES[self._name](self, member, outcome)
 
     def _start_attempt(self) -> Verdict:
         number = self._started
         self._started += 1
-        self._running += 1
+        self.running += 1
         more = self._started < self.join.rule.limit
         return Verdict(start=(number,), wake=self.after if more else None)
 
@@ -254,14 +257,14 @@ class JoinState:
         _, error = deliver(self.join.members[member], outcome)
         if error is not None:
             return Verdict(outcome=Failure(error))
-        if self._running:
+        if self.running:
             return _WAIT
         numbers = tuple(range(len(self.join.members)))
         values = tuple(map(self._value, numbers))
         return Verdict(outcome=Success(values), winners=numbers)
 
     def _settle(self, member: int, outcome: Outcome[Any]) -> Verdict:
-        if self._running:
+        if self.running:
             return _WAIT
         numbers = tuple(range(len(self.join.members)))
         return Verdict(outcome=Success(tuple(self._outcomes[i] for i in numbers)), winners=numbers)
@@ -269,21 +272,21 @@ class JoinState:
     def _race(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if isinstance(outcome, Success):
             return Verdict(outcome=Success(self._value(member)), winners=(member,))
-        return _WAIT if self._running else self._lost(f"all {len(self.join.members)} members failed")
+        return _WAIT if self.running else self._lost(f"all {len(self.join.members)} members failed")
 
     def _quorum(self, member: int, outcome: Outcome[Any]) -> Verdict:
         won = sorted(i for i, arrived in self._outcomes.items() if isinstance(arrived, Success))
         k = self.join.rule.k
         if len(won) >= k:
             return Verdict(outcome=Success(tuple(map(self._value, won))), winners=tuple(won))
-        if len(won) + self._running < k:
+        if len(won) + self.running < k:
             return self._lost(f"{k} of {len(self.join.members)} is out of reach: {len(won)} succeeded")
         return _WAIT
 
     def _hedge(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if isinstance(outcome, Success):
             return Verdict(outcome=outcome, winners=(member,))
-        if self._running:
+        if self.running:
             return _WAIT
         # A hedge is against slowness, not failure: retries are the policy's. The doubtful outcome is the one to tell.
         worst = next((o for o in self._outcomes.values() if isinstance(o, Unknown)), outcome)

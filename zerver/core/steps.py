@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from zerver.core.discover import Mention, mentions
 from zerver.core.effects import EffectKind
@@ -17,8 +17,6 @@ from zerver.errors import DefinitionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-Offload = Literal["thread"]
 
 
 class Step(Generic[P, R]):

@@ -2,10 +2,10 @@
 
 Law: whatever is made once or more per effect or run is a `@value`; everything else is `@attrs.frozen`.
 
-attrs freezes a class by raising from its `__setattr__`, so that its own `__init__` must go around that, field by field:
-making a frozen value costs twice what a plain one does. Here mypy and pyright see `attrs.frozen` and refuse assignments,
-while at run time only the check is left out; equality, hash, slots and repr stay. Precedent: Tin Tvrtković, "Zero
-overhead frozen attrs classes".
+attrs freezes a class by raising from its `__setattr__`, so that its own `__init__` must go around that, field by
+field: making a frozen value costs twice what a plain one does. Here mypy and pyright see `attrs.frozen` and refuse
+assignments, while at run time only the check is left out; equality, hash, slots and repr stay. Precedent: Tin
+Tvrtković, "Zero overhead frozen attrs classes".
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ to go, it still gets its answer.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
@@ -23,7 +24,8 @@ import trio
 from zerver.errors import InternalError, ProtocolViolation
 from zerver.http.bodies import dispose, finish, pour
 from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits, WireExchange
-from zerver.http.messages import Deferred, Headers, RequestHead, Response, Writer
+from zerver.http.hangups import Hangups
+from zerver.http.messages import Deferred, RequestHead, Response, Writer
 from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.response import problem
 from zerver.http.streams import Inlet, Outlet, PeerGone
@@ -55,32 +57,36 @@ class Service:
 
 
 class Connection:
-    """One client's connection. peer: its address, for the handler to see."""
+    """One client's connection. peer: its address, for the handler to see. hangups: of its server, if it has them."""
 
-    def __init__(self, stream: trio.abc.Stream, service: Service, peer: str = "") -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, service: Service, peer: str = "", hangups: Hangups | None = None
+    ) -> None:
         self.requests = 0  # answered so far
         self._stream = stream
         self._service = service
         self._limits = service.limits
         self._wire = ServerWire(service.limits.head, service.parser)
-        self._inlet = Inlet(stream, service.report)
+        self._inlet = Inlet(stream, service.report, hangups)
         self._outlet = Outlet(stream, service.limits.write_seconds)
         scheme = "https" if isinstance(stream, trio.SSLStream) else "http"
         self._channel = Channel(self._wire, self._inlet, self._outlet, service.limits, peer, scheme)
         self._closing = False
-        self._idle: trio.CancelScope | None = None
+        # One scope for all waits for a head, its deadline moved: to make one for each request costs twice as much.
+        self._waiting = trio.CancelScope()
+        self._idle = False
         self._writer: Writer | None = None  # of the answer under way
 
     @property
     def idle(self) -> bool:
         """Whether no request is under way, not even the first byte of one."""
-        return self._idle is not None
+        return self._idle
 
     def close_soon(self) -> None:
         """Close now if idle; else after the request under way, whose answer says `Connection: close`."""
         self._closing = True
-        if self._idle is not None:
-            self._idle.cancel()
+        if self._idle:
+            self._waiting.cancel()
         if self._writer is not None:
             self._writer.end_soon()
 
@@ -94,6 +100,7 @@ class Connection:
                     nursery.cancel_scope.cancel()  # a read that is pending for nobody
         finally:
             self._inlet.nursery = None
+            self._inlet.close()
             await self._cut()
 
     async def _cut(self) -> None:
@@ -117,50 +124,67 @@ class Connection:
 
     async def _serve(self) -> bool:
         """All requests of the connection. True when the peer may still be sending what nobody will read."""
-        while True:
-            try:
-                head = await self._read_head()
-            except ProtocolViolation as violation:
-                await self._send(refusal(violation))
-                return True
-            if head is None:
-                return False
-            await self._send(await self._ask(WireExchange(head, self._channel)))
-            self.requests += 1
-            if not await self._next_cycle():
-                return self._wire.may_keep_alive or not self._wire.request_complete
+        late: RequestHead | None = None
+        try:
+            with self._waiting:
+                while late is None:
+                    head = await self._read_head()
+                    if head is None:
+                        return False
+                    if self._waiting.cancel_called:  # the head came while its wait was being cut
+                        late, self._closing = head, True
+                    elif not await self._answer(head):
+                        return self._may_bring_more
+            if late is not None:
+                await self._answer(late)
+                return self._may_bring_more
+            if self._wire.has_rest:
+                raise ProtocolViolation("the head did not arrive in time", status=408)
+        except ProtocolViolation as violation:
+            await self._send(refusal(violation))
+            return True
+        return False
+
+    async def _answer(self, head: RequestHead) -> bool:
+        """Answer one request. Whether another may follow."""
+        await self._send(await self._ask(WireExchange(head, self._channel)))
+        self.requests += 1
+        return await self._next_cycle()
+
+    @property
+    def _may_bring_more(self) -> bool:
+        return self._wire.may_keep_alive or not self._wire.request_complete
 
     async def _read_head(self) -> RequestHead | None:
         """The next head, or None when there will be none."""
-        event = self._wire.next_event()
+        event: ServerEvent = Mark.NEED_DATA
+        if self._wire.has_rest:
+            await trio.lowlevel.checkpoint()  # whoever pipelines waits for nothing else, and others want their turn
+            event = self._wire.next_event()
         if event is Mark.NEED_DATA:
             event = await self._wait_head()
-        if isinstance(event, RequestHead):
-            return event
-        if event is Mark.NEED_DATA and self._wire.has_rest:
-            raise ProtocolViolation("the head did not arrive in time", status=408)
-        return None
+        return event if isinstance(event, RequestHead) else None
 
     async def _wait_head(self) -> ServerEvent:
-        """The event that ends the wait; NEED_DATA when time was up, or when close_soon() ended it."""
-        wire, limits = self._wire, self._limits
+        """The event that ends the wait. Its time is `_waiting`'s deadline; when it is up, the connection's is too."""
+        wire, limits, waiting = self._wire, self._limits, self._waiting
         event: ServerEvent = Mark.NEED_DATA
-        silence = limits.idle_seconds if self.requests else limits.head_seconds
-        with trio.move_on_after(limits.head_seconds if wire.has_rest else silence) as scope:
-            if not wire.has_rest:
-                if self._closing:
-                    return event
-                self._idle = scope
-            try:
-                while event is Mark.NEED_DATA:
-                    data = await self._inlet.receive()
-                    if self._idle is not None:  # the first byte: from here on the whole head has a deadline
-                        self._idle = None
-                        scope.deadline = trio.current_time() + limits.head_seconds
-                    wire.receive(data)
-                    event = wire.next_event()
-            finally:
-                self._idle = None
+        if not wire.has_rest:
+            if self._closing:
+                return event
+            self._idle = True
+        silence = limits.idle_seconds if self.requests and self._idle else limits.head_seconds
+        waiting.deadline = trio.current_time() + silence
+        try:
+            while event is Mark.NEED_DATA:
+                wire.receive(await self._inlet.receive())
+                event = wire.next_event()
+                if self._idle and event is Mark.NEED_DATA:  # from the first byte on, the whole head has a deadline
+                    self._idle = False
+                    waiting.deadline = trio.current_time() + limits.head_seconds
+        finally:
+            self._idle = False
+            waiting.deadline = math.inf
         return event
 
     async def _ask(self, exchange: Exchange) -> Response:
@@ -286,13 +310,10 @@ class Connection:
 
     def _start(self, response: Response, length: int | None) -> bytes:
         """The head of the answer, as bytes. Raises for what cannot be sent; then nothing has begun."""
-        headers = response.headers
-        if "date" not in headers:
-            headers = Headers(((b"date", _http_date()), *headers.raw))
         wire = self._wire
         unread = not wire.request_complete and (wire.body_length or 0) > self._limits.drain
         close = self._closing or unread or wire.expects_continue
-        return wire.send_head(response.status, headers, length, close=close)
+        return wire.send_head(response.status, response.headers, length, close=close, date=_date_at(int(time.time())))
 
 
 async def ask(service: Service, exchange: Exchange) -> Response:
@@ -315,7 +336,7 @@ def _check_response(response: object) -> Response:
     if not isinstance(response, Response):
         raise TypeError(f"the handler returned {type(response).__name__}, not Response")
     body = response.body
-    if not isinstance(body, bytes | Writer | Deferred) and not hasattr(body, "__aiter__"):
+    if not isinstance(body, (bytes, Writer, Deferred)) and not hasattr(body, "__aiter__"):
         raise TypeError(f"a body is bytes or an async iterator, not {type(body).__name__}")
     return response
 
@@ -336,11 +357,7 @@ DEFECT_BODY = b'{"type":"about:blank","title":"Internal Server Error","status":5
 DEFECT = Response(500, {"content-type": "application/problem+json", "connection": "close"}, DEFECT_BODY)
 
 
-def _http_date() -> bytes:
-    return _date_of(int(time.time()))
-
-
 @lru_cache(maxsize=1)
-def _date_of(second: int) -> bytes:
-    """IMF-fixdate (RFC 9110 §5.6.7). It has a resolution of a second, so it is written once a second."""
-    return formatdate(second, usegmt=True).encode("ascii")
+def _date_at(second: int) -> bytes:
+    """The line, with an IMF-fixdate (RFC 9110 §5.6.7). It has a resolution of a second, so it is made once a second."""
+    return b"date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")

@@ -38,7 +38,9 @@ def body_of(framing: Framing, limits: HeadLimits) -> Body:
     """The decoder for the body that a head announced."""
     if framing.until_close:
         return UnboundedBody()
-    return ChunkedBody(limits) if framing.length is None else SizedBody(framing.length)
+    if framing.length is None:
+        return ChunkedBody(limits)
+    return SizedBody(framing.length) if framing.length else _EMPTY
 
 
 class SizedBody:
@@ -61,6 +63,9 @@ class SizedBody:
         self._left -= len(data)
         self.done = self._left == 0
         return data
+
+
+_EMPTY = SizedBody(0)  # done, so nobody reads it, and all can share it
 
 
 class UnboundedBody:
@@ -200,8 +205,8 @@ class BodyWriter:
     def takes_data(self) -> bool:
         return self.started and self._wrap is not BodyWriter._dropped
 
-    def start(self, framing: Framing, *, silent: bool) -> None:
-        """A head has been written.
+    def start(self, length: int | None, *, until_close: bool = False, silent: bool = False) -> None:
+        """A head has been written. length: that it announced, None for chunked.
 
         Silent: the message has no body, whatever its head says (HEAD, 204, 304).
         """
@@ -209,13 +214,13 @@ class BodyWriter:
             raise RuntimeError("a head has already been written in this cycle")
         if silent:
             self._wrap = BodyWriter._dropped
-        elif framing.until_close:
+        elif until_close:
             self._wrap = BodyWriter._bare
-        elif framing.length is None:
+        elif length is None:
             self._wrap = BodyWriter._chunk
         else:
             self._wrap = BodyWriter._counted
-            self._left = framing.length
+            self._left = length
 
     def data(self, data: bytes) -> bytes:
         if self._wrap is None or self.over:

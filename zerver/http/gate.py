@@ -48,6 +48,9 @@ class Framing:
     until_close: bool = False
 
 
+_PLAIN = Framing()
+
+
 # ---- grammar (RFC 9110 §5.6.2, RFC 9112 §2.3 and §5) -----------------------------------------
 # Possessive quantifiers throughout: no backtracking, so time is linear in the attacker's bytes.
 
@@ -126,6 +129,8 @@ def check_request_head(raw: bytes, limits: HeadLimits) -> Framing:
     crucial = _crucial_fields(raw)
     host = _check_host(crucial, required=minor == b"1")
     _check_target(method, target, host)
+    if minor == b"1" and len(crucial) == 1:  # Host alone, as in most requests without a body
+        return _PLAIN
     length = _body_length(crucial, minor)
     return Framing(
         length=0 if length == _ABSENT else length,
@@ -152,6 +157,8 @@ def check_response_head(raw: bytes, method: str, limits: HeadLimits) -> Framing:
 
 
 def _check_field_sizes(raw: bytes, limits: HeadLimits) -> None:
+    if len(raw) <= limits.field and raw.count(b"\r\n") - 2 <= limits.fields:
+        return  # the whole head is smaller than one field may be
     lines = raw.split(b"\r\n")  # the start line, the fields, and two empty pieces of the blank line
     if len(lines) - 3 > limits.fields:
         raise ProtocolViolation("too many fields", status=431)
@@ -215,8 +222,8 @@ def _body_length(crucial: dict[bytes, list[bytes]], minor: bytes) -> int | None:
 
 
 def _says_close(crucial: dict[bytes, list[bytes]]) -> bool:
-    values = crucial.get(b"connection", ())
-    return any(token.strip(b" \t").lower() == b"close" for value in values for token in value.split(b","))
+    values = crucial.get(b"connection")
+    return bool(values) and any(token.strip(b" \t").lower() == b"close" for value in values for token in value.split(b","))
 
 
 def _expects_continue(crucial: dict[bytes, list[bytes]], minor: bytes) -> bool:

@@ -45,6 +45,8 @@ class Headers:
         """
         if isinstance(fields, Headers):
             return fields
+        if not fields:
+            return NO_HEADERS
         if isinstance(fields, Mapping):  # the cast: an iterable of pairs cannot be a mapping too
             fields = cast("Mapping[str, str]", fields).items()
         return cls(tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields))
@@ -59,6 +61,8 @@ class Headers:
         found = [value for field, value in self.raw if field == wanted]
         if not found:
             return None
+        if len(found) == 1:
+            return found[0].decode("latin-1")
         return (b"; " if wanted == b"cookie" else b", ").join(found).decode("latin-1")
 
     def get_all(self, name: str) -> list[str]:
@@ -83,7 +87,7 @@ class Headers:
         if not isinstance(name, str):
             return False
         wanted = name.lower().encode("latin-1")
-        return any(field == wanted for field, _ in self.raw)
+        return wanted in [field for field, _ in self.raw]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         for field, value in self.raw:

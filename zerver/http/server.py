@@ -19,6 +19,7 @@ import trio
 
 from zerver.http.connection import Connection, Service, log_defect
 from zerver.http.exchange import DEFAULT_LIMITS, Handler, Limits
+from zerver.http.hangups import Hangups, open_hangups
 from zerver.http.listeners import address_of, peer_of
 from zerver.http.parsers import ParserName, head_parser
 from zerver.runtime.groups import unwrapped
@@ -97,6 +98,7 @@ class Server:
         self._refused = 0
         self._requests = 0  # of connections that have ended
         self._draining = False
+        self._hangups: Hangups | None = None
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._ended = trio.Event()
@@ -130,7 +132,7 @@ class Server:
     async def _run(self, task_status: trio.TaskStatus[Server]) -> None:
         try:
             with unwrapped(), self._serving:
-                async with trio.open_nursery() as connections:
+                async with open_hangups() as self._hangups, trio.open_nursery() as connections:
                     with self._accepting:
                         task_status.started(self)
                         await self._accept_all(connections)
@@ -190,7 +192,7 @@ class Server:
         return done
 
     async def _serve_connection(self, stream: trio.abc.Stream) -> None:
-        connection = Connection(stream, self._service, peer_of(stream))
+        connection = Connection(stream, self._service, peer_of(stream), self._hangups)
         self._connections.add(connection)
         if self._draining:
             connection.close_soon()

@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import trio
 
+from zerver.http.hangups import Hangups
+
 _READ_SIZE = 64 * 1024
 
 
@@ -36,9 +38,14 @@ class Inlet:
     every request, and on some streams the bytes. The next `receive` waits for its result instead.
     """
 
-    def __init__(self, stream: trio.abc.ReceiveStream, report: Callable[[Exception], None]) -> None:
-        self.gone = False  # the peer has closed its sending side, or the connection broke
+    def __init__(
+        self, stream: trio.abc.ReceiveStream, report: Callable[[Exception], None], hangups: Hangups | None = None
+    ) -> None:
+        self.gone = False  # the peer has closed its sending side, or the connection broke; all it sent has been read
         self.nursery: trio.Nursery | None = None
+        self._left = False  # the same, but there may be something to read
+        self._hangups = hangups
+        self._alarm = -1  # the descriptor that hangups keep watch on
         self._stream = stream
         self._socket = _descriptor_of(stream)
         self._report = report
@@ -51,6 +58,7 @@ class Inlet:
         if self._pending is not None:
             await self._pending.wait()
         if self._kept:
+            await trio.lowlevel.checkpoint()
             kept, self._kept = self._kept, b""
             return kept
         return await self._read()
@@ -58,17 +66,21 @@ class Inlet:
     def watch(self, on_gone: Callable[[], None]) -> None:
         """Call on_gone once when the peer goes.
 
-        Reads one piece behind the reader's back, if none is waiting already.
+        Where no Hangups can tell, reads one piece behind the reader's back, if none is waiting already.
         """
-        if self.gone:
+        if self._left:
             on_gone()
             return
         self._on_gone = on_gone
+        if self._alarm < 0 and self._hangups is not None and self._socket is not None:
+            descriptor = self._socket.fileno()
+            if self._hangups.add(descriptor, self._notice_hangup):
+                self._alarm = descriptor
         self.keep_watching()
 
     def keep_watching(self) -> None:
         """Go on with a watch whose read has brought bytes, now that they have been received."""
-        if self._on_gone is None or self._pending is not None or self._kept or self.nursery is None:
+        if self._alarm >= 0 or self._on_gone is None or self._pending is not None or self._kept or self.nursery is None:
             return
         self._pending = trio.Event()
         self.nursery.start_soon(self._read_behind, self._pending)
@@ -76,6 +88,11 @@ class Inlet:
     def forget(self) -> None:
         """End the watch. A read that is pending stays."""
         self._on_gone = None
+
+    def close(self) -> None:
+        """The stream has been closed, or will be now."""
+        if self._hangups is not None and self._alarm >= 0:
+            self._hangups.discard(self._alarm, self._notice_hangup)
 
     async def _read_behind(self, ended: trio.Event) -> None:
         try:
@@ -99,11 +116,12 @@ class Inlet:
             self._report(defect)
             data = b""
         if not data:
-            self._notice_end()
+            self.gone = True
+            self._notice_hangup()
         return bytes(data)
 
-    def _notice_end(self) -> None:
-        self.gone = True
+    def _notice_hangup(self) -> None:
+        self._left = True
         on_gone, self._on_gone = self._on_gone, None
         if on_gone is None:
             return
@@ -133,19 +151,23 @@ class Outlet:
         self._socket = _descriptor_of(stream)
         self._seconds = seconds
 
-    async def send_soon(self, data: bytes) -> None:
+    async def send_soon(self, data: bytes | memoryview) -> None:
         """Like `send`, but a checkpoint only if the peer's buffer is full, as it seldom is for a first answer."""
         if self._socket is not None:
             try:
-                data = data[os.write(self._socket.fileno(), data) :]
+                written = os.write(self._socket.fileno(), data)
             except BlockingIOError:
-                pass
+                written = 0
             except OSError as error:
                 raise PeerGone("the peer closed the connection") from error
+            if written == len(data):
+                return
+            if written:
+                data = memoryview(data)[written:]  # no copy: thousands may be slow to read one large answer
         if data:
             await self.send(data)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """Send all of it. Raises PeerGone when the peer has left, or has taken no piece for too long."""
         if not data:
             return

@@ -48,6 +48,7 @@ class EndOfMessage:
     trailers: Headers = NO_HEADERS
 
 
+_END: Final = EndOfMessage()
 ServerEvent = RequestHead | bytes | EndOfMessage | Mark
 ClientEvent = ResponseHead | bytes | EndOfMessage | Mark
 
@@ -106,7 +107,7 @@ class _Reader:
             return data
         if body.done or (self._eof and body.ends_with_stream):
             self.over = True
-            return EndOfMessage(body.trailers)
+            return EndOfMessage(body.trailers) if body.trailers.raw else _END
         return Mark.PEER_CUT if self._eof else Mark.NEED_DATA
 
     def check(self) -> None:
@@ -132,6 +133,7 @@ class _Reader:
 
 
 _FRAMING_FIELDS: Final = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+_NOT_FRAMED: Final = Framing()
 
 
 def _checked(headers: Headers) -> list[RawField]:
@@ -156,7 +158,7 @@ class ServerWire:
         self._reader = _Reader(limits)
         self._writer = BodyWriter()
         self._head: RequestHead | None = None
-        self._framing = Framing()
+        self._framing = _NOT_FRAMED
         self._keep_alive = False
 
     # reading
@@ -217,8 +219,11 @@ class ServerWire:
             self._framing = attrs.evolve(self._framing, expects_continue=False)
         return _status_line(status) + written(headers.raw) + b"\r\n"
 
-    def send_head(self, status: int, headers: Headers, length: int | None, *, close: bool = False) -> bytes:
-        """The response's head, framed by the wire. length: of the body in bytes, None when it is not known.
+    def send_head(
+        self, status: int, headers: Headers, length: int | None, *, close: bool = False, date: bytes = b""
+    ) -> bytes:
+        """The response's head, framed by the wire. length: of the body in bytes, None when it is not known. date: a
+        line to write, unless headers have a Date.
 
         Content-Length, Transfer-Encoding and Connection in headers are replaced; `Connection: close` there
         is honoured. HEAD, 204 and 304 get no body, whatever send_data() is given. Raises ValueError for a
@@ -228,7 +233,16 @@ class ServerWire:
             raise ValueError(f"not a final status: {status}")
         if length is not None and length < 0:
             raise ValueError(f"not a length: {length}")
-        fields = _checked(headers)
+        gate.check_outgoing_fields(headers.raw)
+        lines = [_status_line(status), date]
+        for field in headers.raw:
+            name = field[0]
+            if name not in _FRAMING_FIELDS:
+                lines.append(b"%b: %b\r\n" % field)
+                if name == b"date":
+                    lines[1] = b""
+            elif name == b"connection":
+                close = close or "close" in headers.tokens("connection")
         head = self._head
         modern = head is None or head.http_version != "1.0"
         bodiless = status in (204, 304)
@@ -236,16 +250,16 @@ class ServerWire:
         if bodiless:
             pass
         elif length is not None:
-            fields.append((b"content-length", b"%d" % length))
+            lines.append(b"content-length: %d\r\n" % length)
         elif modern:
-            fields.append((b"transfer-encoding", b"chunked"))
-        close = close or until_close or "close" in headers.tokens("connection")
-        self._keep_alive = self.may_keep_alive and not close
+            lines.append(b"transfer-encoding: chunked\r\n")
+        self._keep_alive = self.may_keep_alive and not close and not until_close
         if not self._keep_alive:
-            fields.append((b"connection", b"close"))
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
         silent = bodiless or self.answers_head_only
-        self._writer.start(Framing(length, until_close=until_close), silent=silent)
-        return _status_line(status) + written(fields) + b"\r\n"
+        self._writer.start(length, until_close=until_close, silent=silent)
+        return b"".join(lines)
 
     def send_data(self, data: bytes) -> bytes:
         """A piece of the body. Raises ValueError when it exceeds the announced length."""
@@ -292,7 +306,7 @@ class ServerWire:
         self._reader.next_message()
         self._writer = BodyWriter()
         self._head = None
-        self._framing = Framing()
+        self._framing = _NOT_FRAMED
         self._keep_alive = False
 
 
@@ -345,7 +359,7 @@ class ClientWire:
             gate.check_request_head(raw, _UNLIMITED)  # nobody shall be sent what we would refuse ourselves
         except ProtocolViolation as violation:
             raise ValueError(f"not a request that can be sent: {violation}") from None
-        self._writer.start(Framing(length), silent=False)
+        self._writer.start(length)
         self._method = head.method
         self._keep_alive = "close" not in connection
         self._upgrade_asked = "upgrade" in connection

@@ -8,10 +8,10 @@ attempt short, the saga is told of a write that may have happened before anythin
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from inspect import iscoroutinefunction
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -32,7 +32,6 @@ from zerver.runtime.targets import Targets, TargetState
 _COMPENSATION = Policy(timeout=5.0, retries=20, backoff=0.05, backoff_cap=1.0)
 
 _NEVER = float("inf")
-_UNBOUNDED = nullcontext()
 
 
 class Way:
@@ -236,7 +235,10 @@ class Interpreter:
         return wait
 
 
-def _bounds(run: Run, call: Call, way: Way, now: float, rollback: bool) -> AbstractContextManager[object]:
+_UNBOUNDED = cast("trio.CancelScope", nullcontext())  # which it is, as far as `with` can tell
+
+
+def _bounds(run: Run, call: Call, way: Way, now: float, rollback: bool) -> trio.CancelScope:
     """What ends an attempt in time: a scope of its own, unless the run's deadline comes first anyway.
 
     Half of what Trio spends on an effect is its scope.

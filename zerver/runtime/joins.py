@@ -6,6 +6,7 @@ running any more, and the saga knows which of them were not wanted.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import trio
@@ -22,11 +23,11 @@ from zerver.runtime.live import Flight, Run
 class Performer(Protocol):
     """What a join needs of the interpreter."""
 
-    async def perform(self, run: Run, call: Call) -> Outcome[Any]:
+    def perform(self, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
         """Perform a call and tell the saga."""
         ...
 
-    async def fly(self, run: Run, call: Call, flight: Flight | None) -> Outcome[Any]:
+    def fly(self, run: Run, call: Call, flight: Flight | None) -> Coroutine[Any, Any, Outcome[Any]]:
         """Perform a call and tell nobody: a hedge's attempts are one write."""
         ...
 
@@ -73,6 +74,7 @@ class _Conduct:
         self.name = f"a member of {join.kind.name}"  # of a task: Trio would make one up for each, at some cost
         self.outcome: Outcome[Any] | None = None
         self.winners: tuple[int, ...] = ()
+        self.timed = False  # whether a timer was started for the nursery
 
     def hedge_delay(self) -> float | None:
         return None
@@ -95,9 +97,11 @@ class _Conduct:
                 nursery.start_soon(self.member, number, nursery, name=self.name)
         if verdict.wake is not None:
             nursery.start_soon(self.wake, verdict.wake, nursery)
+            self.timed = True
         if verdict.outcome is not None:
             self.outcome, self.winners = verdict.outcome, verdict.winners
-            nursery.cancel_scope.cancel()
+            if self.state.running or self.timed:  # else all have ended, and to cancel nobody costs as much as a member
+                nursery.cancel_scope.cancel()
 
     def asked(self, number: int) -> None:
         """A member is about to start; told here and not in its task, because Trio starts tasks in any order."""

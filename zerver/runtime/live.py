@@ -1,6 +1,6 @@
 """A run that is under way: what the rooms of the runtime share about it.
 
-Law: one Run is owned by one request actor; others may only call `cancel`.
+Law: one Run is owned by one request actor; others may only call `cancel` and `tell`.
 """
 
 from __future__ import annotations

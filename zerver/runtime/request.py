@@ -117,8 +117,10 @@ async def _at_once(interpreter: Interpreter, run: Run, calls: tuple[Call, ...]) 
 
     with unwrapped():
         async with trio.open_nursery() as nursery:
-            for call in calls:
+            own, *others = calls  # one needs no task of its own: this one would only wait for it
+            for call in others:
                 nursery.start_soon(carry, call)
+            await carry(own)
     if machine.under_way:
         return machine.interrupt(t.Ending("cancelled", reason="the run had ended"))
     return last[-1]

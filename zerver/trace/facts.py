@@ -69,14 +69,15 @@ class StepFacts:
 class WriteFacts:
     """One write of the run.
 
-    happened: None while nobody knows. trouble: why its rollback did not work out. touched: False for a statement that
-    was performed and found no row to change.
+    happened: None while nobody knows. unresolved: nobody can say that it is right. trouble: why its rollback did not
+    work out. touched: False for a statement that was performed and found no row to change.
     """
 
     call: Call
     happened: bool | None
     error: EffectError | None = None
     undone: bool = False
+    unresolved: bool = False
     trouble: str = ""
     touched: bool = True
 
@@ -136,21 +137,8 @@ class Facts:
 
     @property
     def unresolved(self) -> list[WriteFacts]:
-        """Writes of a run that has ended of which the records say that nobody knows whether they are right.
-
-        They cannot say it of a compensation that could not even be asked for; the Result's `unresolved` can.
-        """
-        return [write for write in self.writes.values() if self.over and self._is_unresolved(write)]
-
-    def _is_unresolved(self, write: WriteFacts) -> bool:
-        if write.trouble:
-            return True
-        if write.happened is not None or write.undone:
-            return False
-        how = write.call.effect.compensation
-        undoable = how is not None and (how.undo is not None or how.by_key is not None)
-        done = self.ending is not None and self.ending.status == "done"
-        return write.call.effect.form != "optional" or (undoable and not done)
+        """Writes of which nobody can say that they are right, as the saga said when the run was over."""
+        return [write for write in self.writes.values() if write.unresolved]
 
     # -- gathering: one function per kind of record --
 
@@ -241,6 +229,7 @@ class Facts:
     def _unresolved(self, record: t.Record) -> None:
         _, _, entry, error = record
         write = self.writes.setdefault(entry.call, WriteFacts(entry.call, True if entry.value is not None else None))
+        write.unresolved = True
         if not write.trouble and error is not None and not isinstance(error, EffectError):
             write.trouble = f"its undo could not be asked for: {error}"
 

@@ -39,9 +39,9 @@ def format_timeline(
 ) -> str:
     """The text of a run, without a newline at its end.
 
-    unresolved: the Result's, when there is one; the records alone cannot tell of a compensation that could not even be
-    asked for. status: what an edge answered, as 201; the run's own word by default. slow: seconds above which a run is
-    called slow; by default 0.05, if one step took more than half of it.
+    unresolved: the Result's, for records that do not reach to the end of the run; whole ones tell it themselves.
+    status: what an edge answered, as 201; the run's own word by default. slow: seconds above which a run is called
+    slow; by default 0.05, if one step took more than half of it.
     """
     facts = Facts(timeline)
     veil = Veil(facts)
