@@ -5,7 +5,7 @@ Law: three kinds of trouble are kept apart: *you* made a mistake (DefinitionErro
 only where somebody would do something else about it. Cancellation is none of them: it is Trio's, and is never wrapped.
 
     ZerverError
-    ├─ DefinitionError         the app is wrong; raised while it is built, never while it serves
+    ├─ DefinitionError         the app is wrong; raised while it is built, or by what a step makes
     ├─ ImpureStepError         a step awaited something that is not an effect
     ├─ EffectError             an effect came to nothing; raised at its `await` inside a step
     │   ├─ EffectTimeout           no attempt answered within its timeout
@@ -53,7 +53,8 @@ class ZerverError(Exception):
 class DefinitionError(ZerverError):
     """The app is wrong. Names the thing and the place on its first line, the cure on the second.
 
-    Source: building a Step, Flow or App, `zerver check`, or opening a runtime.
+    Source: building a Step, Flow or App, `zerver check`, or opening a runtime; and inside a step, an effect or
+    Insert that cannot work, which is the run's defect.
     """
 
     def __init__(self, problem: str, cure: str = "") -> None:

@@ -216,3 +216,11 @@ def test_a_name_that_cannot_be_is_a_definition_error(bad: str) -> None:
 def test_what_is_local() -> None:
     assert all(map(is_local, ["localhost", "127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"]))
     assert not any(map(is_local, ["0.0.0.0", "::", "", "192.168.1.1", "shop.example", "localhost.evil.example"]))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "192.0.2.7:8000", "[2001:db8::1]:8000", "localhost:8000"])
+def test_addresses_are_served_beside_the_names_when_asked_for(host: str) -> None:
+    trust = Trust(hosts=["localhost"], addresses=True)
+    assert trust.judge(RequestHead("GET", "/", Headers.of({"Host": host}), "1.1")).host == host
+    with pytest.raises(ProtocolViolation):
+        trust.judge(RequestHead("GET", "/", Headers.of({"Host": "evil.example"}), "1.1"))

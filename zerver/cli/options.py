@@ -54,12 +54,11 @@ class ServeOptions:
                 "each --tls-cert needs its --tls-key, in the same order; "
                 f"there are {len(self.tls_cert)} and {len(self.tls_key)}"
             )
-        if self.unix is None and not is_local(self.bind_host) and not self.allow_host:
-            # Django refuses to start without ALLOWED_HOSTS; a warning in a log is what nobody reads.
-            raise WrongOption(
-                f"others can reach {self.bind_host}: say for which hosts you answer, as --allow-host shop.example "
-                "(again for each, *.shop.example for subdomains, '*' for any)"
-            )
+
+    @property
+    def open_to_others(self) -> bool:
+        """Whether strangers can connect, and nobody has said for which hosts it answers."""
+        return self.unix is None and not is_local(self.bind_host) and not self.allow_host
 
     @property
     def bind_host(self) -> str:
@@ -75,8 +74,10 @@ class ServeOptions:
         return self.unix if self.unix is not None else f"{self.bind_host}:{self.bind_port}"
 
     def trust(self) -> Trust:
+        # A page that rebinds its name to our address (DNS rebinding) asks for a name; an address it cannot forge.
+        hosts = ("localhost",) if self.open_to_others else self.allow_host
         try:
-            return Trust(self.proxy_headers, self.allow_host, self.proxy_form)
+            return Trust(self.proxy_headers, hosts, self.proxy_form, addresses=self.open_to_others)
         except DefinitionError as error:
             raise WrongOption(f"{error.problem}; {error.cure}") from None
 

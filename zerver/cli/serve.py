@@ -59,7 +59,7 @@ from zerver.trace.text import format_timeline
 @click.option(
     "--allow-host", multiple=True, metavar="NAME",
     help="A host that is served; 421 for others. *.NAME: its subdomains; *: any. Repeatable. "
-    "Required to listen where others can connect.",
+    "Without it, where others can connect, only IP addresses and localhost are served.",
 )  # fmt: skip
 @click.option("--timeline", is_flag=True, help="Print the timeline of every run.")
 @click.option(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from types import ModuleType
 from typing import Any, Protocol
 
 import attrs
 
 from zerver.core.admission import Limits
 from zerver.core.check import check_flow, steps_of
+from zerver.core.effects import CallInfo, EffectKind, IdempotencyKey
 from zerver.core.flows import Flow, check_on_error
 from zerver.core.plan import Plan, compile_plan
 from zerver.core.policy import Policy
@@ -125,7 +127,7 @@ class Scope:
 class App(Scope):
     """Everything a runtime needs to know: what can be asked for, and which flows are served where.
 
-    capabilities: what handles effects. targets: how their targets are treated, by name. policy: the weakest that the
+    capabilities: what handles effects; a module of `@effect` functions may stand here too. targets: how their targets are treated, by name. policy: the weakest that the
     app sets for all effects. limits: how much runs and waits at once. on_error: as Flow's, for flows without one.
     """
 
@@ -133,7 +135,7 @@ class App(Scope):
         self,
         name: str = "app",
         *,
-        capabilities: Sequence[Capability | HasCapability] = (),
+        capabilities: Sequence[Capability | HasCapability | ModuleType] = (),
         targets: Mapping[str, Target] | None = None,
         policy: Policy | None = None,
         limits: Limits | None = None,
@@ -141,7 +143,7 @@ class App(Scope):
     ) -> None:
         super().__init__(self, "", (), None)
         self.name = name
-        self.capabilities = tuple(c if isinstance(c, Capability) else c.capability() for c in capabilities)
+        self.capabilities = tuple(map(_as_capability, capabilities))
         self.targets = dict(targets or {})
         self.policy = policy
         self.limits = limits or Limits()
@@ -227,9 +229,36 @@ class App(Scope):
                         f"{where}: step {step.name!r} asks for {kind.name!r}, but nothing handles it",
                         f"add a capability that does to App(capabilities=[…]), as {_CAPABLE.get(room, room + '(…)')}",
                     )
+                if kind.handler is not None and kind.name not in builtin:
+                    self._check_resources(where, step.name, kind)
+
+    def _check_resources(self, where: str, step: str, kind: EffectKind[..., Any]) -> None:
+        for wanted in kind.injected.values():
+            told = wanted in (IdempotencyKey, CallInfo)
+            if not told and not any(wanted in capability.resources for capability in self.capabilities):
+                label = getattr(wanted, "__name__", str(wanted))
+                raise DefinitionError(
+                    f"{where}: step {step!r} asks for {kind.name!r}, whose handler wants a {label}, but nothing opens one",
+                    f"add a capability to App(capabilities=[…]) whose resources open a {label}",
+                )
 
     def handles(self, kind: str) -> bool:
         return any(kind in capability.handlers for capability in self.capabilities)
+
+
+def _as_capability(given: Capability | HasCapability | ModuleType) -> Capability:
+    if isinstance(given, Capability):
+        return given
+    make = getattr(given, "capability", None)
+    if callable(make):
+        made = make()
+        if isinstance(made, Capability):
+            return made
+    if isinstance(given, ModuleType):  # a module of @effect functions: they are their own handlers
+        return Capability(name=given.__name__.rpartition(".")[2])
+    raise DefinitionError(
+        f"App(capabilities=[…]) was given {given!r}, which is none", "give it sqlite(…), http_client(…), or a Capability(…)"
+    )
 
 
 _CAPABLE = {

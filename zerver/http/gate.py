@@ -222,8 +222,8 @@ def _body_length(crucial: dict[bytes, list[bytes]], minor: bytes) -> int | None:
 
 
 def _says_close(crucial: dict[bytes, list[bytes]]) -> bool:
-    values = crucial.get(b"connection")
-    return bool(values) and any(token.strip(b" \t").lower() == b"close" for value in values for token in value.split(b","))
+    values = crucial.get(b"connection", ())
+    return any(token.strip(b" \t").lower() == b"close" for value in values for token in value.split(b","))
 
 
 def _expects_continue(crucial: dict[bytes, list[bytes]], minor: bytes) -> bool:

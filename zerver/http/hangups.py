@@ -2,7 +2,7 @@
 
 Law: a connection is added once, when somebody first wants to know, and costs nothing from then on: the kernel keeps
 watch, edge-triggered, for the end of the stream alone. A read that is left pending tells as much, but it takes a task
-for each request that is watched, a twelfth of what such a request costs, and sees nothing behind pipelined bytes.
+for each request that is watched, a seventh of what such a request costs, and sees nothing behind pipelined bytes.
 
 Linux only. Elsewhere, and for TLS, whose end is inside the stream, `Inlet` reads behind.
 """

@@ -19,8 +19,8 @@ from zerver.http.hangups import Hangups
 _READ_SIZE = 64 * 1024
 
 
-def _descriptor_of(stream: object) -> trio.socket.SocketType | None:
-    """The socket that is all there is to a stream; None for TLS, for streams in memory, and where it is no file."""
+def _socket_of(stream: object) -> trio.socket.SocketType | None:
+    """The socket that is all there is to a stream; None for TLS, for streams in memory, and on Windows."""
     return stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
 
 
@@ -47,7 +47,7 @@ class Inlet:
         self._hangups = hangups
         self._alarm = -1  # the descriptor that hangups keep watch on
         self._stream = stream
-        self._socket = _descriptor_of(stream)
+        self._socket = _socket_of(stream)
         self._report = report
         self._on_gone: Callable[[], None] | None = None
         self._pending: trio.Event | None = None  # set when the read behind has ended
@@ -58,7 +58,7 @@ class Inlet:
         if self._pending is not None:
             await self._pending.wait()
         if self._kept:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()  # whoever pipelines waits for nothing else, and others want their turn
             kept, self._kept = self._kept, b""
             return kept
         return await self._read()
@@ -90,7 +90,7 @@ class Inlet:
         self._on_gone = None
 
     def close(self) -> None:
-        """The stream has been closed, or will be now."""
+        """No more of it: the stream has been closed."""
         if self._hangups is not None and self._alarm >= 0:
             self._hangups.discard(self._alarm, self._notice_hangup)
 
@@ -109,7 +109,7 @@ class Inlet:
             if self._socket is not None:
                 data = await _read_socket(self._socket)
             else:
-                data = await self._stream.receive_some(_READ_SIZE)
+                data = bytes(await self._stream.receive_some(_READ_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             data = b""  # a reset is a way of leaving
         except Exception as defect:  # a stream that breaks the rules of streams must not break the connection's
@@ -118,7 +118,7 @@ class Inlet:
         if not data:
             self.gone = True
             self._notice_hangup()
-        return bytes(data)
+        return data
 
     def _notice_hangup(self) -> None:
         self._left = True
@@ -148,7 +148,7 @@ class Outlet:
 
     def __init__(self, stream: trio.abc.SendStream, seconds: float) -> None:
         self._stream = stream
-        self._socket = _descriptor_of(stream)
+        self._socket = _socket_of(stream)
         self._seconds = seconds
 
     async def send_soon(self, data: bytes | memoryview) -> None:

@@ -69,6 +69,7 @@ class Trust:
     - form: what they say it in: "x-forwarded" (X-Forwarded-For, -Proto, -Host) or "forwarded" (RFC 7239).
     - hosts: names that are served, without port: "shop.example", "*.shop.example" (its subdomains, at any depth, not
       itself); others get 421. None, or "*": all are served.
+    - addresses: whether IP addresses are served beside the names.
 
     Raises DefinitionError for what is no network or no name.
     """
@@ -76,6 +77,7 @@ class Trust:
     proxies: frozenset[_Proxy] = attrs.field(factory=frozenset, converter=_all_proxies)
     hosts: frozenset[str] = attrs.field(factory=frozenset, converter=_names)
     form: ForwardedForm = "x-forwarded"
+    addresses: bool = attrs.field(default=False, kw_only=True)
 
     def judge(self, head: RequestHead, peer: str = "", scheme: str = "http") -> Caller:
         """Who sent this request. peer: the other end's IP address, "unix" or "". scheme: of the connection.
@@ -97,6 +99,8 @@ class Trust:
         if not host:
             raise ProtocolViolation("a Host is required")
         name = _name_of(host)
+        if self.addresses and _parsed(name.strip("[]")) is not None:
+            return
         if name not in self.hosts and not any("*" + name[dot:] in self.hosts for dot in _dots(name)):
             raise ProtocolViolation("this host is not served here", status=421)
 
