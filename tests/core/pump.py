@@ -322,6 +322,8 @@ def replay(
                 answer = machine.undone(command.task, detail[1])
             case t.GAVE_UP:
                 answer = machine.give_up()
+            case t.ENDED if isinstance(command, Unwind):  # given up, and what was left may stay as it is
+                answer = machine.give_up()
             case _:
                 raise RuntimeError(f"the replay has come to {plain(records)[-3:]}, and not to {kind} {subject}")
         command = answer or command

@@ -115,6 +115,9 @@ def fates(records: list[t.Record], ending: t.Ending) -> list[Fate]:
             writes.append(Fate(subject, kind == t.COMMITTED, False))
         elif kind == t.PIVOT:
             exempt = list(writes)
+        elif kind in (t.LATE, t.CUT) and subject.parent is None:  # its step never saw what it came to
+            (whole,) = _ordinals([subject])
+            losers += [fate for fate in writes if _inside((fate.call.step, fate.call.ordinal), whole)]
         elif kind == t.LOST:
             (join,), winners = _ordinals([subject]), _ordinals(list(detail))
             for fate in writes:

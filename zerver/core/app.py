@@ -257,7 +257,8 @@ def _as_capability(given: Capability | HasCapability | ModuleType) -> Capability
     if isinstance(given, ModuleType):  # a module of @effect functions: they are their own handlers
         return Capability(name=given.__name__.rpartition(".")[2])
     raise DefinitionError(
-        f"App(capabilities=[…]) was given {given!r}, which is none", "give it sqlite(…), http_client(…), or a Capability(…)"
+        f"App(capabilities=[…]) was given {given!r}, which is none",
+        "give it sqlite(…), http_client(…), or a Capability(…)",
     )
 
 

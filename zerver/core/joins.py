@@ -73,6 +73,8 @@ class Join(Effect[T]):
         super().__init__(kind, args, kwargs, policy, compensation, form)
         self.rule: JoinRule = args[0]
         self.members: tuple[Effect[Any], ...] = args[1:]
+        if self.rule.name == "hedge":  # the hedge is the effect: what `.optional()` says of one holds for the other
+            self.members = (self.members[0]._formed(form),)
         if policy is not None and policy.retries:
             raise DefinitionError(
                 f"{kind.name} was given retries={policy.retries}",

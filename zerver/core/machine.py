@@ -32,7 +32,7 @@ from zerver.core.commands import Unwind as Unwind
 from zerver.core.commands import Wait as Wait
 from zerver.core.decisions import DECISIONS, Continue, Done, Fail, Insert, Need, Pause, Replace
 from zerver.core.effects import Effect, Outcome, deliver
-from zerver.core.places import Activation, At, Gate, Member
+from zerver.core.places import Activation, At, Gate, Member, postpone
 from zerver.core.plan import DEADLINE_CELL, UNWRITTEN, BlockNode, BranchNode, DagNode, ForkNode, Plan, StepNode
 from zerver.core.replan import spliced, still_to_run
 from zerver.core.saga import Saga, Task
@@ -48,20 +48,9 @@ class Machine:
     """One run of one plan. clock: nanoseconds, monotonic; its only use is in records and Deadline parameters."""
 
     __slots__ = (
-        "_ending",
-        "_names",
-        "_parked",
-        "_ready",
-        "_waiting",
-        "cells",
-        "clock",
-        "deadline_ns",
-        "finished",
-        "plan",
-        "records",
-        "run_id",
-        "saga",
-    )
+        "_ending", "_idle_since", "_names", "_parked", "_ready", "_waiting", "cells", "clock", "deadline_ns",
+        "finished", "plan", "records", "run_id", "saga",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -84,6 +73,7 @@ class Machine:
         self._waiting: dict[Call, Activation] = {}
         self._parked: dict[str, Activation] = {}
         self._names: dict[str, int] = {}
+        self._idle_since = 0  # when nothing but signals was left to wait for
 
     # -- events --
 
@@ -102,7 +92,7 @@ class Machine:
         activation = self._waiting.pop(call)
         if self._ending is not None:
             self.records.append((t.LATE, self.clock(), call, outcome))
-            self._close(activation)
+            self._drop(call, activation)
             return self._command()
         self.records.append((t.SETTLED, self.clock(), call, outcome))
         value, error = deliver(call.effect, outcome)
@@ -130,15 +120,14 @@ class Machine:
         self._end(ending)
         for call, activation in self._waiting.items():
             self.records.append((t.CUT, self.clock(), call, ending.reason or ending.status))
-            self._close(activation)
+            self._drop(call, activation)
         self._waiting.clear()
         self._ready = []  # a step may have been interrupted itself, before what others asked for was handed out
         return self._command()
 
     def signalled(self, signal: str, value: object) -> Command:
         """The signal that the run was parked on has come. Raises KeyError when it is parked on no such signal."""
-        activation = self._parked.pop(signal)
-        self.records.append((t.SIGNALLED, self.clock(), activation.node, value))
+        activation = self._woken(t.SIGNALLED, signal, value)
         pause = activation.pause[0] if activation.pause else None
         if pause is not None and pause.resume is not None:
             activation.resume = pause.resume
@@ -149,8 +138,7 @@ class Machine:
 
     def expired(self, signal: str) -> Command:
         """The signal has not come in time."""
-        activation = self._parked.pop(signal)
-        self.records.append((t.EXPIRED, self.clock(), activation.node, None))
+        activation = self._woken(t.EXPIRED, signal, None)
         pause = activation.pause[0] if activation.pause else None
         decision = pause.expired if pause is not None else None
         self._answer(activation, Fail("expired", signal) if decision is None else decision)
@@ -183,6 +171,7 @@ class Machine:
             if self._waiting:
                 return _WAIT
             if self._parked:
+                self._idle_since = self.records[-1][1]
                 pauses = [(signal, a.pause[1]) for signal, a in self._parked.items() if a.pause is not None]
                 return Park(tuple(pauses))
             self._end(t.Ending("done", self._given()))
@@ -360,6 +349,11 @@ class Machine:
         self._waiting[call] = activation
         self._ready.append(call)
 
+    def _drop(self, call: Call, activation: Activation) -> None:
+        """The step will never see what the call came to: what it wrote is not wanted, even in a run that is done."""
+        self.saga.lost(call, frozenset())
+        self._close(activation)
+
     def _close(self, activation: Activation) -> None:
         """Drop a waiting step: its `finally` blocks run, and what they raise is no news any more."""
         if activation.coroutine is not None:
@@ -458,6 +452,17 @@ class Machine:
         else:
             place.line = (*place.line[: place.at], *line, *place.line[place.at :])
         return True
+
+    def _woken(self, kind: str, signal: str, value: object) -> Activation:
+        """Parked time is not the run's: its deadline, and those of the nested flows around, are later by so much."""
+        places = [activation.place for activation in self._parked.values()]
+        activation, now = self._parked.pop(signal), self.clock()
+        self.records.append((kind, now, activation.node, value))
+        parked = now - self._idle_since
+        if self.deadline_ns is not None:
+            self.deadline_ns += parked
+        postpone(places, parked)
+        return activation
 
     def _activations(self) -> list[Activation]:
         return [*self._waiting.values(), *self._parked.values()]

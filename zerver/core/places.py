@@ -5,7 +5,7 @@ Law: these are the machine's bookmarks and nothing else: they decide nothing, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
 from zerver.core.decisions import Pause
@@ -47,6 +47,18 @@ class Member(At):
 
 
 Frame: TypeAlias = At | Gate
+
+
+def postpone(places: Iterable[At], ns: int) -> None:
+    """Move the end of every nested flow around these places."""
+    moved: set[Frame] = set()
+    for place in places:
+        at: Frame | None = place
+        while at is not None and at not in moved:
+            moved.add(at)
+            if isinstance(at, At) and at.until_ns is not None:
+                at.until_ns += ns
+            at = at.parent
 
 
 class Activation:

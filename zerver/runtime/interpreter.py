@@ -18,10 +18,11 @@ import trio
 from zerver.core import timeline as t
 from zerver.core.app import App
 from zerver.core.calls import Call
-from zerver.core.effects import Effect, Failure, Outcome, Success, Unknown
+from zerver.core.effects import Cancelled, Effect, Failure, Outcome, Success, Unknown
 from zerver.core.joins import Join
 from zerver.core.policy import Policy, backoff_seconds, resolve
 from zerver.errors import EffectError, EffectRefused, OutcomeUnknown
+from zerver.runtime.groups import bare
 from zerver.runtime.handlers import Bound, Handlers
 from zerver.runtime.joins import perform_join
 from zerver.runtime.judge import Judgement, judge, judge_timeout
@@ -93,17 +94,31 @@ class Interpreter:
         Budgets and breakers do not hold it back: they are against storms, and a refund is none.
         """
         if isinstance(call.effect, Join):
-            return perform_join(self, run, call)
+            return self._compensate_join(run, call, call.effect)
         flight = None if call.effect.kind.access == "read" else Flight()
         return self.fly(run, call, flight, _COMPENSATION)
+
+    async def _compensate_join(self, run: Run, call: Call, join: Join[Any]) -> Outcome[Any]:
+        """Members are tried as hard as one alone, and all must have worked: a settle says only that they have ended."""
+        outcome = await perform_join(_Compensating(self), run, call)
+        if join.rule.name == "settle" and isinstance(outcome, Success):
+            failed = next((member for member in outcome.value if not isinstance(member, Success)), None)
+            if failed is not None:
+                reason = failed.reason if isinstance(failed, Cancelled) else failed.error.reason
+                return Failure(EffectError(join.kind.name, f"not all of it was done: {reason}"))
+        return outcome
 
     async def resolve(self, run: Run, call: Call, outcome: Unknown) -> Outcome[Any]:
         """Ask the other side whether a write in doubt has happened, if the effect says how."""
         how = call.effect.compensation
         if how is None or how.resolve is None:
             return outcome
-        ask = Call(run.run_id, call.step, f"{call.ordinal}.resolve", how.resolve(call.key), call, call.until_ns)
-        answer = await self.fly(run, ask, None)
+        try:
+            ask = Call(run.run_id, call.step, f"{call.ordinal}.resolve", how.resolve(call.key), call, call.until_ns)
+            answer = await (perform_join(self, run, ask) if isinstance(ask.effect, Join) else self.fly(run, ask, None))
+        except Exception as defect:  # resolve= is user code; that it cannot even be asked leaves the write in doubt
+            reason = f"{type(defect).__name__}: {defect}"
+            answer = Failure(EffectError(call.effect.kind.name, f"resolve could not be asked: {reason}", defect))
         run.records.append((t.RESOLVED, run.clock(), call, answer))
         if not isinstance(answer, Success):
             return outcome
@@ -192,12 +207,18 @@ class Interpreter:
             with _bounds(run, call, way, began, rollback):
                 try:
                     if state.bulkhead is None:
+                        if flight is not None:
+                            await _last_moment()
                         judged = Success(await _sent(run, call, way, number, flight))
                     else:
                         async with state.bulkhead:
                             judged = Success(await _sent(run, call, way, number, flight))
                 except Exception as raised:
                     judged = judge(kind, raised)
+                except BaseExceptionGroup as group:
+                    # A handler's own nursery was cut, and its cleanup raised beside the Cancelled. A scope takes the
+                    # Cancelled out and lets the rest go on, as an error of nobody's that passes everybody by.
+                    raise bare(group.split(Exception)[1] or group) from None
         except BaseException:  # cut from outside: it says nothing about the target
             if breaker is not None:
                 breaker.forget()
@@ -260,6 +281,27 @@ def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight | None) ->
         flight.sent = True
     awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
     return awaitable
+
+
+async def _last_moment() -> None:
+    """Let a cancellation that is due come before the write is sent, and not at the handler's first checkpoint: then
+    nobody could tell.
+    """
+    if trio.current_effective_deadline() <= trio.current_time():
+        await trio.lowlevel.checkpoint()
+
+
+class _Compensating:
+    """The interpreter, as a join of the rollback sees it."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self.latency = interpreter.latency
+        self.perform = interpreter.compensate
+        self.resolve = interpreter.resolve
+
+    def fly(self, run: Run, call: Call, flight: Flight | None) -> Coroutine[Any, Any, Outcome[Any]]:
+        return self._interpreter.fly(run, call, flight, _COMPENSATION)
 
 
 def _given_up(call: Call, error: EffectError, doubtful: bool) -> Outcome[Any]:

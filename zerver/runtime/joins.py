@@ -56,7 +56,7 @@ async def perform_join(performer: Performer, run: Run, call: Call) -> Outcome[An
             if scope.cancelled_caught and conduct.outcome is None:
                 error = EffectTimeout(join.kind.name, f"timed out after {timeout * 1000:.0f}ms")
                 conduct.outcome = Failure(error)
-    except trio.Cancelled:
+    except BaseException:  # Cancelled; or the program ends, and what was sent must be told all the same
         conduct.abandon()
         raise
     return await conduct.end()
@@ -195,7 +195,7 @@ class _Hedge(_Conduct):
         if isinstance(outcome, Unknown):
             try:
                 outcome = await self.performer.resolve(self.on, self.one, outcome)
-            except trio.Cancelled:
+            except BaseException:  # whatever it is, the write is in doubt
                 self._tell(outcome)
                 raise
         self._tell(outcome)

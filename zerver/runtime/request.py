@@ -14,8 +14,9 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.effects import Failure
+from zerver.core.effects import Failure, Outcome
 from zerver.core.machine import Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.saga import Task
 from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.interpreter import Interpreter
@@ -154,18 +155,26 @@ async def _unwind(interpreter: Interpreter, run: Run, command: Command) -> t.End
     run.awaited = set()
     if not isinstance(command, Finish):
         ends = trio.current_time() + run.flow.undo_deadline
-        with trio.CancelScope(shield=True, deadline=ends):
-            while isinstance(command, Unwind):
-                task = command.task
-                call = Call(run.run_id, task.entry.call.step, f"{task.entry.call.ordinal}.{task.verb}", task.effect)
-                try:
-                    outcome = await interpreter.compensate(run, call)
-                except Exception as defect:  # one that cannot even be tried must not keep the others from being undone
-                    reason = f"{type(defect).__name__}: {defect}"
-                    outcome = Failure(EffectError(task.effect.kind.name, reason, defect))
-                command = machine.undone(task, outcome)
+        try:
+            with trio.CancelScope(shield=True, deadline=ends):
+                while isinstance(command, Unwind):
+                    command = machine.undone(command.task, await _undo(interpreter, run, command.task))
+        except BaseException:  # the program ends in the middle of it: what is left is unresolved, and must be told
+            machine.give_up()
+            raise
         if not isinstance(command, Finish):
             command = machine.give_up()
     if not isinstance(command, Finish):
         raise InternalError(f"run {run.run_id}: {command!r} instead of an end")
     return command.ending
+
+
+async def _undo(interpreter: Interpreter, run: Run, task: Task) -> Outcome[Any]:
+    """Perform one task; one that cannot even be tried must not keep the others from being undone."""
+    asked = task.entry.call
+    try:
+        return await interpreter.compensate(
+            run, Call(run.run_id, asked.step, f"{asked.ordinal}.{task.verb}", task.effect)
+        )
+    except Exception as defect:
+        return Failure(EffectError(task.effect.kind.name, f"{type(defect).__name__}: {defect}", defect))

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from zerver.core.admission import Refusal
-from zerver.core.decisions import Fail
 from zerver.core.saga import Entry
 from zerver.core.timeline import Ending, Status, Timeline
 from zerver.core.values import value
-from zerver.errors import DeadlinePassed, EffectError, RunCancelled, RunDefect, RunError, RunFailed, RunRefused
+from zerver.errors import DeadlinePassed, RunCancelled, RunDefect, RunError, RunFailed, RunRefused
 
 
 @value(eq=False)
@@ -66,10 +65,13 @@ class Result:
         cause = self.cause
         if isinstance(cause, Refusal):
             return RunRefused(f"{label} was refused: {cause.reason}", self, cause.retry_after)
-        if isinstance(cause, Fail | EffectError):
-            return RunFailed(f"{label} failed: {cause}", self)
-        if self.status == "defect":
-            return RunDefect(f"{label} has a defect: {cause!r}", self)
-        if self.status == "deadline":
-            return DeadlinePassed(f"{label} passed its deadline", self)
-        return RunCancelled(f"{label} was cancelled: {self.reason}", self)
+        error, said = _ERRORS[self.status]
+        return error(f"{label} {said.format(cause=cause, reason=self.reason)}", self)
+
+
+_ERRORS: dict[Status, tuple[type[RunError], str]] = {
+    "failed": (RunFailed, "failed: {cause}"),
+    "defect": (RunDefect, "has a defect: {cause!r}"),
+    "deadline": (DeadlinePassed, "passed its deadline"),
+    "cancelled": (RunCancelled, "was cancelled: {reason}"),
+}
