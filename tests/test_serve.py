@@ -322,8 +322,46 @@ async def test_the_shorter_of_the_callers_and_the_flows_deadline_counts(
         assert place.runs == []
         mock_clock.jump(0.001)
         assert (await wire.hear()).status == 504
-        assert place.runs[0][0].status == "deadline"
+        assert (await place.wait_run()).status == "deadline"
         assert world.done == ["work", "unwork"]
+
+
+async def test_the_deadline_bounds_the_answer_and_not_the_rollback(mock_clock: MockClock) -> None:
+    waiting, undoing, undo = trio.Event(), trio.Event(), trio.Event()
+
+    @effect(kind="late.wait", access="read")
+    async def wait() -> None:
+        waiting.set()
+        await trio.sleep_forever()
+
+    @effect(kind="late.write", access="write")
+    async def write() -> int:
+        return 1
+
+    @effect(kind="late.undo", access="write")
+    async def undo_it(written: int) -> None:
+        undoing.set()
+        await undo.wait()
+
+    @step
+    async def work() -> None:
+        await write().compensate(undo_it)
+        await wait()
+
+    app = App()
+    app.route("POST", "/late", Flow("late", [work], deadline=2.0))
+    async with served(app) as place, place.connect() as wire:
+        await wire.say("POST /late")
+        await waiting.wait()
+        mock_clock.jump(2.0)
+        reply = await wire.hear()
+        await undoing.wait()
+        assert (reply.status, place.runs) == (504, [])
+        assert place.serving.runtime.statistics().admission.running == 1
+        undo.set()
+        told = await place.wait_run()
+        assert (told.run_id, told.status, told.unresolved) == (reply.headers["x-request-id"], "deadline", ())
+        assert place.serving.runtime.statistics().admission.running == 0
 
 
 # ---- admission ------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ class Edge:
             return await self._run(exchange, caller, found.payload, found.params, found.payload.label)
         mounted = mounted_at(self._mounts, head)
         if mounted is None:
-            return render_miss(found)
+            return stamped(render_miss(found), self.runtime.new_id())
         endpoint = self._mounts[mounted]
         return await self._run(exchange, caller, endpoint, {}, f"{head.method} {endpoint.label}")
 
@@ -162,11 +162,13 @@ class Edge:
             deadline=_asked_deadline(head.headers.get(_TIMEOUT_HEADER)),
             label=label,
             on_wait=watch if endpoint.is_watched(head.method) else None,
+            after=lambda sealed: self._tell(sealed, response.status),  # its rollback has outlived the answer
         )
         response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
         if isinstance(response.body, Deferred):
             response = await self._open(response, head, result)
-        self._tell(result, response.status)
+        if result.sealed:
+            self._tell(result, response.status)
         return response
 
     async def _open(self, response: Response, head: RequestHead, result: Result) -> Response:

@@ -1,7 +1,7 @@
 """HTTP beside its peers: each server alone on one core, load from another, requests per second and CPU per request.
 
-Needs `wrk` (a Debian package) and two cores. CPU time is the server's own, as the kernel counts it; it says what a request
-costs even where the load generator is what ran out first.
+Needs `wrk` (a Debian package) and two cores. CPU time is the server's own, as the kernel counts it; it says what a
+request costs even where the load generator is what ran out first.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def python(*arguments: str) -> tuple[str, ...]:
 
 
 def uvicorn(app: str) -> tuple[str, ...]:
-    return python("-m", "uvicorn", app, "--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log")
+    return python("-m", "uvicorn", app, "--loop", "uvloop", "--http", "httptools", "--no-access-log")
 
 
 PEERS = [
     Peer("zerver", python("-m", "zerver.cli", "serve", "zerver_app:app"), ("zerver",)),
     Peer("uvicorn, raw ASGI", uvicorn("asgi_raw:app"), ("uvicorn", "uvloop", "httptools")),
-    Peer("granian, raw ASGI", python("-m", "granian", "--interface", "asgi", "--no-access-log", "asgi_raw:app"), ("granian",)),
+    Peer("granian, raw ASGI", python("-m", "granian", "--interface", "asgi", "asgi_raw:app"), ("granian",)),
     Peer("starlette on uvicorn", uvicorn("starlette_app:app"), ("starlette", "uvicorn", "uvloop")),
     Peer("fastapi on uvicorn", uvicorn("fastapi_app:app"), ("fastapi", "uvicorn", "uvloop")),
     Peer(
@@ -109,11 +109,10 @@ def _measure(peer: Peer, seconds: float, connections: int) -> dict[str, tuple[fl
         port = probe.getsockname()[1]
     where = f"127.0.0.1:{port}" if peer.port == "--bind" else str(port)
     server = subprocess.Popen(
-        [*peer.command, peer.port, where],
+        ["taskset", "-c", "0", *peer.command, peer.port, where],
         cwd=HERE / "peers",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: os.sched_setaffinity(0, {0}),
         start_new_session=True,
     )
     try:
@@ -146,7 +145,8 @@ def _wait_port(port: int, server: subprocess.Popen[bytes]) -> None:
 def _load(port: int, path: str, seconds: float, connections: int) -> tuple[int, float]:
     """Requests answered with 200, and the seconds it took."""
     command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-    out = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True).stdout
+    command.append(f"http://127.0.0.1:{port}{path}")
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in out or "Socket errors" in out:
         raise SystemExit(f"errors under load on {path}:\n{out}")
     found = re.search(r"(\d+) requests in ([\d.]+)(m?)s", out)

@@ -127,8 +127,9 @@ class Scope:
 class App(Scope):
     """Everything a runtime needs to know: what can be asked for, and which flows are served where.
 
-    capabilities: what handles effects; a module of `@effect` functions may stand here too. targets: how their targets are treated, by name. policy: the weakest that the
-    app sets for all effects. limits: how much runs and waits at once. on_error: as Flow's, for flows without one.
+    capabilities: what handles effects; a module of `@effect` functions may stand here too. targets: how their targets
+    are treated, by name. policy: the weakest that the app sets for all effects. limits: how much runs and waits at
+    once. on_error: as Flow's, for flows without one.
     """
 
     def __init__(
@@ -238,7 +239,8 @@ class App(Scope):
             if not told and not any(wanted in capability.resources for capability in self.capabilities):
                 label = getattr(wanted, "__name__", str(wanted))
                 raise DefinitionError(
-                    f"{where}: step {step!r} asks for {kind.name!r}, whose handler wants a {label}, but nothing opens one",
+                    f"{where}: step {step!r} asks for {kind.name!r}, whose handler wants a {label}, "
+                    "but nothing opens one",
                     f"add a capability to App(capabilities=[…]) whose resources open a {label}",
                 )
 

@@ -320,7 +320,7 @@ async def ask(service: Service, exchange: Exchange) -> Response:
     """The handler's answer with its body opened, or one in its stead. Raises PeerGone when the client has left."""
     try:
         response = _check_response(await service.handler(exchange))
-        return await finish(response, exchange.head)
+        return response if isinstance(response.body, bytes) else await finish(response, exchange.head)
     except Exception as error:
         if not exchange.owns(error):
             service.report(error)

@@ -13,6 +13,7 @@ import trio
 from zerver.core import timeline as t
 from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
+from zerver.core.commands import Unwind
 from zerver.core.effects import CallInfo
 from zerver.core.flows import Flow, Priority
 from zerver.core.machine import Machine
@@ -37,8 +38,8 @@ class Run:
     """
 
     __slots__ = (
-        "awaited", "clock", "cut", "deadline", "flow", "inbox", "machine", "on_wait", "priority", "records",
-        "retries_left", "run_id", "scope", "tenant", "wake",
+        "awaited", "clock", "cut", "deadline", "flow", "hand_over", "inbox", "machine", "on_wait", "priority",
+        "records", "retries_left", "run_id", "scope", "tenant", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,7 @@ class Run:
         self.retries_left = RUN_RETRIES
         self.scope = trio.CancelScope(deadline=deadline)
         self.cut: t.Ending | None = None
+        self.hand_over: Callable[[Run, Unwind], None] | None = None
         self.awaited: set[str] = set()
         self.inbox: deque[tuple[str, object]] = deque()
         self.wake: trio.Event | None = None

@@ -42,12 +42,16 @@ async def drive(interpreter: Interpreter, run: Run, parts: Sequence[Any] | Reade
                 command = await _begin(run, parts, takes)
             command = await _forward(interpreter, run, command)
         if run.scope.cancelled_caught:
-            command = run.machine.interrupt(run.cut or t.Ending("deadline", reason="the deadline has passed"))
+            ending = run.cut or t.Ending("deadline", reason="the deadline has passed")
+            command = run.machine.interrupt(ending)
+            if run.hand_over is not None and run.cut is None and isinstance(command, Unwind):
+                run.hand_over(run, command)
+                return ending
     except BaseException as reason:  # re-raised below, in every case
         command = run.machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
-        await _unwind(interpreter, run, command)
+        await unwind(interpreter, run, command)
         raise
-    return command.ending if isinstance(command, Finish) else await _unwind(interpreter, run, command)
+    return command.ending if isinstance(command, Finish) else await unwind(interpreter, run, command)
 
 
 def _why(reason: BaseException) -> str:
@@ -149,7 +153,7 @@ async def _parked(run: Run, park: Park) -> Command:
         run.scope.deadline = trio.current_time() + remaining
 
 
-async def _unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Ending:
+async def unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Ending:
     """Perform the rollback, shielded: only its own deadline ends it."""
     machine = run.machine
     run.awaited = set()

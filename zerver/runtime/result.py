@@ -19,12 +19,14 @@ class Result:
     """What a run came to. A failure is a value here; `unwrap` makes an exception of it.
 
     status: "done", "failed", "defect", "deadline", "cancelled" or "refused". unresolved: writes of which nobody can
-    say that they are right; when there are any, somebody must look.
+    say that they are right; when there are any, somebody must look. sealed: False while the rollback is still going
+    on, which only who asked for it by `after=` gets to see.
     """
 
     timeline: Timeline
     ending: Ending
     unresolved: tuple[Entry, ...] = ()
+    sealed: bool = True
 
     @property
     def run_id(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from inspect import Parameter
 from random import Random
 from typing import Any
@@ -18,6 +19,8 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.app import App
+from zerver.core.codec import convert
+from zerver.core.commands import Unwind
 from zerver.core.flows import PRIORITIES, Flow, Priority
 from zerver.core.machine import Machine
 from zerver.core.plan import Plan, compile_plan
@@ -25,10 +28,11 @@ from zerver.core.timeline import Ending, Record, Timeline
 from zerver.errors import DefinitionError, InvalidData
 from zerver.runtime.admission import AdmissionActor, AdmissionStatistics
 from zerver.runtime.drain import drain
+from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.handlers import BUILTIN_KINDS, Handlers
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.live import Run
-from zerver.runtime.request import Reader, drive
+from zerver.runtime.request import Reader, drive, unwind
 from zerver.runtime.resources import open_resources
 from zerver.runtime.result import Result
 from zerver.runtime.targets import Targets, TargetStatistics
@@ -61,6 +65,7 @@ class Runtime:
         resources: Mapping[type, Any],
         rng: Random,
         observers: Sequence[Observer],
+        rollbacks: trio.Nursery,
     ) -> None:
         self.app = app
         self.resources = resources
@@ -70,6 +75,7 @@ class Runtime:
         self.observers = list(observers)
         self.clock = _nanoseconds()
         self._rng = rng
+        self._rollbacks = rollbacks
         self._runs: dict[str, Run] = {}
         self._plans: dict[Flow, Plan] = {}
         self._ended = self._unresolved = self._observer_errors = 0
@@ -87,7 +93,8 @@ class Runtime:
     ) -> Result:
         """Run a flow to its end, and tell what it came to.
 
-        body: for a parameter that reads the request's body. given: other request parts and taken slots, by name.
+        body: for a parameter that reads the request's body; a dict is read as JSON would be. given: other
+        request parts and taken slots, by name.
         deadline: seconds; the flow's own by default, and never beyond it. task_status: `await nursery.start(partial(
         runtime.run, flow))` gives the run's id at once, for `signal` and `cancel`; observers get the Result.
 
@@ -97,7 +104,7 @@ class Runtime:
         await trio.lowlevel.checkpoint()
         plan = self.plan(flow)
         parts, takes = _inputs(plan, body, given or {})
-        run_id = self._new_id()
+        run_id = self.new_id()
         task_status.started(run_id)
         return await self.execute(
             flow, plan, parts, takes, tenant=tenant, priority=priority, deadline=deadline, run_id=run_id
@@ -116,11 +123,14 @@ class Runtime:
         label: str = "",
         run_id: str = "",
         on_wait: Callable[[Run], None] | None = None,
+        after: Observer | None = None,
     ) -> Result:
         """Run a compiled plan: what `run` and the edges are made of.
 
         parts: values in the order of `plan.parts`, or an async function that gives them, called once the run is
         admitted: so a body is read only for a run that has a ticket. on_wait: see Run. label: see Timeline.
+        after: a run whose deadline passes then gives its Result at once, not yet sealed; its rollback goes on in the
+        runtime, and `after` gets the sealed Result.
         """
         records: list[Record] = []
         clock = self.clock
@@ -131,7 +141,7 @@ class Runtime:
             raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
         seconds = _shorter(deadline, flow.deadline)
         ends = now + seconds
-        run_id = run_id or self._new_id()
+        run_id = run_id or self.new_id()
         records.append((t.RECEIVED, received, flow.name, None))
         timeline = Timeline(run_id, flow.name, flow.version, tenant, chosen, records, plan.secret, label)
         try:
@@ -147,14 +157,35 @@ class Runtime:
         machine = Machine(plan, run_id, clock, records, None if seconds == _NEVER else received + int(seconds * 1e9))
         run = Run(run_id, flow, machine, tenant, chosen, ends, on_wait)
         self._runs[run_id] = run
+        handed_over: list[Run] = []
+        if after is not None:
+            run.hand_over = partial(self._roll_back_behind, timeline, after, handed_over)
         try:
             ending = await drive(self.interpreter, run, parts, takes)
         except BaseException:  # the caller is cancelled and gets no result, but what it left behind must be told
             self._leave(run)
             self._seal(Result(timeline, timeline.ending or _CUT, machine.saga.unresolved))
             raise
+        if handed_over:
+            return Result(timeline, ending, sealed=False)
         self._leave(run)
         return self._seal(Result(timeline, ending, machine.saga.unresolved))
+
+    def _roll_back_behind(
+        self, timeline: Timeline, after: Observer, handed_over: list[Run], run: Run, command: Unwind
+    ) -> None:
+        """Carry a rollback on in a task of the runtime's own; the run keeps its ticket until it is over."""
+        handed_over.append(run)
+
+        async def carry_on() -> None:
+            try:
+                await unwind(self.interpreter, run, command)
+            finally:
+                self._leave(run)
+                result = self._seal(Result(timeline, timeline.ending or _CUT, run.machine.saga.unresolved))
+                self._tell(after, result)
+
+        self._rollbacks.start_soon(carry_on)
 
     def signal(self, run_id: str, signal: str, value: object = None) -> bool:
         """Tell a parked run what it waits for; False when no such run waits for this signal."""
@@ -190,8 +221,8 @@ class Runtime:
             targets=self.interpreter.targets.statistics(),
         )
 
-    def _new_id(self) -> str:
-        """96 random bits: keys of writes are made of it, and must not meet again."""
+    def new_id(self) -> str:
+        """An id as runs have: 96 random bits, because keys of writes are made of it and must not meet again."""
         return f"req_{self._rng.getrandbits(96):024x}"
 
     def _leave(self, run: Run) -> None:
@@ -203,11 +234,14 @@ class Runtime:
         if result.unresolved:
             self._unresolved += 1
         for observe in self.observers:
-            try:
-                observe(result)
-            except Exception:  # whoever watches a run must not be able to fail it
-                self._observer_errors += 1
+            self._tell(observe, result)
         return result
+
+    def _tell(self, observe: Observer, result: Result) -> None:
+        try:
+            observe(result)
+        except Exception:  # whoever watches a run must not be able to fail it
+            self._observer_errors += 1
 
 
 @asynccontextmanager
@@ -221,7 +255,8 @@ async def open_runtime(
     """Open an app: check it, open its resources, and yield a Runtime.
 
     observers: told of every run that has ended. handlers: by the name of an effect's kind, used instead of its own;
-    tests script the world with them. seed: makes run ids, jitter and `random` effects repeatable.
+    tests script the world with them. seed: makes run ids, and so idempotency keys, jitter and `random` effects
+    repeatable: for tests alone, as a provider takes a key it knows for a charge it has made.
 
     Raises DefinitionError when the app cannot work.
     """
@@ -230,7 +265,9 @@ async def open_runtime(
     async with AsyncExitStack() as stack:
         resources = await open_resources(stack, app.capabilities)
         bound = Handlers(app.capabilities, resources, rng, handlers or {})
-        runtime = Runtime(app, Interpreter(app, bound, Targets(app.targets), rng), resources, rng, observers)
+        rollbacks = await stack.enter_async_context(open_body_nursery())
+        interpreter = Interpreter(app, bound, Targets(app.targets), rng)
+        runtime = Runtime(app, interpreter, resources, rng, observers, rollbacks)
         try:
             yield runtime
         finally:
@@ -263,7 +300,7 @@ def _inputs(plan: Plan, body: object, given: Mapping[str, object]) -> tuple[list
         if read.name in given:
             parts.append(given[read.name])
         elif read.part.source == "body" and body is not None:
-            parts.append(body)
+            parts.append(convert(body, read.type, "body") if isinstance(body, dict) else body)
         elif read.required:
             problems.append((f"{read.part.source} {read.name}", "is required: give it in given={…}"))
         else:
