@@ -165,7 +165,7 @@ class Edge:
             after=lambda sealed: self._tell(sealed, response.status),  # its rollback has outlived the answer
         )
         response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
-        if isinstance(response.body, Deferred):
+        if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
             response = await self._open(response, head, result)
         if result.sealed:
             self._tell(result, response.status)

@@ -33,9 +33,8 @@ def main(cases: Sequence[Case], description: str) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
     parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name has this text")
     options = parser.parse_args()
-    print(
-        f"{description}\nPython {platform.python_version()}, {platform.machine()}, {options.rounds} rounds, median (min-max)\n"
-    )
+    print(description)
+    print(f"Python {platform.python_version()}, {platform.machine()}, {options.rounds} rounds, median (min-max)\n")
     figures = []
     for case in cases:
         if options.only in case.name:

@@ -119,9 +119,9 @@ class Exchange(ABC):
 
         Closing the sending side counts as going (`connection.py` says why).
 
-        It is called in another task, and not after the handler has returned. Bytes of a further request are
-        kept for later, and nothing is read behind them, so a client that pipelines is not seen leaving.
-        Until this is called nobody watches, and nothing is paid for it.
+        It is called in another task, and not after the handler has returned. Until this is called nobody watches,
+        and nothing is paid for it. Where the kernel cannot tell (`hangups.py`), bytes of a further request are kept
+        for later, and nothing is read behind them, so a client that pipelines is not seen leaving.
         """
 
     def end(self) -> None:
