@@ -41,13 +41,14 @@ class Reply:
 
 @attrs.frozen
 class Exchange:
-    """One request to make. limit: bytes of the answer's body; more is a failure."""
+    """One request to make. limit: bytes of the answer's body; more is a failure. redirects: how many to follow."""
 
     method: str
     url: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
     limit: int
+    redirects: int = 0
 
 
 def _target(exchange: Exchange) -> str:
@@ -61,12 +62,15 @@ _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @makes(READ)
-def get(url: str, *, headers: Mapping[str, str] | None = None, limit: int = 8 << 20) -> Effect[Reply]:
-    """GET a URL. limit: bytes of the answer's body; more is a failure.
+def get(
+    url: str, *, headers: Mapping[str, str] | None = None, limit: int = 8 << 20, redirects: int = 0
+) -> Effect[Reply]:
+    """GET a URL. limit: bytes of the answer's body; more is a failure. redirects: how many may be followed; none
+    unless you say so, and credentials stay with their origin.
 
     Like all constructors here it raises DefinitionError for what no client could send.
     """
-    return _effect("GET", url, headers, None, None, limit)
+    return _effect("GET", url, headers, None, None, limit, redirects)
 
 
 @makes(WRITE)
@@ -119,7 +123,13 @@ def request(
 
 
 def _effect(
-    method: str, url: str, headers: Mapping[str, str] | None, json: object, body: bytes | None, limit: int
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | None,
+    json: object,
+    body: bytes | None,
+    limit: int,
+    redirects: int = 0,
 ) -> Effect[Any]:
     what = f"http effect {method}"
     if not method.isupper():
@@ -137,7 +147,7 @@ def _effect(
         if not any(name.lower() == "content-type" for name, _ in fields):
             fields.append(("Content-Type", "application/json"))
     kind = READ if method in _READS else WRITE
-    return Effect(kind, (Exchange(method, url, tuple(fields), body or b"", limit),))
+    return Effect(kind, (Exchange(method, url, tuple(fields), body or b"", limit, redirects),))
 
 
 def _check_url(what: str, url: str) -> None:

@@ -72,6 +72,7 @@ async def _perform(http: HttpClient, exchange: Exchange, info: CallInfo, key: Id
             key=key,
             timeout=None if bounded else DEFAULT_TIMEOUT,
             limit=exchange.limit,
+            redirects=exchange.redirects,
         )
     except (AddressRefused, DefinitionError) as refused:
         raise Rejected(str(refused)) from refused

@@ -5,9 +5,10 @@ may have been, and no whole answer came. ProtocolViolation: what came is not HTT
 connection whose exchange was cut, by whatever, is closed; one that served a whole exchange, and is silent, is
 used again.
 
-It follows no redirects, speaks to no proxies (and reads no proxy variables), keeps no cookies and decodes no
-compressed bodies: each would send something, or send it somewhere, that nobody has written down in the flow. It
-speaks HTTP/1.1 and nothing else. It refuses addresses outside the public Internet unless told otherwise.
+It follows redirects only where it is asked to (`redirects=`), speaks to no proxies (and reads no proxy
+variables), keeps no cookies and decodes no compressed bodies: each would send something, or send it somewhere,
+that nobody has written down in the flow. It speaks HTTP/1.1 and nothing else. It refuses addresses outside the
+public Internet unless told otherwise.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from zerver.effects.http import Reply
 from zerver.errors import ConnectFailed
 from zerver.http.dial import Dial, TcpDialer
 from zerver.http.gate import HeadLimits
-from zerver.http.messages import Headers, HeadersLike, ResponseHead
+from zerver.http.messages import Headers, HeadersLike, ResponseHead, as_headers
 from zerver.http.outgoing import Body, Origin, Outgoing, outgoing
 from zerver.http.pool import Pool, PoolStatistics
+from zerver.http.redirects import next_hop
 from zerver.http.roundtrip import Connection, RoundTrip, Terms
 from zerver.http.wire import DEFAULT_HEAD_LIMITS
 from zerver.runtime.groups import open_body_nursery
@@ -105,12 +107,15 @@ class HttpClient:
         key: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
         limit: int | None = DEFAULT_BODY_LIMIT,
+        redirects: int = 0,
     ) -> Reply:
         """One exchange; the whole answer, whatever its status.
 
         headers: win over what the client would send itself. body: bytes, or an async iterable of bytes, sent chunked.
         key: names this write over all its attempts; sent as Idempotency-Key. timeout: seconds for all of it, the wait
         for a connection included; None leaves it to the caller's cancel scope. limit: bytes of the answer's body.
+        redirects: how many a read may follow, each to an address that is checked like the first; credentials stay
+        with their origin. One more than that is the answer.
 
         A connection that the peer closed before a byte of the answer is replaced once, if the request may be
         repeated: GET, HEAD and OPTIONS, or with an Idempotency-Key.
@@ -118,11 +123,19 @@ class HttpClient:
         Raises ConnectFailed (AddressRefused), ExchangeFailed, ProtocolViolation; DefinitionError, before anything is
         sent, for a URL, method or header that cannot be sent.
         """
-        async with self.stream(
-            method, url, headers=headers, body=body, key=key, timeout=timeout, limit=limit
-        ) as response:
-            whole = await response.read()
-        return Reply(response.status, _joined(response.headers), whole)
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
+        terms = Terms(deadline, limit, self._tell_deadline)
+        while True:
+            asked = outgoing(method, url, headers, body, key)
+            async with self._stream(asked, terms) as response:
+                whole = await response.read()
+            reply = Reply(response.status, _joined(response.headers), whole)
+            if redirects <= 0:
+                return reply
+            hop = next_hop(method, url, as_headers(headers or ()), reply.status, reply.headers.get("location"))
+            if hop is None:
+                return reply
+            redirects, url, headers, body = redirects - 1, hop.url, hop.headers, b""
 
     def stream(
         self,

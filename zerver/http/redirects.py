@@ -1,0 +1,44 @@
+"""Redirects: what is asked next when an answer says that the thing is elsewhere. Pure.
+
+Law: a redirect is followed only as far as it was asked for, and only by a read. A write's redirect is its answer:
+what it has changed is known already, and nothing is written to an address that nobody has written down. What proves
+who we are is not told to another origin, and nothing that began under TLS goes on without it.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urldefrag, urljoin
+
+import attrs
+
+from zerver.errors import DefinitionError
+from zerver.http.messages import Headers
+from zerver.http.outgoing import read_url
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_ELSEWHERE = frozenset({301, 302, 303, 307, 308})
+_OUR_OWN = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"host"})
+
+
+@attrs.frozen
+class Hop:
+    """The next request; a read has no body to send again."""
+
+    url: str
+    headers: Headers
+
+
+def next_hop(method: str, url: str, headers: Headers, status: int, location: str | None) -> Hop | None:
+    """What to ask next, or None when the answer is the answer; as it is when its Location is nothing to ask for."""
+    if method not in _READS or status not in _ELSEWHERE or location is None:
+        return None
+    target = urldefrag(urljoin(url, location)).url
+    try:
+        here, there = read_url(url)[0], read_url(target)[0]
+    except DefinitionError:
+        return None
+    if here.scheme == "https" and there.scheme != "https":
+        return None
+    if here != there:
+        headers = Headers(tuple(field for field in headers.raw if field[0] not in _OUR_OWN))
+    return Hop(target, headers)
