@@ -32,10 +32,10 @@ def next_hop(method: str, url: str, headers: Headers, status: int, location: str
     """What to ask next, or None when the answer is the answer; as it is when its Location is nothing to ask for."""
     if method not in _READS or status not in _ELSEWHERE or location is None:
         return None
-    target = urldefrag(urljoin(url, location)).url
     try:
+        target = urldefrag(urljoin(url, location)).url
         here, there = read_url(url)[0], read_url(target)[0]
-    except DefinitionError:
+    except (DefinitionError, ValueError):  # ValueError: urllib's own word for a host like "["
         return None
     if here.scheme == "https" and there.scheme != "https":
         return None
