@@ -23,13 +23,7 @@ from typing import Any
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.commands import Cancel as Cancel
-from zerver.core.commands import Command as Command
-from zerver.core.commands import Finish as Finish
-from zerver.core.commands import Park as Park
-from zerver.core.commands import Perform as Perform
-from zerver.core.commands import Unwind as Unwind
-from zerver.core.commands import Wait as Wait
+from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind, Wait
 from zerver.core.decisions import DECISIONS, Continue, Done, Fail, Insert, Need, Pause, Replace
 from zerver.core.effects import Effect, Outcome, deliver
 from zerver.core.places import Activation, At, Gate, Member, postpone

@@ -14,8 +14,8 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
+from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind, Wait
 from zerver.core.effects import Failure, Outcome
-from zerver.core.machine import Cancel, Command, Finish, Park, Perform, Unwind, Wait
 from zerver.core.saga import Task
 from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped

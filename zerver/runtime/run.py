@@ -157,25 +157,21 @@ class Runtime:
         machine = Machine(plan, run_id, clock, records, None if seconds == _NEVER else received + int(seconds * 1e9))
         run = Run(run_id, flow, machine, tenant, chosen, ends, on_wait)
         self._runs[run_id] = run
-        handed_over: list[Run] = []
         if after is not None:
-            run.hand_over = partial(self._roll_back_behind, timeline, after, handed_over)
+            run.hand_over = partial(self._roll_back_behind, timeline, after)
         try:
             ending = await drive(self.interpreter, run, parts, takes)
         except BaseException:  # the caller is cancelled and gets no result, but what it left behind must be told
             self._leave(run)
             self._seal(Result(timeline, timeline.ending or _CUT, machine.saga.unresolved))
             raise
-        if handed_over:
+        if not machine.finished:  # its rollback was handed over
             return Result(timeline, ending, sealed=False)
         self._leave(run)
         return self._seal(Result(timeline, ending, machine.saga.unresolved))
 
-    def _roll_back_behind(
-        self, timeline: Timeline, after: Observer, handed_over: list[Run], run: Run, command: Unwind
-    ) -> None:
+    def _roll_back_behind(self, timeline: Timeline, after: Observer, run: Run, command: Unwind) -> None:
         """Carry a rollback on in a task of the runtime's own; the run keeps its ticket until it is over."""
-        handed_over.append(run)
 
         async def carry_on() -> None:
             try:
