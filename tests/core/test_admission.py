@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zerver import Limits
 from zerver.core.admission import WEIGHTS, Admission, Refusal, Waiting
-from zerver.core.flows import PRIORITIES, Priority
+from zerver.core.priorities import PRIORITIES, Priority
 
 INF = float("inf")
 

@@ -6,7 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zerver import Limits
 from zerver.core.admission import Refusal
-from zerver.core.flows import Priority
+from zerver.core.priorities import Priority
 from zerver.runtime.admission import AdmissionActor
 
 INF = float("inf")

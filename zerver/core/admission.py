@@ -13,7 +13,7 @@ from typing import Literal
 
 import attrs
 
-from zerver.core.flows import PRIORITIES, Priority
+from zerver.core.priorities import PRIORITIES, Priority
 
 #: Shares of the seats that come free while several classes wait.
 WEIGHTS: Mapping[Priority, int] = {"interactive": 50, "default": 25, "batch": 5}

@@ -13,12 +13,10 @@ from typing import Any, Literal
 from zerver.core.check import check_flow
 from zerver.core.graph import Graph, draw
 from zerver.core.policy import Policy
+from zerver.core.priorities import PRIORITIES, Priority
 from zerver.core.signatures import slot_of
 from zerver.core.stages import Block, Stage, as_stages
 from zerver.errors import DefinitionError
-
-Priority = Literal["interactive", "default", "batch"]
-PRIORITIES: tuple[Priority, ...] = ("interactive", "default", "batch")
 
 #: "cancel" ends the run when the client has gone, "finish" lets it go on; None: as the method says (safe ones cancel).
 OnDisconnect = Literal["cancel", "finish"]

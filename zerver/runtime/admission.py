@@ -13,7 +13,7 @@ import outcome
 import trio
 
 from zerver.core.admission import Admission, Limits, Refusal, Waiting
-from zerver.core.flows import Priority
+from zerver.core.priorities import Priority
 
 
 @attrs.frozen

@@ -15,8 +15,9 @@ from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
 from zerver.core.commands import Unwind
 from zerver.core.effects import CallInfo
-from zerver.core.flows import Flow, Priority
+from zerver.core.flows import Flow
 from zerver.core.machine import Machine
+from zerver.core.priorities import Priority
 
 
 class Flight:

@@ -21,9 +21,10 @@ from zerver.core import timeline as t
 from zerver.core.app import App
 from zerver.core.codec import convert
 from zerver.core.commands import Unwind
-from zerver.core.flows import PRIORITIES, Flow, Priority
+from zerver.core.flows import Flow
 from zerver.core.machine import Machine
 from zerver.core.plan import Plan, compile_plan
+from zerver.core.priorities import PRIORITIES, Priority
 from zerver.core.timeline import Ending, Record, Timeline
 from zerver.errors import DefinitionError, InvalidData
 from zerver.runtime.admission import AdmissionActor, AdmissionStatistics

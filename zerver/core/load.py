@@ -1,0 +1,49 @@
+"""Load: what the parts that work tell the part that admits.
+
+Law: values only. `Load` goes from the turns to the admission of one process, ten times a second; `Usage` goes between
+the processes of one machine.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen
+class Load:
+    """One tick of a process, as its turns saw it. Each tuple is by level: interactive, down to default, down to batch;
+    a level counts its class and all above it.
+
+    standing: seconds of CPU, as estimated, that stood waiting for a turn through the whole tick: its minimum (CoDel's
+    idea, in CPU). starved: seconds of the tick in which runs of the level waited for a ticket while no step of the
+    level was runnable. seconds: how long the tick was.
+    """
+
+    standing: tuple[float, float, float]
+    starved: tuple[float, float, float]
+    seconds: float
+
+
+@attrs.frozen
+class Usage:
+    """What a tenant takes elsewhere. running: runs at once. begun: runs since any fixed moment. cost: seconds of CPU
+    since that moment.
+    """
+
+    running: int
+    begun: float
+    cost: float
+
+
+class Neighbours(Protocol):
+    """The other processes of this machine that serve the same tenants."""
+
+    def publish(self, tenant: str, running: int, begun: float, cost: float) -> None:
+        """Say what this process does for a tenant; totals, not differences. Must be quick, and must not raise."""
+        ...
+
+    def elsewhere(self, tenant: str) -> Usage:
+        """The sums over the other processes, those that have died not included in `running`."""
+        ...

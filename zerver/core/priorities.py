@@ -1,0 +1,20 @@
+"""Priority classes: whose work comes first when not all of it can.
+
+Law: three classes, in this order, and no fourth. `interactive`: somebody waits and looks. `default`: a program waits.
+`batch`: nobody waits.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+Priority: TypeAlias = Literal["interactive", "default", "batch"]
+PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "default", "batch")
+
+#: The number of a class: 0 is the highest. What admission and turns index their tables with.
+RANK: Final[dict[Priority, int]] = {priority: rank for rank, priority in enumerate(PRIORITIES)}
+
+
+def lower_of(one: Priority, other: Priority | None) -> Priority:
+    """The lower of two classes; None lowers nothing."""
+    return one if other is None or RANK[other] <= RANK[one] else other
