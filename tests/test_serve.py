@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from zerver import App, Capability, Done, Fail, Flow, Limits, Slot, effect, step
+from zerver import AdmissionPolicy, App, Capability, Done, Fail, Flow, Slot, effect, step
 from zerver.effects import clock, kv
 from zerver.errors import DefinitionError
 from zerver.http import Body, Header, Path, open_http_listeners
@@ -369,7 +369,7 @@ async def test_the_deadline_bounds_the_answer_and_not_the_rollback(mock_clock: M
 
 async def test_a_refused_request_is_not_read() -> None:
     world = World()
-    async with served(app_in(world, limits=Limits(running=1, queued=0))) as place:
+    async with served(app_in(world, admission=AdmissionPolicy(running=1, queued=0))) as place:
         async with place.connect() as first, place.connect() as second:
             await first.say("POST /work")
             await world.waiting.wait()

@@ -4,7 +4,7 @@ The words of a flow, and nothing that runs one: importing this loads neither tri
 """
 
 from zerver.core import joins as join
-from zerver.core.admission import Limits as Limits
+from zerver.core.admission import AdmissionPolicy as AdmissionPolicy
 from zerver.core.app import App as App
 from zerver.core.app import Capability as Capability
 from zerver.core.breaker import BreakerPolicy as BreakerPolicy
@@ -36,10 +36,14 @@ from zerver.core.stages import parallel as parallel
 from zerver.core.stages import pivot as pivot
 from zerver.core.steps import step as step
 from zerver.core.targets import Target as Target
+from zerver.core.tenants import Identity as Identity
+from zerver.core.tenants import Tenant as Tenant
+from zerver.core.tenants import Tenants as Tenants
 from zerver.errors import ZerverError as ZerverError
 
 __all__ = [
     "INJECTED",
+    "AdmissionPolicy",
     "App",
     "BreakerPolicy",
     "CallInfo",
@@ -53,8 +57,8 @@ __all__ = [
     "Failure",
     "Flow",
     "IdempotencyKey",
+    "Identity",
     "Insert",
-    "Limits",
     "Need",
     "Outcome",
     "Part",
@@ -64,6 +68,8 @@ __all__ = [
     "Slot",
     "Success",
     "Target",
+    "Tenant",
+    "Tenants",
     "Unknown",
     "ZerverError",
     "branch",

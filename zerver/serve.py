@@ -17,6 +17,8 @@ import trio
 from zerver.core.app import App, Route
 from zerver.core.flows import Flow
 from zerver.core.plan import Plan, compile_plan
+from zerver.core.priorities import RANK, Priority
+from zerver.core.tenants import NOBODY, Identity, classify
 from zerver.errors import ProtocolViolation
 from zerver.http import (
     DEFAULT_LIMITS,
@@ -60,16 +62,23 @@ RunObserver = Callable[[Result, int], None]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 _TIMEOUT_HEADER = "x-request-timeout-ms"
+_PRIORITY_HEADER = "x-request-priority"
+
+_ANYBODY = Identity(NOBODY)
 
 
 @attrs.frozen(eq=False)
 class Endpoint:
-    """A route or a mount, compiled. label: of a route with its method, of a mount without."""
+    """A route or a mount, compiled. label: of a route with its method, of a mount without. degrade: what runs in its
+    place when it is refused.
+    """
 
     flow: Flow
     plan: Plan
     extractor: Extractor
     label: str
+    priority: Priority
+    degrade: Endpoint | None = None
 
     def is_watched(self, method: str) -> bool:
         """Whether a client that leaves ends the run."""
@@ -86,16 +95,22 @@ def compile_routes(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> Router[
 
 
 def _compile(route: Route) -> Endpoint:
-    label = f"route {route.label}"
+    label, priority = f"route {route.label}", route.priority or route.flow.priority
+    names = parse_pattern(route.path, label).names
+    degrade, degrade_plan = None, route.degrade_plan()
+    if route.flow.degrade is not None and degrade_plan is not None:
+        extractor = compile_extractor(degrade_plan.parts, label, names)
+        degrade = Endpoint(route.flow.degrade, degrade_plan, extractor, route.label, priority)
     plan = route.plan()
-    extractor = compile_extractor(plan.parts, label, parse_pattern(route.path, label).names)
-    return Endpoint(route.flow, plan, extractor, route.label)
+    return Endpoint(
+        route.flow, plan, compile_extractor(plan.parts, label, names), route.label, priority, degrade
+    )
 
 
 def _compile_mount(mounted: Mounted) -> Endpoint:
     flow, label = mounted.flow(), f"{mounted.mount.prefix}/…"
     plan = compile_plan(flow)
-    return Endpoint(flow, plan, compile_extractor(plan.parts, label), label)
+    return Endpoint(flow, plan, compile_extractor(plan.parts, label), label, flow.priority)
 
 
 def check_app(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerver import Limits
+from zerver import AdmissionPolicy
 from zerver.core.admission import WEIGHTS, Admission, Refusal, Waiting
 from zerver.core.priorities import PRIORITIES, Priority
 
@@ -34,7 +34,7 @@ def served(admission: Admission, count: int) -> Counter[str]:
 
 
 def full(running: int = 1, queued: int = 10_000) -> Admission:
-    admission = Admission(Limits(running=running + 1, queued=queued))
+    admission = Admission(AdmissionPolicy(running=running + 1, queued=queued))
     for _ in range(running + 1):
         assert admission.arrive("default", 0.0, INF) is None
     admission.leave()  # one seat is free, but only after somebody has queued
@@ -52,7 +52,7 @@ def full(running: int = 1, queued: int = 10_000) -> Admission:
     )
 )
 def test_seats_and_queues_are_bounded_whatever_happens(events: list[tuple[str, Priority, float]]) -> None:
-    admission, waiting, running, now = Admission(Limits(running=3, queued=4)), list[Waiting](), 0, 0.0
+    admission, waiting, running, now = Admission(AdmissionPolicy(running=3, queued=4)), list[Waiting](), 0, 0.0
     for event, priority, seconds in events:
         now += 0.5
         if event == "arrive":
@@ -117,7 +117,7 @@ def test_work_that_cannot_meet_its_deadline_is_refused_at_once() -> None:
 
 
 def test_a_bad_minute_is_forgotten() -> None:
-    admission = Admission(Limits(running=1, queued=10))
+    admission = Admission(AdmissionPolicy(running=1, queued=10))
     assert admission.arrive("default", 0.0, INF) is None
     fill(admission, default=1)
     admission.leave()
@@ -130,7 +130,7 @@ def test_a_bad_minute_is_forgotten() -> None:
 
 
 def test_what_is_refused() -> None:
-    admission = Admission(Limits(running=1, queued=0))
+    admission = Admission(AdmissionPolicy(running=1, queued=0))
     assert admission.arrive("default", 0.0, INF) is None
     assert admission.arrive("default", 0.0, INF) == Refusal("queue full")
     assert admission.arrive("batch", 0.0, INF) == Refusal("queue full", status=429)
@@ -139,4 +139,4 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError):
         admission.abandon(Waiting("default", 0.0, INF))
     with pytest.raises(ValueError):
-        Limits(running=0)
+        AdmissionPolicy(running=0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.core.strategies import READ
-from zerver import App, Capability, Flow, step
+from zerver import App, Capability, Flow, Tenant, step
 from zerver.errors import DefinitionError
 
 
@@ -104,3 +104,71 @@ def test_effects_of_the_before_chain_are_checked_too() -> None:
     app.route("GET", "/", PLAIN)
     with pytest.raises(DefinitionError, match="step 'look' asks for"):
         app.check()
+
+
+# ---- classes and tenants ----------------------------------------------------------------------
+
+
+def test_a_route_may_say_the_class_of_its_runs() -> None:
+    app = App()
+    app.route("GET", "/a", PLAIN, priority="batch")
+    app.route("GET", "/b", PLAIN)
+    assert [route.priority for route in app.routes] == ["batch", None]
+    with pytest.raises(DefinitionError, match="route GET /c: priority 'urgent' is unknown"):
+        app.route("GET", "/c", PLAIN, priority="urgent")  # type: ignore[arg-type]
+
+
+def test_identify_is_a_plain_function() -> None:
+    async def ask(head: object) -> str:
+        return "acme"
+
+    with pytest.raises(DefinitionError, match="is not a plain function"):
+        App(identify=ask)  # type: ignore[arg-type]
+
+
+def test_tenants_may_be_given_by_name_alone() -> None:
+    app = App(tenants={"acme": Tenant(weight=4.0)})
+    assert app.tenants.get("acme").weight == 4.0
+    assert app.tenants.get("other") == Tenant()
+
+
+# ---- what runs in place of a refusal ----------------------------------------------------------
+
+
+def test_the_degrade_flow_is_a_flow_of_the_app_behind_the_same_chain() -> None:
+    cheap = Flow("cheap", [own])
+    app = App()
+    app.use(auth)
+    app.route("GET", "/", Flow("dear", [log], degrade=cheap))
+    (route,) = app.routes
+    plan = route.degrade_plan()
+    assert plan is not None
+    assert [node.name for node in plan.line] == ["auth", "own"]
+    assert set(app.flows) == {"dear", "cheap"}
+    app.check()
+
+
+def test_the_handlers_of_a_degrade_flow_are_checked_too() -> None:
+    app = App()
+    app.route("GET", "/", Flow("dear", [log], degrade=Flow("cheap", [look])))
+    with pytest.raises(DefinitionError, match="step 'look' asks for 'test.read', but nothing handles it"):
+        app.check()
+
+
+def test_two_flows_may_share_a_degrade_flow_and_no_name() -> None:
+    cheap = Flow("cheap", [own])
+    app = App()
+    app.route("GET", "/a", Flow("a", [log], degrade=cheap))
+    app.route("GET", "/b", Flow("b", [log], degrade=cheap))
+    app.check()
+    app.route("GET", "/c", Flow("c", [log], degrade=Flow("cheap", [log])))
+    with pytest.raises(DefinitionError, match="another flow is called 'cheap' too"):
+        app.check()
+
+
+def test_a_degrade_flow_has_none_itself() -> None:
+    cheap = Flow("cheap", [own], degrade=Flow("cheaper", [own]))
+    with pytest.raises(DefinitionError, match="one step down is all there is"):
+        Flow("dear", [log], degrade=cheap)
+    with pytest.raises(DefinitionError, match="is not a flow"):
+        Flow("dear", [log], degrade=log)  # type: ignore[arg-type]

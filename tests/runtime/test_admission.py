@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from zerver import Limits
+from zerver import AdmissionPolicy
 from zerver.core.admission import Refusal
 from zerver.core.priorities import Priority
 from zerver.runtime.admission import AdmissionActor
@@ -13,7 +13,7 @@ INF = float("inf")
 
 
 def actor(running: int = 1, queued: int = 10) -> AdmissionActor:
-    return AdmissionActor(Limits(running=running, queued=queued))
+    return AdmissionActor(AdmissionPolicy(running=running, queued=queued))
 
 
 async def test_a_free_seat_is_given_without_a_checkpoint() -> None:

@@ -11,13 +11,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zerver import (
     INJECTED,
+    AdmissionPolicy,
     App,
     Capability,
     Done,
     Fail,
     Flow,
     IdempotencyKey,
-    Limits,
     Slot,
     effect,
     step,
@@ -247,7 +247,7 @@ def sleeper(seconds: float) -> Any:
 
 async def test_who_waits_is_refused_when_the_runtime_drains(autojump_clock: MockClock) -> None:
     results: list[Result] = []
-    async with open_runtime(App(limits=Limits(running=1))) as runtime, trio.open_nursery() as nursery:
+    async with open_runtime(App(admission=AdmissionPolicy(running=1))) as runtime, trio.open_nursery() as nursery:
         nursery.start_soon(collect, results, lambda: runtime.run(NAP))
         await trio.sleep(1)
         nursery.start_soon(collect, results, lambda: runtime.run(NAP))
@@ -307,7 +307,7 @@ async def test_unwrap_makes_an_exception_of_what_was_not_done(autojump_clock: Mo
 
 
 async def test_times_add_up(autojump_clock: MockClock) -> None:
-    async with open_runtime(App(limits=Limits(running=1))) as runtime:
+    async with open_runtime(App(admission=AdmissionPolicy(running=1))) as runtime:
         results: list[Result] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(collect, results, lambda: runtime.run(NAP))
@@ -321,7 +321,7 @@ async def test_times_add_up(autojump_clock: MockClock) -> None:
 
 async def test_a_caller_that_leaves_the_queue_was_here(autojump_clock: MockClock) -> None:
     seen: list[Result] = []
-    app = App(limits=Limits(running=1, queued=5))
+    app = App(admission=AdmissionPolicy(running=1, queued=5))
     async with open_runtime(app, observers=[seen.append]) as runtime, trio.open_nursery() as nursery:
         nursery.start_soon(runtime.run, Flow("holds", [nap]))
         await wait_all_tasks_blocked()

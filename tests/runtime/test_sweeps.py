@@ -8,12 +8,12 @@ import trio
 
 from zerver import (
     INJECTED,
+    AdmissionPolicy,
     App,
     Done,
     Fail,
     Flow,
     IdempotencyKey,
-    Limits,
     Pause,
     Slot,
     Target,
@@ -315,7 +315,7 @@ def test_a_pause_that_expires() -> None:
 
 
 def test_the_queue_of_admission() -> None:
-    sweep(several_runs(Flow("single", [first, give]), 3), app=App(limits=Limits(running=1)))
+    sweep(several_runs(Flow("single", [first, give]), 3), app=App(admission=AdmissionPolicy(running=1)))
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.015, 1.0])

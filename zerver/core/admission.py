@@ -20,7 +20,7 @@ WEIGHTS: Mapping[Priority, int] = {"interactive": 50, "default": 25, "batch": 5}
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class AdmissionPolicy:
     """How much runs and waits at once. running: runs with a ticket. queued: runs that wait for one."""
 
     running: int = attrs.field(default=400, validator=attrs.validators.ge(1))
@@ -50,7 +50,7 @@ class Waiting:
 class Admission:
     """The state of the queue: `arrive`, then `leave` for every ticket given; `grant` says who is next."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: AdmissionPolicy) -> None:
         self.limits = limits
         self.running = 0
         self.queued = 0
@@ -104,3 +104,5 @@ class Admission:
         self._served[priority] += 1.0 / WEIGHTS[priority]
         self.running += 1
         return entry, None
+
+Limits = AdmissionPolicy

@@ -9,19 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from inspect import iscoroutinefunction
 from types import ModuleType
 from typing import Any, Protocol
 
 import attrs
 
-from zerver.core.admission import Limits
+from zerver.core.admission import AdmissionPolicy
 from zerver.core.check import check_flow, steps_of
 from zerver.core.effects import CallInfo, EffectKind, IdempotencyKey
 from zerver.core.flows import Flow, check_on_error
 from zerver.core.plan import Plan, compile_plan
 from zerver.core.policy import Policy
+from zerver.core.priorities import PRIORITIES, Priority
 from zerver.core.stages import Stage, as_stages
 from zerver.core.targets import Target
+from zerver.core.tenants import Identity, Tenant, Tenants
 from zerver.errors import DefinitionError
 
 
@@ -47,30 +50,45 @@ class HasCapability(Protocol):
 
 @attrs.frozen(eq=False)
 class Route:
-    """A flow behind a method and a path. before: the chain of the app and the scopes around it."""
+    """A flow behind a method and a path. before: the chain of the app and the scopes around it. priority: the class of
+    its runs, where the route says so and not the flow.
+    """
 
     method: str
     path: str
     flow: Flow
     before: tuple[Stage, ...]
+    priority: Priority | None = None
 
     @property
     def label(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def flows(self) -> tuple[Flow, ...]:
+        """The flow, and the one that runs in its place when it is refused."""
+        return (self.flow,) if self.flow.degrade is None else (self.flow, self.flow.degrade)
+
     def plan(self) -> Plan:
         """The compiled plan. Raises DefinitionError, naming the route, when the before-chain does not fit the flow."""
+        return self._plan_of(self.flow)
+
+    def degrade_plan(self) -> Plan | None:
+        """The plan of the flow's `degrade=`, behind the same before-chain: what that forbids stays forbidden."""
+        return None if self.flow.degrade is None else self._plan_of(self.flow.degrade)
+
+    def _plan_of(self, flow: Flow) -> Plan:
         try:
-            check_flow(self.flow, self.before)
-            if self.flow.takes and not self.before:
-                missing = self.flow.takes[0][0].name
+            check_flow(flow, self.before)
+            if flow.takes and not self.before:
+                missing = flow.takes[0][0].name
                 raise DefinitionError(
-                    f"flow {self.flow.name!r} takes slot {missing!r}, but no before-chain writes it",
+                    f"flow {flow.name!r} takes slot {missing!r}, but no before-chain writes it",
                     f"add a step that writes {missing!r} with app.use(...) or scope(..., before=[...])",
                 )
         except DefinitionError as error:
             raise DefinitionError(f"route {self.label}: {error.problem}", error.cure) from None
-        return compile_plan(self.flow, self.before)
+        return compile_plan(flow, self.before)
 
 
 @attrs.frozen(eq=False)
@@ -99,8 +117,13 @@ class Scope:
         """Add steps to the before-chain of every route of this scope, those already there included."""
         self._chain += as_stages(f"scope {self.prefix or '/'!r}", steps)
 
-    def route(self, method: str, path: str, flow: Flow, *, before: Sequence[Stage] = ()) -> None:
-        """Serve a flow at a method and a path like `/v2/orders/{id}`. before: a chain of this route's own."""
+    def route(
+        self, method: str, path: str, flow: Flow, *, before: Sequence[Stage] = (), priority: Priority | None = None
+    ) -> None:
+        """Serve a flow at a method and a path like `/v2/orders/{id}`.
+
+        before: a chain of this route's own. priority: of runs that come this way, in place of the flow's.
+        """
         label = f"route {method} {path}"
         if not isinstance(flow, Flow):
             raise DefinitionError(f"{label} was given {flow!r}, which is not a flow", 'give it Flow("name", [steps])')
@@ -108,7 +131,11 @@ class Scope:
             raise DefinitionError(f"{label}: the path does not start with '/'", f'write "/{path}"')
         if not method.isupper():
             raise DefinitionError(f"{label}: the method is not in capitals", f'write "{method.upper()}"')
-        self._app.add_route(self, method, path, flow, as_stages(label, before))
+        if priority is not None and priority not in PRIORITIES:
+            raise DefinitionError(
+                f"{label}: priority {priority!r} is unknown", f"choose one of {', '.join(PRIORITIES)}"
+            )
+        self._app.add_route(self, method, path, flow, as_stages(label, before), priority)
 
     def scope(self, prefix: str, *, before: Sequence[Stage] = ()) -> Scope:
         """A scope inside this one."""
@@ -128,8 +155,12 @@ class App(Scope):
     """Everything a runtime needs to know: what can be asked for, and which flows are served where.
 
     capabilities: what handles effects; a module of `@effect` functions may stand here too. targets: how their targets
-    are treated, by name. policy: the weakest that the app sets for all effects. limits: how much runs and waits at
-    once. on_error: as Flow's, for flows without one.
+    are treated, by name. policy: the weakest that the app sets for all effects. on_error: as Flow's, for flows without
+    one.
+    admission: how much runs and waits at once, and for how long. tenants: what each of them may take, by name.
+    identify: from a request to whose it is: a tenant's name, an Identity, or None for nobody's. It is asked before
+    anything else is done for a request, so it must be quick and certain, as reading a signed token is: what it raises
+    is a defect. Over HTTP it gets the RequestHead.
     """
 
     def __init__(
@@ -139,7 +170,9 @@ class App(Scope):
         capabilities: Sequence[Capability | HasCapability | ModuleType] = (),
         targets: Mapping[str, Target] | None = None,
         policy: Policy | None = None,
-        limits: Limits | None = None,
+        admission: AdmissionPolicy | None = None,
+        tenants: Tenants | Mapping[str, Tenant] | None = None,
+        identify: Callable[[Any], Identity | str | None] | None = None,
         on_error: Callable[[Any], object] | None = None,
     ) -> None:
         super().__init__(self, "", (), None)
@@ -147,15 +180,20 @@ class App(Scope):
         self.capabilities = tuple(map(_as_capability, capabilities))
         self.targets = dict(targets or {})
         self.policy = policy
-        self.limits = limits or Limits()
+        self.admission = admission or AdmissionPolicy()
+        self.tenants = tenants if isinstance(tenants, Tenants) else Tenants(dict(tenants or {}))
+        self.identify = identify
         self.on_error = on_error
         check_on_error(f"app {name!r}", on_error)
+        _check_identify(f"app {name!r}", identify)
         self._mounts: list[Mount] = []
-        self._routes: list[tuple[Scope, str, str, Flow, tuple[Stage, ...]]] = []
+        self._routes: list[tuple[Scope, str, str, Flow, tuple[Stage, ...], Priority | None]] = []
 
-    def add_route(self, scope: Scope, method: str, path: str, flow: Flow, before: tuple[Stage, ...]) -> None:
+    def add_route(
+        self, scope: Scope, method: str, path: str, flow: Flow, before: tuple[Stage, ...], priority: Priority | None
+    ) -> None:
         """Used by Scope.route, which is what to call."""
-        self._routes.append((scope, method, scope.full_prefix + path, flow, before))
+        self._routes.append((scope, method, scope.full_prefix + path, flow, before, priority))
 
     def mount(self, prefix: str, app: Any) -> None:
         """Give an ASGI application all requests at or below a path that no route takes, whatever their method.
@@ -186,7 +224,8 @@ class App(Scope):
     def routes(self) -> tuple[Route, ...]:
         """Every route with its whole before-chain, in order of definition."""
         return tuple(
-            Route(method, path, flow, (*scope.chain, *before)) for scope, method, path, flow, before in self._routes
+            Route(method, path, flow, (*scope.chain, *before), priority)
+            for scope, method, path, flow, before, priority in self._routes
         )
 
     @property
@@ -194,11 +233,12 @@ class App(Scope):
         """The flows that routes serve, by name. Raises DefinitionError when two share a name."""
         flows: dict[str, Flow] = {}
         for route in self.routes:
-            if flows.setdefault(route.flow.name, route.flow) is not route.flow:
-                raise DefinitionError(
-                    f"route {route.label}: another flow is called {route.flow.name!r} too",
-                    "give each flow a name of its own",
-                )
+            for flow in route.flows:
+                if flows.setdefault(flow.name, flow) is not flow:
+                    raise DefinitionError(
+                        f"route {route.label}: another flow is called {flow.name!r} too",
+                        "give each flow a name of its own",
+                    )
         return flows
 
     def check(self, builtin: frozenset[str] = frozenset()) -> None:
@@ -216,7 +256,9 @@ class App(Scope):
                 )
             seen[place] = route
             route.plan()
-            self.check_handlers(f"route {route.label}", (*route.before, *route.flow.stages), builtin)
+            route.degrade_plan()
+            for flow in route.flows:
+                self.check_handlers(f"route {route.label}", (*route.before, *flow.stages), builtin)
         _ = self.flows
 
     def check_handlers(self, where: str, stages: Sequence[Stage], builtin: frozenset[str]) -> None:
@@ -246,6 +288,15 @@ class App(Scope):
 
     def handles(self, kind: str) -> bool:
         return any(kind in capability.handlers for capability in self.capabilities)
+
+
+def _check_identify(where: str, identify: object) -> None:
+    if identify is not None and (not callable(identify) or iscoroutinefunction(identify)):
+        raise DefinitionError(
+            f"{where}: identify={identify!r} is not a plain function",
+            "write it as a plain `def`: whoever is not admitted yet must not cost a query; verify a signed token, or "
+            "keep a table",
+        )
 
 
 def _as_capability(given: Capability | HasCapability | ModuleType) -> Capability:

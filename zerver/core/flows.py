@@ -29,12 +29,15 @@ class Flow(Block):
     step returns Done. deadline: seconds for the whole run; as a stage, for the effects inside it.
     undo_deadline: seconds that compensations may take, after the run's own time. policy: for every effect in it.
     on_error: a pure function from the run's Result to a response value, when the run did not succeed.
+    degrade: a cheaper flow that runs when admission refuses this one, as one that answers from a cache; a few at once,
+    and then the refusal stands. Behind a route its before-chain is the route's.
 
     Raises DefinitionError when the stages cannot work together.
     """
 
     __slots__ = (
         "before",
+        "degrade",
         "on_disconnect",
         "on_error",
         "owner",
@@ -60,6 +63,7 @@ class Flow(Block):
         policy: Policy | None = None,
         on_disconnect: OnDisconnect | None = None,
         on_error: Callable[[Any], object] | None = None,
+        degrade: Flow | None = None,
     ) -> None:
         if not name:
             raise DefinitionError("a flow has no name", 'name it like "checkout"')
@@ -88,7 +92,9 @@ class Flow(Block):
         self.policy = policy
         self.on_disconnect = on_disconnect
         self.on_error = on_error
+        self.degrade = degrade
         check_on_error(where, on_error)
+        _check_degrade(where, degrade)
         check_flow(self)
 
     def graph(self) -> Graph:
@@ -103,3 +109,12 @@ def check_on_error(where: str, on_error: Callable[[Any], object] | None) -> None
     """A function that renders failures must be plain: the run is over, and there is nobody left to await."""
     if inspect.iscoroutinefunction(on_error):
         raise DefinitionError(f"{where}: on_error is a coroutine function", "write it as a plain `def`")
+
+
+def _check_degrade(where: str, degrade: object) -> None:
+    if degrade is not None and not isinstance(degrade, Flow):
+        raise DefinitionError(f"{where}: degrade={degrade!r} is not a flow", 'give it Flow("name", [steps])')
+    if isinstance(degrade, Flow) and degrade.degrade is not None:
+        raise DefinitionError(
+            f"{where}: its degrade flow {degrade.name!r} has a degrade flow too", "one step down is all there is"
+        )

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from zerver.core.priorities import PRIORITIES, Priority
+from zerver.core.priorities import PRIORITIES, Priority, lower_of
 from zerver.errors import DefinitionError
 
 #: Whose runs are that nobody has named a tenant for.
@@ -81,3 +81,15 @@ class Identity:
 
     tenant: str
     priority: Priority | None = None
+
+
+def classify(
+    said: Priority, rule: Tenant, credential: Priority | None = None, asked: Priority | None = None
+) -> Priority:
+    """The class of a run. said: by its route, else its flow. asked: by its client, who may lower it and never raise it.
+
+    The credential's word stands in place of the route's and the tenant's, so that one job of a tenant may run as batch,
+    and one person's requests as interactive; what only the client says costs nobody else anything.
+    """
+    priority = lower_of(said, rule.priority) if credential is None else credential
+    return lower_of(priority, asked)

@@ -72,7 +72,7 @@ class Runtime:
         self.resources = resources
         self.interpreter = interpreter
         self.handled = BUILTIN_KINDS | interpreter.handlers.overridden  # kinds that no capability has to bring
-        self.admission = AdmissionActor(app.limits)
+        self.admission = AdmissionActor(app.admission)
         self.observers = list(observers)
         self.clock = _nanoseconds()
         self._rng = rng
