@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from zerver.http import conversions, extract, framing, trust
+from zerver.http import extract, framing, multipart, strict_json, trust
 from zerver.http.connection import Connection, Service
 from zerver.http.exchange import Exchange, Limits
 from zerver.http.gate import HeadLimits
@@ -26,7 +26,13 @@ def test_every_limit_is_told_with_its_default() -> None:
     settings |= {f"head.{name}": value for name, value in attrs.asdict(HeadLimits()).items()}
     fixed = {
         "extract.MAX_QUERY_FIELDS": extract.MAX_QUERY_FIELDS,
-        "conversions.MAX_DEPTH": conversions.MAX_DEPTH,
+        "strict_json.MAX_DEPTH": strict_json.MAX_DEPTH,
+        "strict_json.MAX_HARD_NUMBERS": strict_json.MAX_HARD_NUMBERS,
+        "strict_json.MAX_HOLLOW": strict_json.MAX_HOLLOW,
+        "multipart.MAX_PARTS": multipart.MAX_PARTS,
+        "multipart.MAX_FIELD": multipart.MAX_FIELD,
+        "multipart.MAX_PART_HEAD": multipart.MAX_PART_HEAD,
+        "multipart.MAX_PART_FIELDS": multipart.MAX_PART_FIELDS,
         "framing.ChunkedBody.MAX_EXTENSIONS": framing.ChunkedBody.MAX_EXTENSIONS,
         "trust.MAX_HOPS": trust.MAX_HOPS,
     }

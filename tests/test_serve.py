@@ -679,3 +679,29 @@ async def test_handlers_script_the_world() -> None:
     handlers: dict[str, Callable[..., Any]] = {"world.wait": wait}
     async with served(app_in(World()), handlers=handlers) as place:
         assert (await place.ask("GET /work")).json == "worked"
+
+
+@pytest.mark.parametrize("path", ["/{rest:path}", "/old/{rest:path}", "/old/app/{rest:path}"])
+def test_a_mount_that_a_wildcard_hides_is_an_error_at_start_up(path: str) -> None:
+    @step
+    def hello() -> Done:
+        return Done(None)
+
+    app = App()
+    app.mount("/old/app", lambda scope, receive, send: None)
+    app.route("GET", path, Flow("all", [hello]))
+    with pytest.raises(DefinitionError, match=r"mount '/old/app' is behind route GET"):
+        check_app(app)
+
+
+@pytest.mark.parametrize("path", ["/new/{rest:path}", "/older/{rest:path}", "/{one}", "/{one}/{rest:path}"])
+def test_a_mount_beside_a_wildcard_is_fine(path: str) -> None:
+    @step
+    def hello() -> Done:
+        return Done(None)
+
+    app = App()
+    app.mount("/old", lambda scope, receive, send: None)
+    app.mount("/", lambda scope, receive, send: None)
+    app.route("GET", path, Flow("all", [hello]))
+    check_app(app)

@@ -4,10 +4,13 @@ The words of a flow, and nothing that runs one: importing this loads neither tri
 """
 
 from zerver.core import joins as join
-from zerver.core.admission import AdmissionPolicy as AdmissionPolicy
 from zerver.core.app import App as App
 from zerver.core.app import Capability as Capability
 from zerver.core.breaker import BreakerPolicy as BreakerPolicy
+from zerver.core.bulkhead import Adaptive as Adaptive
+from zerver.core.classes import AdmissionPolicy as AdmissionPolicy
+from zerver.core.classes import ClassPolicy as ClassPolicy
+from zerver.core.concurrency import Seats as Seats
 from zerver.core.decisions import Continue as Continue
 from zerver.core.decisions import Done as Done
 from zerver.core.decisions import Fail as Fail
@@ -43,12 +46,14 @@ from zerver.errors import ZerverError as ZerverError
 
 __all__ = [
     "INJECTED",
+    "Adaptive",
     "AdmissionPolicy",
     "App",
     "BreakerPolicy",
     "CallInfo",
     "Cancelled",
     "Capability",
+    "ClassPolicy",
     "Continue",
     "Deadline",
     "Done",
@@ -65,6 +70,7 @@ __all__ = [
     "Pause",
     "Policy",
     "Replace",
+    "Seats",
     "Slot",
     "Success",
     "Target",

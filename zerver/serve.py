@@ -6,7 +6,7 @@ a run's result a response; what admits, walks, undoes, parses and renders lives 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -16,10 +16,11 @@ import trio
 
 from zerver.core.app import App, Route
 from zerver.core.flows import Flow
+from zerver.core.load import Neighbours
 from zerver.core.plan import Plan, compile_plan
 from zerver.core.priorities import RANK, Priority
 from zerver.core.tenants import NOBODY, Identity, classify
-from zerver.errors import ProtocolViolation
+from zerver.errors import DefinitionError, ProtocolViolation
 from zerver.http import (
     DEFAULT_LIMITS,
     NO_TRUST,
@@ -39,6 +40,7 @@ from zerver.http import (
     Trust,
     compile_extractor,
     finish,
+    limited,
     open_http_listeners,
     parse_pattern,
     problem,
@@ -49,17 +51,15 @@ from zerver.http import (
 )
 from zerver.http.connection import log_defect
 from zerver.http.mounts import Mounted, mounted_at, open_mounts
-from zerver.http.relay import Relays, check_passable, open_relays
+from zerver.http.relay import SAFE_METHODS, Relays, check_passable, open_relays
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.live import Run
+from zerver.runtime.run import Order
 
 #: Told of every run over HTTP once its response is made, and before it is sent: the result and the response's status.
 RunObserver = Callable[[Result, int], None]
-
-#: Methods that only look (RFC 9110 §9.2.1): nobody misses their answer when the client has gone.
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 _TIMEOUT_HEADER = "x-request-timeout-ms"
 _PRIORITY_HEADER = "x-request-priority"
@@ -81,8 +81,8 @@ class Endpoint:
     degrade: Endpoint | None = None
 
     def is_watched(self, method: str) -> bool:
-        """Whether a client that leaves ends the run."""
-        return (self.flow.on_disconnect or ("cancel" if method in _SAFE else "finish")) == "cancel"
+        """Whether a client that leaves ends the run. Nobody misses the answer of a method that only looks."""
+        return (self.flow.on_disconnect or ("cancel" if method in SAFE_METHODS else "finish")) == "cancel"
 
 
 def compile_routes(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> Router[Endpoint]:
@@ -91,7 +91,21 @@ def compile_routes(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> Router[
     Raises DefinitionError for the first thing that cannot work.
     """
     app.check(handled)
+    _check_mounts(app)
     return Router(Entry(route.method, route.path, _compile(route), route.flow.name) for route in app.routes)
+
+
+def _check_mounts(app: App) -> None:
+    """Raise DefinitionError for a mount that a wildcard route hides: routes come first."""
+    for route in app.routes:
+        head, is_wildcard, _ = route.path.partition("{")
+        if is_wildcard and route.path.endswith(":path}") and route.path.count("/") == head.count("/"):
+            for mount in app.mounts:
+                if mount.prefix and f"{mount.prefix}/".startswith(head):
+                    raise DefinitionError(
+                        f"mount {mount.prefix!r} is behind route {route.label}, which takes all of its paths",
+                        "give the route a prefix of its own, or mount the application where no route leads",
+                    )
 
 
 def _compile(route: Route) -> Endpoint:
@@ -102,9 +116,7 @@ def _compile(route: Route) -> Endpoint:
         extractor = compile_extractor(degrade_plan.parts, label, names)
         degrade = Endpoint(route.flow.degrade, degrade_plan, extractor, route.label, priority)
     plan = route.plan()
-    return Endpoint(
-        route.flow, plan, compile_extractor(plan.parts, label, names), route.label, priority, degrade
-    )
+    return Endpoint(route.flow, plan, compile_extractor(plan.parts, label, names), route.label, priority, degrade)
 
 
 def _compile_mount(mounted: Mounted) -> Endpoint:
@@ -145,7 +157,7 @@ class Edge:
         try:
             caller = self.trust.judge(head, exchange.peer, exchange.scheme)
         except ProtocolViolation as violation:
-            return problem(violation.status, detail=str(violation))
+            return stamped(problem(violation.status, detail=str(violation)), self.runtime.new_id())
         found = self.router.find(head)
         if isinstance(found, Match):
             return await self._run(exchange, caller, found.payload, found.params, found.payload.label)
@@ -158,7 +170,44 @@ class Edge:
     async def _run(
         self, exchange: Exchange, caller: Caller, endpoint: Endpoint, params: Mapping[str, str], label: str
     ) -> Response:
-        head, extractor, flow = exchange.head, endpoint.extractor, endpoint.flow
+        head, flow, runtime = exchange.head, endpoint.flow, self.runtime
+        asked = head.headers.get
+        who = _ANYBODY if self.app.identify is None else _identity(self.app.identify(head))
+        rule = runtime.tenants.get(who.tenant)
+
+        def order(endpoint: Endpoint) -> Order:
+            parts = self._reader(exchange, caller, endpoint.extractor, params) if endpoint.plan.parts else ()
+            return Order(endpoint.flow, endpoint.plan, parts)
+
+        def watch(run: Run) -> None:
+            exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
+
+        result = await runtime.execute(
+            order(endpoint),
+            tenant=who.tenant,
+            priority=classify(endpoint.priority, rule, who.priority, _asked_priority(asked(_PRIORITY_HEADER))),
+            deadline=_asked_deadline(asked(_TIMEOUT_HEADER)),
+            label=label,
+            on_wait=watch if endpoint.is_watched(head.method) else None,
+            after=lambda sealed: self._tell(sealed, response.status),  # its rollback has outlived the answer
+            degrade=None if endpoint.degrade is None else order(endpoint.degrade),
+        )
+        response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
+        if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
+            response = await self._open(response, head, result)
+        if rule.rate is not None:
+            quota = runtime.quota(who.tenant)
+            response = response if quota is None else limited(response, quota)
+        if response.refusal and caller.client != exchange.peer:  # it shares its connection with others of its proxy's
+            response = attrs.evolve(response, refusal=False)
+        if result.sealed:
+            self._tell(result, response.status)
+        return response
+
+    def _reader(
+        self, exchange: Exchange, caller: Caller, extractor: Extractor, params: Mapping[str, str]
+    ) -> Callable[[], Awaitable[Sequence[Any]]]:
+        head = exchange.head
 
         async def read() -> Sequence[Any]:
             body = await exchange.read_body() if extractor.needs_body else b""
@@ -167,24 +216,7 @@ class Edge:
             check_passable(head)
             return extractor.extract(head, params, body, caller, Passage(exchange, caller, params, self._relays))
 
-        def watch(run: Run) -> None:
-            exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
-
-        result = await self.runtime.execute(
-            flow,
-            endpoint.plan,
-            read if endpoint.plan.parts else (),
-            deadline=_asked_deadline(head.headers.get(_TIMEOUT_HEADER)),
-            label=label,
-            on_wait=watch if endpoint.is_watched(head.method) else None,
-            after=lambda sealed: self._tell(sealed, response.status),  # its rollback has outlived the answer
-        )
-        response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
-        if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
-            response = await self._open(response, head, result)
-        if result.sealed:
-            self._tell(result, response.status)
-        return response
+        return read
 
     async def _open(self, response: Response, head: RequestHead, result: Result) -> Response:
         """The answer with its file or stream opened, or a 500."""
@@ -202,6 +234,22 @@ class Edge:
             self.on_run(result, status)
         except Exception as defect:  # whoever watches a run must not be able to spoil its answer
             self.on_defect(defect)
+
+
+def _identity(said: Identity | str | None) -> Identity:
+    """What an app's `identify` said. Raises TypeError for what is neither."""
+    if said is None:
+        return _ANYBODY
+    if isinstance(said, str):
+        return Identity(said)
+    if not isinstance(said, Identity):
+        raise TypeError(f"identify answered {said!r}; it is to give a tenant's name, an Identity, or None")
+    return said
+
+
+def _asked_priority(header: str | None) -> Priority | None:
+    """The class that the caller is content with; a header that names none asks for nothing."""
+    return header if header in RANK else None
 
 
 def _asked_deadline(header: str | None) -> float | None:
@@ -266,6 +314,7 @@ async def serve(
     on_run: RunObserver | None = None,
     on_defect: Callable[[Exception], None] = log_defect,
     seed: int | None = None,
+    neighbours: Neighbours | None = None,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Open an app and serve it over HTTP until cancelled or drained.
@@ -273,7 +322,8 @@ async def serve(
         serving = await nursery.start(partial(serve, app, port=8000))
         print(*serving.addresses)
 
-    listeners: used instead of host and port, and closed in the end. handlers, observers, seed: as `open_runtime`.
+    listeners: used instead of host and port, and closed in the end. handlers, observers, seed, neighbours: as
+    `open_runtime`.
     limits: what a client may take. trust: which proxies are believed and which hosts are served; by default no proxy,
     and any host. parser: as `serve_http`. on_run: see RunObserver. on_defect: told of exceptions that are nobody's
     answer, as those of an `on_error`; by default they are logged.
@@ -284,7 +334,7 @@ async def serve(
     try:
         check_app(app, BUILTIN_KINDS | frozenset(handlers or ()))  # the routes too, and before anything is opened
         async with (
-            open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime,
+            open_runtime(app, observers=observers, handlers=handlers, seed=seed, neighbours=neighbours) as runtime,
             open_edge(app, runtime, on_run=on_run, on_defect=on_defect, trust=trust) as edge,
         ):
             if listeners is None:
@@ -292,7 +342,15 @@ async def serve(
             with unwrapped():
                 async with trio.open_nursery() as nursery:
                     server: Server = await nursery.start(
-                        partial(serve_http, edge.handle, bound, limits=limits, on_defect=on_defect, parser=parser)
+                        partial(
+                            serve_http,
+                            edge.handle,
+                            bound,
+                            limits=limits,
+                            on_defect=on_defect,
+                            parser=parser,
+                            new_id=runtime.new_id,
+                        )
                     )
                     task_status.started(Serving(runtime, server))
     finally:

@@ -80,8 +80,12 @@ async def _demo(once: bool) -> Sequence[str]:
             ) as shop,
             open_http_client(allow_private=True) as client,
         ):
-            surprises = [scene.title for scene in SCENES if not await _play(client, provider, shop, scene)]
-            await _set_faults(client, provider, {})
+            try:
+                surprises = [scene.title for scene in SCENES if not await _play(client, provider, shop, scene)]
+            finally:
+                # Also on Ctrl-C: a shop whose provider hangs could not settle what it has under way, and would not end.
+                with trio.move_on_after(1.0, shield=True):
+                    await _set_faults(client, provider, {})
             ledger = await client.request("GET", f"{provider.url}/ledger")
             print(f"━━ The provider's ledger\n   {ledger.body.decode()}\n", flush=True)
             if not once:
@@ -95,10 +99,11 @@ async def _demo(once: bool) -> Sequence[str]:
 
 async def _play(client: HttpClient, provider: Process, shop: Process, scene: Scene) -> bool:
     """Send one request; show what was asked, what was answered, and the shop's own account of it."""
-    print(f"━━ {scene.title}")
+    print(f"━━ {scene.title}", flush=True)
     if scene.faults:
         faults = ", ".join(f"{name}={value:g}" for name, value in scene.faults.items())
-        print(f"   the provider: {faults}" + (f", for {scene.lifted:g}s" if scene.lifted is not None else ""))
+        until = f", for {scene.lifted:g}s" if scene.lifted is not None else ""
+        print(f"   the provider: {faults}{until}", flush=True)
     await _set_faults(client, provider, scene.faults)
     async with trio.open_nursery() as nursery:
         if scene.lifted is not None:

@@ -6,8 +6,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final
 
 import trio
+
+#: Seconds that a server may take to end: more than it drains for, and its flows' longest undo deadline, together.
+#: Killed before, it would leave what it had begun to undo.
+_PATIENCE: Final = 45.0
 
 
 class Process:
@@ -53,6 +58,7 @@ async def open_served(app: str, environment: dict[str, str], *options: str) -> A
     async with trio.open_nursery() as nursery:
         run = partial(
             trio.run_process, command, stdout=subprocess.PIPE, check=False, env=os.environ | environment,
+            deliver_cancel=_drain,
             start_new_session=True,  # Ctrl-C is for us; a server that got it too would take our SIGTERM as its second
         )  # fmt: skip
         process = Process(await nursery.start(run))
@@ -60,4 +66,11 @@ async def open_served(app: str, environment: dict[str, str], *options: str) -> A
             await process.start()
             yield process
         finally:
-            nursery.cancel_scope.cancel()  # trio.run_process sends SIGTERM, and waits
+            nursery.cancel_scope.cancel()  # trio.run_process calls _drain, and waits
+
+
+async def _drain(process: trio.Process) -> None:
+    """As trio.run_process does it, which kills after 5 seconds. Cancelled when the process has ended."""
+    process.terminate()
+    await trio.sleep(_PATIENCE)
+    process.kill()

@@ -1,14 +1,18 @@
 """Do slow clients hurt the others? 5,000 connections that are silent, drip or do not read, beside one normal client.
 
-Three processes: a server; an attacker that holds the connections, a third of each kind, and opens again what the server
-cuts off; and here a normal client, which asks for a flow on one connection, a request every 4 ms. Rounds without and
-with the attack take turns. "p99" is the client's; "memory" what the server's grows by, for each connection held.
+Three processes: a server, alone on one core; on another an attacker, which goes last there (nice 19), and here a normal
+client, which asks for a flow on one connection, a request every 4 ms. Each kind of attack is made by itself, in rounds
+that take turns with rounds of peace; the attacker opens again what the server cuts off.
 
-    silent    connects, and sends nothing
-    dripping  sends a head, one byte a second
-    unread    asks for 1 MiB, and reads none of it
+    silent      connects, and sends nothing
+    dripping    sends a head, one byte a second
+    unread      asks for 1 MiB, and reads none of it
+    elsewhere   drips to a socket of its own: what the attacker alone does to the client's core, the server untouched
 
-    scripts/bench slow [--connections N] [--rounds N] [--seconds S] [--json FILE]
+"p50" and "p99" are the client's latencies, medians over the rounds. "server" is the server's CPU, of one core.
+"memory" is what the server's resident memory grows by for each connection held, in the first round of that kind.
+
+    scripts/bench slow [--connections N] [--rounds N] [--seconds S] [--only KIND] [--json FILE]
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -37,6 +42,8 @@ from zerver.serve import Serving, serve
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 ENDLESS = b"GET /large HTTP/1.1\r\nHost: a\r\nX-Drip: "
 PACE = 0.004
+OPENING = 5.0  # seconds, for the attacker to open all of its connections
+KINDS = ("silent", "dripping", "unread", "elsewhere")
 LARGE = Response(200, {"content-type": "application/octet-stream"}, b"x" * 1024 * 1024)
 
 
@@ -70,63 +77,90 @@ def memory_of(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds on a core so far; of the first thread, which is the one that serves."""
+    with open(f"/proc/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
 # ---- the attacker -----------------------------------------------------------------------------
 
 
 class Attacker:
     """Holds `count` connections to a port. Each drips at a moment of its own, so that they do not come in one burst."""
 
-    def __init__(self, port: int, count: int) -> None:
-        self.port = port
+    def __init__(self, kind: str, port: int, count: int) -> None:
+        self.kind = kind
         self.epoll = select.epoll()
-        self.held: dict[int, tuple[socket.socket, int]] = {}
+        self.held: dict[int, socket.socket] = {}
         self.drips: deque[tuple[float, socket.socket, int]] = deque()
+        self.sink = socket.create_server(("127.0.0.1", 0)) if kind == "elsewhere" else None
+        self.sunk: list[socket.socket] = []
+        self.port = self.sink.getsockname()[1] if self.sink else port
+        began = time.monotonic()
         for number in range(count):
-            self.open(number % 3)
-            if number % 20 == 0:
-                time.sleep(0.01)
+            self.open()
+            time.sleep(max(0.0, began + number * OPENING / count - time.monotonic()))
+            self.drip()
         print("holding", flush=True)
 
-    def open(self, kind: int) -> None:
+    def open(self) -> None:
         client = socket.socket()
-        if kind == 2:
+        if self.kind == "unread":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", self.port))
         client.setblocking(False)
-        if kind == 1:
+        if self.sink:
+            self.sunk.append(self.sink.accept()[0])
+        if self.kind in ("dripping", "elsewhere"):
             self.drips.append((time.monotonic() + 1, client, 0))
-        elif kind == 2:
+        elif self.kind == "unread":
             client.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.held[client.fileno()] = client, kind
+        self.held[client.fileno()] = client
         self.epoll.register(client, select.EPOLLRDHUP)  # nothing is read; only the end is looked for
 
     def hold(self) -> None:
         while True:
             wait = max(0.0, self.drips[0][0] - time.monotonic()) if self.drips else 1.0
             for fd, _ in self.epoll.poll(min(wait, 0.1)):
-                client, kind = self.held.pop(fd)
                 self.epoll.unregister(fd)
-                client.close()
-                self.open(kind)
-            now = time.monotonic()
-            while self.drips and self.drips[0][0] <= now:
-                due, client, sent = self.drips.popleft()
-                if client.fileno() >= 0:
-                    try:
-                        client.send((ENDLESS + b"x" * 100)[sent : sent + 1])
-                    except OSError:
-                        continue
-                    self.drips.append((due + 1, client, sent + 1))
+                self.held.pop(fd).close()
+                self.open()
+            self.drip()
+
+    def drip(self) -> None:
+        now = time.monotonic()
+        while self.drips and self.drips[0][0] <= now:
+            due, client, sent = self.drips.popleft()
+            if client.fileno() >= 0:
+                try:
+                    client.send((ENDLESS + b"x" * 100)[sent : sent + 1])
+                except OSError:
+                    continue
+                self.drips.append((due + 1, client, sent + 1))
 
 
 # ---- the normal client ------------------------------------------------------------------------
 
 
+def admitted(port: int) -> socket.socket:
+    """A connection that has been answered: a server that is short of time turns newcomers away for a second."""
+    for _ in range(50):
+        client = socket.create_connection(("127.0.0.1", port))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):
+            client.sendall(GET)
+            if client.recv(4096).startswith(b"HTTP/1.1 200"):
+                return client
+        client.close()
+        time.sleep(0.2)
+    raise SystemExit("the server refuses the normal client")
+
+
 def latencies(port: int, seconds: float) -> list[float]:
     """Milliseconds of each request, one every PACE seconds."""
     found = []
-    with socket.create_connection(("127.0.0.1", port)) as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with admitted(port) as client:
         end = due = time.perf_counter()
         end += seconds
         while due < end:
@@ -157,50 +191,24 @@ def raise_file_limit(wanted: int) -> int:
 
 @attrs.frozen
 class Round:
+    """Latencies in milliseconds, the server's CPU as a share of a core, its memory in bytes."""
+
     p50: float
     p99: float
+    server: float
     memory: int
 
 
 def measure(port: int, server: int, seconds: float) -> Round:
+    used, began = cpu_of(server), time.perf_counter()
     found = latencies(port, seconds)
-    return Round(statistics.median(found), percentile(found, 0.99), memory_of(server))
+    share = (cpu_of(server) - used) / (time.perf_counter() - began)
+    return Round(statistics.median(found), percentile(found, 0.99), share, memory_of(server))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--connections", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each round")
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
-    options = parser.parse_args()
-    connections = options.connections
-    most = raise_file_limit(connections + 200) - 200
-    if most < connections:
-        print(f"this system allows {most + 200} open files (ulimit -Hn): {most} connections, not {connections}")
-        connections = most
-    server = subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    try:
-        port = int(server.stdout.readline())
-        latencies(port, 1.0)  # warm-up
-        calm, attacked = [], []
-        for number in range(options.rounds):
-            calm.append(measure(port, server.pid, options.seconds))
-            attacked.append(under_attack(port, server.pid, connections, options.seconds))
-            print(
-                f"round {number + 1}: p99 {calm[-1].p99:.2f} ms alone, {attacked[-1].p99:.2f} ms under attack",
-                flush=True,
-            )
-    finally:
-        server.terminate()
-        server.wait()
-    report(connections, calm, attacked, options.json)
-
-
-def under_attack(port: int, server: int, connections: int, seconds: float) -> Round:
+def under_attack(kind: str, port: int, server: int, connections: int, seconds: float) -> Round:
     attacker = subprocess.Popen(
-        [sys.executable, __file__, "attack", str(port), str(connections)], stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, "attack", kind, str(port), str(connections)], stdout=subprocess.PIPE, text=True
     )
     assert attacker.stdout is not None
     try:
@@ -210,23 +218,59 @@ def under_attack(port: int, server: int, connections: int, seconds: float) -> Ro
     finally:
         attacker.kill()
         attacker.wait()
-        time.sleep(1)  # for the server to see them leave
+        time.sleep(1.5)  # for the server to see them leave
 
 
-def report(connections: int, calm: list[Round], attacked: list[Round], path: str | None) -> None:
-    figures: dict[str, dict[str, float]] = {}
-    print(f"\n{connections} slow connections, {len(calm)} rounds; a machine that others use too disturbs some of them")
-    for name in ("p50", "p99"):
-        for label, choose in (("median", statistics.median), ("least disturbed", min)):
-            alone, under = (choose([getattr(each, name) for each in rounds]) for rounds in (calm, attacked))
-            figures[f"{name} {label}"] = {"alone": alone, "attacked": under, "ratio": under / alone}
-            print(f"  {name} {label:16} {alone:6.2f} ms alone  {under:6.2f} ms under attack  {under / alone:.2f}x")
-    each = (attacked[0].memory - calm[0].memory) / connections  # the first round: later ones find freed memory
-    figures["memory"] = {"bytes_per_connection": each}
-    print(f"  memory  {each / 1024:6.1f} KiB for each connection")
-    if path:
-        with open(path, "w") as file:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--connections", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each round; a head's deadline is 10")
+    parser.add_argument("--only", choices=KINDS, action="append", help="this kind of attack; repeatable")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
+    options = parser.parse_args()
+    connections = options.connections
+    most = raise_file_limit(2 * connections + 200) - 200
+    if most < connections:
+        print(f"this system allows {most + 200} open files (ulimit -Hn): {most} connections, not {connections}")
+        connections = most
+    figures = {kind: attack(kind, connections, options) for kind in options.only or KINDS}
+    if options.json:
+        with open(options.json, "w") as file:
             json.dump(figures, file, indent=1)
+
+
+def attack(kind: str, connections: int, options: argparse.Namespace) -> dict[str, float]:
+    """All rounds of one kind, against a server of their own."""
+    server = subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    calm, attacked = [], []
+    try:
+        port = int(server.stdout.readline())
+        latencies(port, 1.0)  # warm-up
+        for _ in range(options.rounds):
+            calm.append(measure(port, server.pid, options.seconds))
+            attacked.append(under_attack(kind, port, server.pid, connections, options.seconds))
+    finally:
+        server.terminate()
+        server.wait()
+    return report(kind, connections, calm, attacked)
+
+
+def report(kind: str, connections: int, calm: list[Round], attacked: list[Round]) -> dict[str, float]:
+    figures: dict[str, float] = {"connections": connections, "rounds": len(calm)}
+    line = f"{kind:10}"
+    for name in ("p50", "p99"):
+        alone, under = (statistics.median([getattr(each, name) for each in rounds]) for rounds in (calm, attacked))
+        figures |= {f"{name}_alone": alone, f"{name}_attacked": under, f"{name}_ratio": under / alone}
+        line += f" {name} {alone:.3f} -> {under:.3f} ms ({under / alone:.2f}x) "
+    for name in ("alone", "attacked"):
+        rounds = calm if name == "alone" else attacked
+        figures[f"server_{name}"] = statistics.median([each.server for each in rounds])
+    figures["memory"] = (attacked[0].memory - calm[0].memory) / connections  # later rounds find freed memory
+    line += f" server {figures['server_alone']:.1%} -> {figures['server_attacked']:.1%} "
+    print(f"{line} memory {figures['memory'] / 1024:.1f} KiB each", flush=True)
+    return figures
 
 
 def pin(core: int) -> None:
@@ -236,13 +280,14 @@ def pin(core: int) -> None:
 
 
 if __name__ == "__main__":
-    pin(0 if sys.argv[1:2] == ["serve"] else -1)
-    if sys.argv[1:2] == ["serve"]:
+    role = sys.argv[1] if len(sys.argv) > 1 else ""
+    pin(0 if role == "serve" else -1)
+    if role == "serve":
         raise_file_limit(20_000)
         trio.run(serve_app)
-    elif sys.argv[1:2] == ["attack"]:
+    elif role == "attack":
         raise_file_limit(20_000)
         os.nice(19)  # the client goes first
-        Attacker(int(sys.argv[2]), int(sys.argv[3])).hold()
+        Attacker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])).hold()
     else:
         main()

@@ -4,8 +4,8 @@ Law: what is thrown follows from the seed alone, block by block, so every findin
 read by both parsers, whole and cut at random; a sample goes through a connection, a router, extractors and a run.
 
 The corpus is the test suite's vectors. Mutations are few and blunt on purpose, of bytes and of lines: what the vectors
-know about HTTP they know already, and blunt changes find what nobody thought of. `--atheris` guides them by coverage
-instead, if atheris is installed.
+know about HTTP they know already, and blunt changes find what nobody thought of. `scripts/fuzz http --atheris` guides
+them by coverage instead.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
+from json import dumps, loads
+from math import isfinite
 from random import Random
 from typing import Annotated, Any
+from zlib import crc32
 
 import attrs
 import trio
@@ -39,15 +42,18 @@ from tests.http.vectors import (
 from zerver import App, Done, Flow, step
 from zerver.errors import ProtocolViolation
 from zerver.http import Body, Cookie, Header, Path, Query, json
+from zerver.http.conversions import compile_json
 from zerver.http.exchange import Limits
 from zerver.http.messages import NO_HEADERS, Headers, RequestHead
+from zerver.http.multipart import read_multipart
 from zerver.http.parsers import HeadParser, head_parser
+from zerver.http.strict_json import MAX_DEPTH
 from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
 from zerver.serve import serve
 
 BLOCK = 5_000  # requests with one generator
 SAMPLE = 100  # of so many requests, one goes through a connection
-RESPONSES = 10  # for so many requests, one response is thrown at the client
+RESPONSES = 10  # for so many requests, one response, one document of JSON and one form are thrown, too
 
 PARSERS = {name: head_parser(name) for name in ("h11", "httptools")}
 
@@ -214,6 +220,70 @@ def difference(data: bytes, random: Random, read: Reading = read_requests) -> st
     return None
 
 
+# ---- JSON -----------------------------------------------------------------------------------
+
+read_json = compile_json(Any, "the fuzzer")
+
+
+def json_difference(body: bytes) -> str | None:
+    """How the verdict on a body of JSON differs from the standard library's, told to be strict."""
+    try:
+        expected: object = ("read", _strictly(body))
+    except (ValueError, RecursionError):
+        expected = "refused"
+    try:
+        found: object = ("read", read_json(body))
+    except ProtocolViolation as violation:
+        found = "refused" if violation.status == 400 else violation
+    except Exception as defect:  # whatever it is, it is a finding
+        return f"{type(defect).__name__}: {defect}"
+    return None if found == expected else f"expected {expected!r}\nfound {found!r}"
+
+
+def _strictly(body: bytes) -> object:
+    def refuse(what: object) -> object:
+        raise ValueError(what)
+
+    def members(pairs: list[tuple[str, object]]) -> object:
+        return dict(pairs) if len(dict(pairs)) == len(pairs) else refuse("a name twice")
+
+    def finite(number: str) -> object:
+        return float(number) if isfinite(float(number)) else refuse(number)
+
+    value = loads(body.decode(), object_pairs_hook=members, parse_constant=refuse, parse_float=finite)
+    dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    return value if _depth(value) <= MAX_DEPTH else refuse("deep")
+
+
+def _depth(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+
+
+# ---- forms ----------------------------------------------------------------------------------
+
+_PART = b"Content-Disposition: form-data; name="
+FORMS = [
+    b"--x--\r\n",
+    b"--x\r\n" + _PART + b"a\r\n\r\n1\r\n--x--",
+    b"--x\r\n" + _PART + b'"a"\r\nX: y\r\n\r\n\r\n--x\r\n' + _PART + b'"b"; filename="c"\r\n\r\n\0\r\n--x--\r\n',
+]
+
+
+def form_trouble(body: bytes) -> str | None:
+    """What else than parts or a refusal comes of a form, or parts that it does not hold."""
+    try:
+        parts = read_multipart("multipart/form-data; boundary=x", body)
+    except ProtocolViolation:
+        return None
+    except Exception as defect:  # whatever it is, it is a finding
+        return f"{type(defect).__name__}: {defect}"
+    found = [*(text.encode() for texts in parts.fields.values() for text in texts)]
+    found += [file.body for files in parts.files.values() for file in files]
+    wrong = [content for content in found if content not in body or b"\r\n--x" in content]
+    return f"made up: {wrong}" if wrong else None
+
+
 # ---- the whole edge -------------------------------------------------------------------------
 
 
@@ -291,6 +361,12 @@ def fuzz(seed: int, block: int, count: int = BLOCK) -> list[str]:
             data = mutated(random.choice(ANSWERS), random, ANSWERS)
             if (problem := difference(data, random, read_response)) is not None:
                 found.append(f"{data!r}\n  {problem}")
+            data = mutated(random.choice(FORMS), random, FORMS)
+            if (problem := form_trouble(data)) is not None:
+                found.append(f"{data!r}\n  {problem}")
+            data = mutated(random.choice(DOCUMENTS), random, DOCUMENTS)
+            if (problem := json_difference(data)) is not None:
+                found.append(f"{data!r}\n  {problem}")
     return found + trio.run(answered, sample, random, clock=MockClock(autojump_threshold=0))
 
 
@@ -307,20 +383,25 @@ def run_block(task: tuple[int, int, int]) -> tuple[int, int, list[str]]:
         return block, count, [traceback.format_exc()]
 
 
-def run_atheris() -> None:
-    try:
-        import atheris  # not a dependency: it builds where clang is
-    except ImportError:
-        sys.exit("atheris is not installed; without --atheris nothing else is needed")
+# ---- guided by coverage (`_guided.py`) -------------------------------------------------------
 
-    def one(data: bytes) -> None:
-        for read in (read_requests, read_response):
-            if (problem := difference(data, Random(0), read)) is not None:
-                raise AssertionError(problem)
+#: The first byte says for whom the rest is.
+SEEDS = [
+    *(b"q" + data for data in REQUESTS),
+    *(b"s" + data for data in ANSWERS),
+    *(b"j" + data for data in DOCUMENTS),
+    *(b"f" + data for data in FORMS),
+]
 
-    atheris.instrument_all()
-    atheris.Setup(sys.argv[:1], one)
-    atheris.Fuzz()
+
+def check(data: bytes) -> str | None:
+    """What is wrong with how these bytes are read: what they are follows from the first, and the cuts from all."""
+    kind, rest = data[:1], data[1:]
+    if kind == b"j":
+        return json_difference(rest)
+    if kind == b"f":
+        return form_trouble(rest)
+    return difference(rest, Random(crc32(data)), read_response if kind == b"s" else read_requests)
 
 
 def main() -> None:
@@ -328,10 +409,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--atheris", action="store_true", help="let coverage guide the mutations, until interrupted")
     options = parser.parse_args()
-    if options.atheris:
-        run_atheris()
     began, done, findings = time.perf_counter(), 0, 0
     with multiprocessing.Pool(options.jobs) as pool:
         for block, count, found in pool.imap_unordered(run_block, blocks(options.seed, options.requests)):

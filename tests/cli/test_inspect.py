@@ -35,6 +35,26 @@ def test_an_app_without_routes_has_an_empty_table(tmp_path: Path) -> None:
     assert zerver(tmp_path, "routes", "shop:other", shop=SHOP).out == "METHOD  PATH  FLOW  CLASS  DEADLINE\n"
 
 
+def test_mounts_are_listed_behind_the_routes(tmp_path: Path) -> None:
+    mounting = SHOP + "async def old(scope, receive, send): ...\napp.mount('/old', old)\nother.mount('/', old)\n"
+    listed = zerver(tmp_path, "routes", "shop:app", shop=mounting).out.splitlines()
+    assert listed[-1] == "*       /old/…  mount /old  default      -"
+    assert zerver(tmp_path, "routes", "shop:other").out.splitlines()[1] == "*       /…    mount /  default  -"
+    checked = zerver(tmp_path, "check", "shop:app")
+    assert (checked.status, checked.out) == (0, "shop:app: 3 routes, 1 mount, 3 flows: ok\n")
+
+
+def test_a_routes_own_class_is_the_one_that_counts(tmp_path: Path) -> None:
+    own = SHOP + "app.route('PUT', '/', Flow('put', [hello]), priority='batch')\n"
+    assert zerver(tmp_path, "routes", "shop:app", shop=own).out.splitlines()[-1].split() == [
+        "PUT",
+        "/",
+        "put",
+        "batch",
+        "-",
+    ]
+
+
 def test_graph_draws_a_flow(tmp_path: Path) -> None:
     assert zerver(tmp_path, "graph", "shop:app", "buy", shop=SHOP).out.startswith("flowchart")
     assert zerver(tmp_path, "graph", "shop:app", "buy", "--format", "dot").out.startswith("digraph")

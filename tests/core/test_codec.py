@@ -6,7 +6,7 @@ import datetime
 import decimal
 import enum
 import uuid
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 import msgspec
@@ -85,6 +85,48 @@ def test_every_problem_is_named_with_its_place() -> None:
     assert told["body.items[0].sku"] == "expected `str`, got `int`"
     assert told["body.items[1].sku"] == "is missing"
     assert told["body.items[0].count"] == "expected `int` >= 1"
+
+
+@attrs.frozen
+class Parcel:
+    lines: list[Item]
+    kind: Literal["a", "b"]
+    size: int | str
+    by_name: dict[str, Item]
+    inner: Parcel | None = None
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"7", {"body": "expected `object`, got `int`"}),
+        (b"null", {"body": "expected `object`, got `null`"}),
+        (b"[]", {"body": "expected `object`, got `array`"}),
+        (
+            b'{"lines": [7, {"sku": 1, "count": 1}], "kind": "c", "size": [], "by_name": {"x": []}}',
+            {
+                "body.lines[0]": "expected `object`, got `int`",
+                "body.lines[1].sku": "expected `str`, got `int`",
+                "body.kind": "invalid enum value 'c'",
+                "body.size": "expected `int | str`, got `array`",
+                "body.by_name[x]": "expected `object`, got `array`",
+            },
+        ),
+        (
+            b'{"lines": {}, "kind": "a", "size": 1, "by_name": "x", "inner": {"lines": "xy"}}',
+            {
+                "body.lines": "expected `array`, got `object`",
+                "body.by_name": "expected `object`, got `str`",
+                "body.inner.lines": "expected `array`, got `str`",
+                "body.inner.kind": "is missing",
+                "body.inner.size": "is missing",
+                "body.inner.by_name": "is missing",
+            },
+        ),
+    ],
+)
+def test_a_container_of_another_kind_is_one_problem_and_says_so(data: bytes, expected: dict[str, str]) -> None:
+    assert dict(problems(data, Parcel)) == expected
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"nope", b'{"a": 1} x', b"\xff"])

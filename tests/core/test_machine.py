@@ -16,9 +16,9 @@ from tests.core.strategies import READ, UNDO, WRITE, DrawFlow, flows
 from zerver import Continue, Deadline, Done, Fail, Flow, Need, Pause, Slot, branch, dag, parallel, pivot, step
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind
+from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
 from zerver.core.effects import Failure, Success
-from zerver.core.machine import Machine
+from zerver.core.machine import FAR, Machine
 from zerver.core.plan import BranchNode, DagNode, Line, Node, PivotNode, StepNode, compile_plan
 from zerver.core.replan import lines_of
 from zerver.core.saga import Entry
@@ -556,3 +556,99 @@ def test_giving_up_in_a_run_that_is_done_does_not_doubt_what_was_wanted() -> Non
     assert isinstance(command, Unwind)
     assert ended(machine.give_up()).status == "done"
     assert [entry.call for entry in machine.saga.unresolved] == [lost]
+
+
+# ---- turns, the deadline, and how many at once ------------------------------------------------
+
+
+def timed(*stages: Any, slice_ns: int | None = None, **options: Any) -> tuple[Machine, Command]:
+    """A machine whose clock goes on by 1000 with each look, and what it says to its start."""
+    ticks = iter(range(0, 1 << 40, 1_000))
+    machine = Machine(compile_plan(Flow("f", stages)), "run", lambda: next(ticks), [], **options)
+    if slice_ns is not None:
+        machine.slice_ns = slice_ns
+    return machine, machine.start()
+
+
+def test_a_run_breathes_between_two_steps_and_goes_on_there() -> None:
+    machine, command = timed(write_a_none, parallel(ask, pivot(write_a_none)), write_a_none, slice_ns=2_500)
+    assert isinstance(command, Breathe)
+    seen = 0
+    while isinstance(command, Breathe):
+        seen += 1
+        machine.slice_ns = machine.clock() + 2_500
+        command = machine.resume(machine.records[-1][1])
+    assert isinstance(command, Perform), "what was asked for before it breathed is handed out"
+    assert seen == kinds(machine).count(t.BREATH) == kinds(machine).count(t.TURN) > 0
+    machine.slice_ns = FAR
+    assert ended(machine.settled(command.calls[0], Success(None))).status == "done"
+
+
+def test_another_event_of_a_run_that_breathes_carries_it_on() -> None:
+    machine, command = timed(parallel(Flow("one", [ask, write_a], gives=[A]), ask))
+    assert isinstance(command, Perform)
+    first, second = command.calls
+    machine.slice_ns = 0
+    assert isinstance(machine.settled(first, Success(None)), Breathe)
+    machine.slice_ns = FAR
+    assert ended(machine.settled(second, Success(None))).status == "done"
+    assert isinstance(machine.resume(0), Wait), "nothing is left to do"
+
+
+def test_a_run_that_breathes_can_be_interrupted() -> None:
+    machine, command = timed(write_a_none, ask, slice_ns=0)
+    assert isinstance(command, Breathe)
+    assert ended(machine.interrupt(t.Ending("cancelled"))).status == "cancelled"
+    assert isinstance(machine.resume(0), Wait)
+    assert kinds(machine) == [t.BREATH, t.ENDING, t.ENDED]
+
+
+def test_no_step_begins_past_the_deadline_and_what_was_done_is_undone() -> None:
+    machine, command = timed(ask, write_a_none, write_a_none, deadline_ns=6_500)
+    assert isinstance(command, Perform)
+    machine.committed(command.calls[0], "paid")
+    command = machine.settled(command.calls[0], Success("paid"))
+    assert isinstance(command, Unwind)
+    assert ended(machine.undone(command.task, Success(None))).status == "deadline"
+    assert [subject.name for kind, _, subject, _ in machine.records if kind == t.STEP] == ["ask", "write_a_none"]
+
+
+def test_steps_that_await_nothing_need_no_stack() -> None:
+    @step
+    async def quick() -> None:
+        return None
+
+    _, command = timed(*[quick] * 3_000)
+    assert ended(command).status == "done"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_so_many_members_are_under_way_and_no_more(limit: int) -> None:
+    inner = parallel(ask, ask)
+    machine, command = timed(
+        parallel(inner, ask, dag(ask, step(name="again")(ask.function)), parallel(ask, inner)), parallel=limit
+    )
+    most = 0
+    under_way: list[Call] = []
+    while not isinstance(command, Finish):
+        if isinstance(command, Perform):
+            under_way += command.calls
+        most = max(most, len(under_way))
+        assert len(under_way) <= limit
+        command = machine.settled(under_way.pop(0), Success(None))
+    assert (command.ending.status, most) == ("done", limit)
+    assert kinds(machine).count(t.SETTLED) == 8
+
+
+@FEW
+@given(st.data())
+def test_a_limit_changes_the_order_and_nothing_else(data: st.DataObject) -> None:
+    flow = data.draw(flows())
+    limit = data.draw(st.integers(1, 3))
+    records: list[t.Record] = [(t.RECEIVED, 0, "drawn", None)]
+    now = iter(range(1_000, 1 << 40, 7))
+    machine = Machine(compile_plan(flow.build()), "run", lambda: next(now), records, None, limit)
+    machine.cells = Cells(machine)
+    pump = Pump(machine, lambda n: data.draw(st.integers(0, n - 1)) if n > 1 else 0)
+    pump.run((), [f"given {slot}" for slot in flow.takes])
+    assert machine.finished

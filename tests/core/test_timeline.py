@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.core.strategies import READ
 from zerver.core import timeline as t
-from zerver.core.admission import Refusal
 from zerver.core.calls import Call
+from zerver.core.tickets import Refusal
 
 KINDS = sorted({value for name, value in vars(t).items() if name.isupper() and isinstance(value, str)})
 
@@ -24,7 +24,8 @@ def records(draw: Any) -> list[t.Record]:
     now, drawn = 0, list[t.Record]()
     for kind in draw(st.lists(st.sampled_from(KINDS), max_size=40)):
         now += draw(st.integers(0, 1_000))
-        drawn.append((kind, now, CALL, draw(st.sampled_from(ENDINGS)) if kind == t.ENDING else None))
+        since = draw(st.integers(0, 40_000))
+        drawn.append((kind, now, CALL, draw(st.sampled_from(ENDINGS)) if kind == t.ENDING else since))
     return drawn
 
 
@@ -39,8 +40,16 @@ def test_total_is_the_sum_of_the_accounts_and_the_time_from_first_to_last(drawn:
 def test_each_gap_belongs_to_the_record_that_ends_it() -> None:
     stamps = [(t.RECEIVED, 0), (t.ADMITTED, 1), (t.TURN, 11), (t.STEP, 111), (t.ASKED, 112), (t.SETTLED, 1112)]
     stamps += [(t.PARKED, 1113), (t.SIGNALLED, 11113), (t.ENDED, 11114)]
-    assert t.accounts([(kind, at, CALL, None) for kind, at in stamps]) == t.Accounts(
+    assert t.accounts([(kind, at, CALL, 0) for kind, at in stamps]) == t.Accounts(
         admission=1, turn=10, cpu=100 + 1 + 1 + 1, io=1000, parked=10000
+    )
+
+
+def test_a_wait_for_a_turn_begins_when_the_world_has_answered() -> None:
+    stamps = [(t.INPUT, 0, None), (t.ASKED, 5, None), (t.TURN, 105, 95), (t.SETTLED, 106, None), (t.STEP, 116, None)]
+    stamps += [(t.PARKED, 117, None), (t.TURN, 1117, 1017), (t.SIGNALLED, 1117, None), (t.TURN, 1127, 1120)]
+    assert t.accounts([(kind, at, CALL, detail) for kind, at, detail in stamps]) == t.Accounts(
+        turn=10 + 100 + 7, cpu=5 + 10 + 1 + 3, io=90 + 1, parked=900
     )
 
 

@@ -163,6 +163,10 @@ def test_certificates_that_cannot_be_loaded_at_first_are_an_error_with_their_nam
     for wrong in (CertificateFiles(a.cert, b.key), CertificateFiles(a.key, a.cert), CertificateFiles("none", a.key)):
         with pytest.raises(OSError, match=Path(wrong.key).name):
             files.load(wrong)
+    with pytest.raises(OSError, match="the key is not that of the certificate"):
+        files.load(CertificateFiles(a.cert, b.key))
+    with pytest.raises(OSError, match="not a certificate and its key"):
+        files.load(CertificateFiles(a.key, a.cert))
     with pytest.raises(ValueError, match="at least one"):
         files.load()
 

@@ -361,6 +361,7 @@ async def test_a_refusal_is_a_problem_and_the_end(sent: bytes, status: int, auto
         assert refusal.headers["connection"] == "close"
         assert refusal.headers["content-type"] == "application/problem+json"
         assert json.loads(refusal.body)["status"] == status
+        assert refusal.headers["x-request-id"].startswith("req_")
 
 
 SMALL = Limits(head=HeadLimits(200, 200, 400, 5), body=100)
@@ -839,3 +840,18 @@ async def test_cancelling_at_any_step_leaves_nothing_behind() -> None:
         assert trio.lowlevel.current_statistics().tasks_living == tasks
     assert steps > 20
     assert pieces.closed == 1
+
+
+async def test_a_defect_and_its_answer_carry_one_id() -> None:
+    async def broken(exchange: Exchange) -> Response:
+        raise ValueError("a bug")
+
+    defects: list[Exception] = []
+    client, server = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Connection(server, Service(broken, on_defect=defects.append, new_id=lambda: "req_1")).run)
+        await client.send_all(LAST)
+        answers, _ = parse(b"".join([bytes(data) async for data in client]), "GET")
+        await client.aclose()
+    assert [(answer.status, answer.headers["x-request-id"]) for answer in answers] == [(500, "req_1")]
+    assert [defect.__notes__ for defect in defects] == [["while serving req_1"]]

@@ -112,7 +112,7 @@ async def test_single_fields() -> None:
     ("body", "headers", "status"),
     [
         ('{"user": "a"}', {"content_type": "application/json"}, 415),
-        ("user=a", {"content_type": "multipart/form-data; boundary=x"}, 415),
+        ("user=a", {"content_type": "multipart/form-data; boundary=x"}, 400),
         ("user=a", {"content_type": "text/plain"}, 415),
         ("user=a", {"content_encoding": "gzip"}, 415),
         ("user=a", {"content_type": "Application/X-WWW-Form-Urlencoded; charset=utf-8"}, 200),

@@ -113,6 +113,8 @@ async def test_a_scope_without_raw_path() -> None:
     scope = scope_of("GET", "/a")
     del scope["raw_path"]
     assert (await talk(echo, scope, request())).body == b"GET /a 10.1.1.1 https "
+    scope["path"] = "/é %"
+    assert (await talk(echo, scope, request())).body == b"GET /%C3%A9%20%25 10.1.1.1 https "
 
 
 @pytest.mark.parametrize("raw", [b"/a%zz", b"/a\r\nb", b"/\xc3\xa9", b"/%00", b"/a b"])

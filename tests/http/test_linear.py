@@ -21,14 +21,18 @@ from tests.http.vectors import head
 from zerver.core.signatures import PartRead
 from zerver.core.timeline import Ending, Timeline
 from zerver.errors import InvalidData, ProtocolViolation
+from zerver.http.client import _joined
+from zerver.http.conditions import Validators, judge, read_range
 from zerver.http.conversions import check_is_json, compile_json
 from zerver.http.extract import compile_extractor
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, RequestHead
 from zerver.http.parsers import head_parser
-from zerver.http.parts import Cookie, Header, Query
+from zerver.http.parts import Cookie, Form, Header, Query
+from zerver.http.redirects import next_hop
 from zerver.http.render import render
 from zerver.http.router import Entry, Router
+from zerver.http.trust import Trust
 from zerver.http.wire import ClientWire, Mark, ServerWire
 from zerver.runtime.result import Result
 
@@ -207,7 +211,7 @@ OVERLAPPING: Router[str] = Router(
 FEW: Router[str] = Router([Entry("GET", "/a", "a"), Entry("GET", "/{x:int}/{y:uuid}", "b")])
 
 
-def extract(part: Any, type_: Any, name: str) -> Callable[[RequestHead], object]:
+def extract(part: Any, type_: Any, name: str) -> Callable[..., object]:
     extractor = compile_extractor([PartRead(name, part, type_, False, Parameter.empty)], "route")
     return extractor.extract
 
@@ -229,6 +233,20 @@ class Item:
 
 ANY, ITEMS = compile_json(Any, "here"), compile_json(list[Item], "here")
 JSON_TYPES = {"content-type": "application/json"}
+
+
+FORM = extract(Form(), list[str], "q")
+FORM_TYPE = ("content-type", "application/x-www-form-urlencoded")
+MULTIPART = ("content-type", "multipart/form-data; boundary=x")
+FIELD = b"Content-Disposition: form-data; name=q\r\n\r\n1\r\n--x\r\n"
+VALIDATORS = Validators('"now"', 0)
+BELIEVED = Trust(proxies=["10.0.0.0/8"], hosts=["*.example"])
+BELIEVED_FORWARDED = Trust(proxies=["10.0.0.0/8"], form="forwarded")
+
+
+def judged(*fields: tuple[str, str], host: str = "a.example", form: str = "x-forwarded") -> object:
+    trust = BELIEVED if form == "x-forwarded" else BELIEVED_FORWARDED
+    return trust.judge(RequestHead("GET", "/", Headers.of([("host", host), *fields])), "10.0.0.1")
 
 
 NOTHING = Timeline("req_0", "flow", "1", "acme", "default", [])
@@ -273,8 +291,63 @@ ABOVE: dict[str, Callable[[int], Callable[[], object]]] = {
             asked("/", ("content-type", "application/json" + "; a=b" * n))  # tornado, CVE-2025-67726
         )
     ),
+    "escaped path segments": lambda n: lambda: asked("/%61" * n).segments,
+    "X-Forwarded-For": lambda n: lambda: judged(("x-forwarded-for", "10.0.0.1, " * n + "1.1.1.1")),
+    "X-Forwarded-For, all of proxies": lambda n: lambda: judged(("x-forwarded-for", "10.0.0.1," * n)),
+    "X-Forwarded-For lines": lambda n: lambda: judged(*[("x-forwarded-for", "10.0.0.1")] * n),
+    "X-Forwarded-Proto": lambda n: lambda: judged(("x-forwarded-proto", "http," * n + "https")),
+    "X-Forwarded-Host": lambda n: lambda: judged(("x-forwarded-host", "a.example," * n + "a.example")),
+    "Forwarded elements": lambda n: (
+        lambda: judged(("forwarded", "for=10.0.0.1," * n + "for=1.1.1.1"), form="forwarded")
+    ),
+    "Forwarded pairs": lambda n: lambda: judged(("forwarded", ";".join(f"x{i}=y" for i in range(n))), form="forwarded"),
+    "a quoted Forwarded": lambda n: lambda: judged(("forwarded", 'for="' + "\\a" * n + '"'), form="forwarded"),
+    "an open Forwarded": lambda n: lambda: judged(("forwarded", 'for="' + "\\a" * n), form="forwarded"),
+    "labels of a host": lambda n: lambda: judged(host="a." * n + "example"),
+    "labels of a long host": lambda n: lambda: judged(host="a." * (n + 200) + "example"),
+    "If-None-Match": lambda n: lambda: judge(asked("/", ("if-none-match", '"a", W/"b", ' * n)), VALIDATORS),
+    "If-Match": lambda n: lambda: judge(asked("/", ("if-match", '"a", ' * n)), VALIDATORS),
+    "an open If-None-Match": lambda n: lambda: judge(asked("/", ("if-none-match", '"a ' * n)), VALIDATORS),
+    "If-Modified-Since": lambda n: lambda: judge(asked("/", ("if-modified-since", "Mon, " * n)), VALIDATORS),
+    "Range": lambda n: lambda: read_range(asked("/", ("range", "bytes=" + "0-1," * n)), VALIDATORS, 10),
+    "digits of a Range": lambda n: lambda: read_range(asked("/", ("range", "bytes=1-" + "1" * n)), VALIDATORS, 10),
+    "If-Range": lambda n: (
+        lambda: read_range(asked("/", ("range", "bytes=1-"), ("if-range", '"a"' * n)), VALIDATORS, 10)
+    ),
+    "form fields": lambda n: lambda: FORM(asked("/", FORM_TYPE), body=b"q=1&" * (n // 5)),  # 1,000 at most
+    "too many form fields": lambda n: lambda: FORM(asked("/", FORM_TYPE), body=b"&" * n),
+    "other form fields": lambda n: (
+        lambda: FORM(asked("/", FORM_TYPE), body=b"q=1" + b"".join(b"&x%d" % i for i in range(n // 5)))
+    ),
+    "a long form value": lambda n: lambda: FORM(asked("/", FORM_TYPE), body=b"q=" + b"+%20" * n),
+    "parts of a form": lambda n: lambda: FORM(asked("/", MULTIPART), body=b"--x\r\n" + FIELD * n + b"--x--"),
+    "a form that is cut": lambda n: lambda: FORM(asked("/", MULTIPART), body=(b"--x\r\n" + FIELD * n)[:-9]),
+    "a form in pieces": lambda n: lambda: FORM(asked("/", MULTIPART), body=b"--x\r\n" * n),
+    "text before a form": lambda n: lambda: FORM(asked("/", MULTIPART), body=b"\r\n" * n + FIELD + b"--x--"),
+    "text after a form": lambda n: (
+        lambda: FORM(asked("/", MULTIPART), body=b"--x\r\n" + FIELD + b"--x--" + b"\r\n" * n)
+    ),
+    "line ends in a file": lambda n: (
+        lambda: FORM(asked("/", MULTIPART), body=b"--x\r\n" + FIELD[:-3] + b"\r\n--" * n + b"\r\n--x--")
+    ),
+    "a part's head": lambda n: (
+        lambda: FORM(asked("/", MULTIPART), body=b"--x\r\n" + b"X: y\r\n" * n + FIELD + b"--x--")
+    ),
+    "a part's name": lambda n: (
+        lambda: FORM(asked("/", MULTIPART), body=b"--x\r\n" + FIELD.replace(b"=q", b'="' + b"\\" * n + b'"'))
+    ),
+    "parameters of a form": lambda n: (
+        lambda: FORM(asked("/", ("content-type", "multipart/form-data" + "; a=b" * n + "; boundary=x")), body=b"--x--")
+    ),
+    "a Location": lambda n: lambda: next_hop("GET", "http://a/" + "b/" * n, Headers(), 302, "../" * n + "?" * n),
+    "headers of an answer": lambda n: lambda: _joined(Headers.of([("x", "y")] * n)),
     "JSON nesting": lambda n: lambda: ANY(b"[" * n + b"]" * n),
     "JSON lists": lambda n: lambda: ANY(b"[" + b"[]," * n + b"0]"),
+    "JSON objects": lambda n: lambda: ANY(b"[" + b"{}," * n + b"0]"),
+    "JSON zigzag": lambda n: lambda: ANY(b"[" + (b"[" * 60 + b"]" * 60 + b",") * (n // 100) + b"0]"),
+    "JSON numbers": lambda n: lambda: ANY(b"[" + b"1.5," * n + b"0]"),
+    "JSON numbers that are hard": lambda n: lambda: ANY(b"[" + b"1e308," * (n * 2) + b"0]"),
+    "JSON exponents": lambda n: lambda: ANY(b"[1e" + b"0" * n * 10 + b"," + b"1e0," * n * 2 + b"0]"),
     "JSON members": lambda n: lambda: ANY(b"{" + b",".join(b'"%d":1' % i for i in range(n)) + b"}"),
     "JSON members with one name": lambda n: lambda: ANY(b"{" + b'"a":1,' * n + b'"a":1}'),
     "JSON escapes": lambda n: lambda: ANY(b'{"a":"' + b'\\u003a\\"\\\\' * n + b'"}'),

@@ -101,3 +101,10 @@ def test_a_request_shows_what_its_head_says() -> None:
     assert (request.method, request.path, request.query) == ("PUT", "/a", "b")
     assert request.headers.get("c") == "d"
     assert Request(head).path_params == {}
+
+
+def test_headers_are_read_by_name_as_get_reads_them() -> None:
+    headers = Headers(((b"accept", b"a/b"), (b"accept", b"c/d")))
+    assert headers["ACCEPT"] == headers.get("accept") == "a/b, c/d"
+    with pytest.raises(KeyError, match="X-None"):
+        headers["X-None"]

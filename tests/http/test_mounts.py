@@ -243,6 +243,31 @@ async def test_a_body_over_the_limit_is_413() -> None:
         assert (await c.post("/old", body=b"x" * 11)).status == 413
 
 
+@pytest.mark.parametrize("framework", ["answers 500", "answers 400", "raises a group", "goes on"])
+async def test_a_body_over_the_limit_is_413_whatever_a_framework_makes_of_it(framework: str) -> None:
+    async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        try:
+            while (await receive()).get("more_body"):
+                pass
+        except Exception as error:
+            if framework.startswith("answers"):
+                await answer(send, b"broken", int(framework[-3:]))
+            if framework == "raises a group":
+                raise ExceptionGroup("of a task group", [error]) from None
+
+    async with client(app_with(http_only(application)), limits=Limits(body=10)) as c:
+        assert (await c.post("/old", body=b"x" * 11)).status == 413
+
+
+async def test_head_of_an_answer_without_a_length_has_none() -> None:
+    async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with client(app_with(http_only(application))) as c:
+        assert "content-length" not in (await c.head("/old")).headers
+
+
 async def test_a_client_that_leaves_ends_the_task(autojump_clock: MockClock) -> None:
     ended: list[float] = []
 
@@ -366,6 +391,34 @@ async def test_applications_end_in_reverse_order_and_in_time(autojump_clock: Moc
     async with client(app_with(named("slow", 1000)), on_defect=defects.append):
         pass
     assert [type(defect) for defect in defects] == [TimeoutError]
+
+
+async def test_a_server_that_is_cancelled_lets_applications_end_as_well(autojump_clock: MockClock) -> None:
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await trio.sleep(1)
+        log.append("down")
+
+    with trio.CancelScope() as scope:
+        async with client(app_with(Starlette(lifespan=lifespan)), on_defect=lambda defect: log.append(repr(defect))):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert log == ["down"]
+
+
+async def test_a_server_that_is_cancelled_does_not_wait_for_an_application_that_starts(
+    autojump_clock: MockClock,
+) -> None:
+    async def hangs(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await trio.sleep_forever()
+
+    with trio.move_on_after(1):
+        async with client(app_with(hangs)):
+            raise AssertionError("it has not started")
+    assert trio.current_time() == 1
 
 
 def test_cancelled_at_any_step() -> None:

@@ -79,7 +79,7 @@ def test_any_text_is_a_pattern_or_a_definition_error(path: str) -> None:
         ("str", ".", False),
         ("str", "..", False),
         ("int", "0", True),
-        ("int", "007", True),
+        ("int", "007", False),
         ("int", "", False),
         ("int", "1_0", False),
         ("int", "+1", False),

@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from zerver.core.priorities import PRIORITIES, Priority
 from zerver.errors import ConnectFailed, InternalError
 from zerver.http.outgoing import Origin
 from zerver.http.pool import Lease, OriginStatistics, Pool
@@ -53,8 +54,8 @@ class World:
             close=Fake.close,
         )
 
-    async def get(self, origin: Origin) -> Lease[Fake]:
-        lease = await self.pool.acquire(origin)
+    async def get(self, origin: Origin, priority: Priority = "default") -> Lease[Fake]:
+        lease = await self.pool.acquire(origin, priority)
         assert lease.reused == (lease.connection is not None)
         if lease.connection is None:
             lease.connection = Fake(origin, len(self.fakes))
@@ -132,11 +133,54 @@ async def test_a_full_origin_makes_wait_first_come_first_served(nursery: trio.Nu
         nursery.start_soon(use, number)
         await wait_all_tasks_blocked()
     assert world.counts() == (1, 0, 5)
-    assert world.pool.statistics().origins == (OriginStatistics(A, 1, 0, 5),)
+    assert world.pool.statistics().origins == (OriginStatistics(A, 1, 0, 5, (0, 5, 0)),)
     await world.put(lease)
     await wait_all_tasks_blocked()
     assert order == [0, 1, 2, 3, 4]
     assert len(world.fakes) == 1  # handed on from one to the next
+
+
+async def test_the_higher_class_goes_first_and_nobody_starves(nursery: trio.Nursery) -> None:
+    world = World(per_origin=1)
+    order: list[Priority] = []
+
+    async def use(priority: Priority) -> None:
+        lease = await world.get(A, priority)
+        order.append(priority)
+        await world.put(lease)
+
+    lease = await world.get(A)
+    for priority in ("batch", "default", "interactive"):
+        for _ in range(40):
+            nursery.start_soon(use, priority)
+    await wait_all_tasks_blocked()
+    assert world.pool.statistics().origins[0].waiting_by_class == (40, 40, 40)
+    await world.put(lease)
+    await wait_all_tasks_blocked()
+    assert len(order) == 120
+    assert order[0] == "interactive"
+    assert order[:50].count("batch") == 2
+    assert order[:50].count("default") == 12
+
+
+async def test_between_origins_the_higher_class_goes_first_and_nobody_starves(nursery: trio.Nursery) -> None:
+    world = World(per_origin=1, total=1)
+    order: list[str] = []
+
+    async def use(origin: Origin, priority: Priority) -> None:
+        lease = await world.get(origin, priority)
+        order.append(origin.host)
+        await world.put(lease)
+
+    lease = await world.get(C)
+    for _ in range(40):
+        nursery.start_soon(use, A, "batch")
+        nursery.start_soon(use, B, "interactive")
+    await wait_all_tasks_blocked()
+    await world.put(lease)
+    await wait_all_tasks_blocked()
+    assert order[0] == "b"
+    assert order[:40].count("a") in (1, 2)
 
 
 async def test_a_newcomer_does_not_overtake(nursery: trio.Nursery) -> None:
@@ -321,8 +365,8 @@ async def test_a_connection_that_will_not_close_costs_no_slot(autojump_clock: Mo
 
 
 @asynccontextmanager
-async def leased(world: World, origin: Origin, rng: random.Random) -> AsyncIterator[Lease[Fake]]:
-    lease = await world.get(origin)
+async def leased(world: World, origin: Origin, rng: random.Random, priority: Priority) -> AsyncIterator[Lease[Fake]]:
+    lease = await world.get(origin, priority)
     keep = False
     try:
         yield lease
@@ -341,7 +385,7 @@ async def test_no_slot_is_lost_whatever_is_cancelled_whenever(seed: int, autojum
         nonlocal served
         await trio.sleep(rng.random() * 0.1)
         with trio.move_on_after(rng.random() * 0.1):
-            async with leased(world, rng.choice((A, B, C)), rng) as lease:
+            async with leased(world, rng.choice((A, B, C)), rng, rng.choice(PRIORITIES)) as lease:
                 await trio.sleep(rng.random() * 0.02)
                 assert lease.connection is not None
                 lease.connection.alive = rng.random() < 0.9

@@ -79,7 +79,7 @@ async def test_head_gets_no_pieces_and_does_not_hold_the_task_up() -> None:
     ended: list[str] = []
 
     async def answer(relay: Relay) -> None:
-        relay.start(200, Headers())
+        relay.start(200, Headers.of({"content-length": "10"}))
         for _ in range(10):
             await relay.send(b"x")
         await relay.send(b"", more=False)
@@ -88,6 +88,15 @@ async def test_head_gets_no_pieces_and_does_not_hold_the_task_up() -> None:
     async with passage("HEAD") as p:
         assert (await p.relay(answer)).body == b""
     assert ended == ["ended"]
+
+
+async def test_of_an_answer_to_head_whose_length_nobody_told_none_is_told() -> None:
+    async def answer(relay: Relay) -> None:
+        relay.start(200, Headers())
+        await relay.send(b"", more=False)
+
+    async with passage("HEAD") as p:
+        assert not isinstance((await p.relay(answer)).body, bytes)
 
 
 async def test_what_is_raised_before_the_head_is_the_askers() -> None:

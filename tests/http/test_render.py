@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zerver import Fail
-from zerver.core.admission import Refusal
 from zerver.core.decisions import FAIL_KINDS
+from zerver.core.tickets import Refusal
 from zerver.core.timeline import Ending, Status, Timeline
 from zerver.errors import (
     EffectError,

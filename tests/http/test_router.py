@@ -11,9 +11,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from zerver import App, Done, Flow, step
 from zerver.errors import DefinitionError, ProtocolViolation
 from zerver.http.messages import RequestHead
-from zerver.http.router import Entry, Match, Miss, Router
+from zerver.http.router import Entry, Match, Miss, Router, url_for
 
 UUID = "0190f3c4-7b1e-7c33-9d5e-2f6a8b9c0d1e"
 
@@ -203,6 +204,22 @@ def test_urls_are_written_from_names() -> None:
     assert NAMED.url_for("ref", ref=uuid.UUID(UUID)) == f"/by-ref/{UUID}"
     assert NAMED.url_for("person", name="a/b ?#é") == "/%C3%A9/a%2Fb%20%3F%23%C3%A9"
     assert NAMED.url_for("file", path="a b/c/") == "/files/a%20b/c/"
+
+
+def test_urls_are_written_from_an_app() -> None:
+    @step
+    def show() -> Done:
+        return Done()
+
+    app, order = App(), Flow("order", [show])
+    app.scope("/v2").route("GET", "/orders/{id:int}", order)
+    app.route("GET", "/orders", order)
+    assert url_for(app, "order", id=7) == "/v2/orders/7"
+    assert url_for(app, "order") == "/orders"
+    with pytest.raises(LookupError, match="'order' and has ref"):
+        url_for(app, "order", ref=7)
+    with pytest.raises(ValueError, match="id"):
+        url_for(app, "order", id="x")
 
 
 def test_urls_that_no_route_would_take_are_not_written() -> None:

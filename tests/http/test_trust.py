@@ -224,3 +224,13 @@ def test_addresses_are_served_beside_the_names_when_asked_for(host: str) -> None
     assert trust.judge(RequestHead("GET", "/", Headers.of({"Host": host}), "1.1")).host == host
     with pytest.raises(ProtocolViolation):
         trust.judge(RequestHead("GET", "/", Headers.of({"Host": "evil.example"}), "1.1"))
+
+
+def test_a_name_longer_than_any_in_the_dns_is_below_no_other() -> None:
+    """All of its suffixes would be looked up, at the square of its length."""
+    trust = Trust(hosts=["*.example"])
+    longest = "a" + ".a" * 122 + ".example"
+    assert len(longest) == 253
+    for host in (longest, longest + ".", longest + ".:80"):
+        assert trust.judge(RequestHead("GET", "/", Headers.of([("host", host)]))).host == host
+    assert refusal(trust, RequestHead("GET", "/", Headers.of([("host", "a" + longest)]))) == 421

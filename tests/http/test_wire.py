@@ -1,5 +1,6 @@
 """Both ends of the wire understand each other and h11, and no bytes give anything but our own error."""
 
+import json
 from contextlib import suppress
 
 import h11
@@ -11,7 +12,8 @@ from zerver.errors import ProtocolViolation
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, RequestHead, ResponseHead
 from zerver.http.parsers import H11Parser
-from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
+from zerver.http.response import problem
+from zerver.http.wire import ClientWire, EndOfMessage, Mark, Prewritten, ServerWire
 
 HOST = Headers.of({"host": "a"})
 
@@ -369,3 +371,31 @@ def test_a_parser_that_objects_is_heard() -> None:
         H11Parser().request(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(ProtocolViolation):
         H11Parser().response(b"HTTP/1.1 200 O\0K\r\n\r\n")
+
+
+# ---- fields written beforehand ----------------------------------------------------------------
+
+
+def test_prewritten_fields_are_written_as_others_are() -> None:
+    plain = Headers.of([("A", "1"), ("b", "2")])
+    ready = Prewritten.of({"A": "1"}).extended(b"b", b"2")
+    assert ready.raw == plain.raw
+    assert ServerWire().send_head(429, ready, 3, date=b"date: x\r\n") == ServerWire().send_head(
+        429, plain, 3, date=b"date: x\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "field", [(b"a", b"1\r\nb: 2"), (b"a b", b"1"), (b"content-length", b"1"), (b"connection", b"x"), (b"date", b"x")]
+)
+def test_what_cannot_be_prewritten_is_refused(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match=r"header|beforehand"):
+        Prewritten().extended(*field)
+    with pytest.raises(ValueError, match=r"header|beforehand"):
+        Prewritten.of([(field[0].decode(), field[1].decode())])
+
+
+@pytest.mark.parametrize("status", [413, 414, 416, 422])
+def test_the_status_line_and_the_title_say_the_same(status: int) -> None:
+    title = json.loads(problem(status).body)["title"]  # type: ignore[arg-type]  # bytes, of a problem
+    assert ServerWire().send_head(status, Headers(), 0).startswith(f"HTTP/1.1 {status} {title}\r\n".encode())

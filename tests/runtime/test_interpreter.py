@@ -1,18 +1,37 @@
 """One effect is performed as its policy says, and its outcome is never a guess."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from zerver import App, BreakerPolicy, Done, Effect, Flow, IdempotencyKey, Policy, Target, effect, step
+from zerver import (
+    INJECTED,
+    App,
+    BreakerPolicy,
+    Capability,
+    Done,
+    Effect,
+    Flow,
+    IdempotencyKey,
+    Policy,
+    Target,
+    effect,
+    join,
+    step,
+)
+from zerver.core.calls import Call
 from zerver.core.effects import EffectKind
+from zerver.core.priorities import Priority
 from zerver.effects import clock
 from zerver.errors import (
     ConnectFailed,
     ConnectionLost,
+    DefinitionError,
     EffectError,
     EffectRefused,
     EffectTimeout,
@@ -20,6 +39,8 @@ from zerver.errors import (
     Rejected,
 )
 from zerver.runtime import Result, Runtime, open_runtime
+from zerver.runtime.bulkhead import Bulkhead
+from zerver.runtime.live import Run
 from zerver.testing import Scripted, fails, hangs, loses_reply, script, scripted, slow
 
 
@@ -51,6 +72,14 @@ async def refund(made: str, *, key: IdempotencyKey) -> None:
 @effect(kind="bank.void", access="write")
 async def void(of: str, *, key: IdempotencyKey) -> None:
     raise NotImplementedError
+
+
+#: For steps that choose an effect in a way that no check before the start can see.
+CHOSEN = {"post": post}
+
+
+def chosen() -> Effect[str]:
+    return CHOSEN["post"]()
 
 
 EXACT = EffectKind("bank.exact", "write", exact=True)
@@ -99,7 +128,7 @@ async def test_backoff_is_jittered_and_follows_the_seed(autojump_clock: MockCloc
             lambda: rate().with_policy(retries=3, backoff=1.0, backoff_cap=1.5),
             scripted({rate: fails(3, ConnectFailed("down"))(1.5)}),
         )
-        waits.append([wait for _, _, _, wait in records(result, "failed")])
+        waits.append([wait for _, _, _, wait, _ in records(result, "failed")])
     assert waits[0] == waits[1]
     assert len(set(waits[0])) == 3
     assert all(0 <= wait <= bound for wait, bound in zip(waits[0], (1.0, 1.5, 1.5), strict=True))
@@ -212,7 +241,7 @@ async def test_a_rollback_is_not_held_back_by_a_breaker(autojump_clock: MockCloc
     assert len(world.calls_of(refund)) == 1
 
 
-async def test_a_bulkhead_makes_others_wait_within_their_timeout(autojump_clock: MockClock) -> None:
+async def test_where_nobody_else_says_a_place_is_waited_for_as_long_as_the_timeout(autojump_clock: MockClock) -> None:
     app = App(targets={"bank": Target(bulkhead=2)})
     world = scripted({rate: slow(1)(1.5), charge: slow(1)("c1")})
     results: list[Result] = []
@@ -231,6 +260,232 @@ async def test_a_bulkhead_makes_others_wait_within_their_timeout(autojump_clock:
     timed_out = error_of(next(result for result in results if not result.ok))
     assert isinstance(timed_out, EffectTimeout)  # it was never sent: that is certain, and no doubt
     assert world.calls_of(charge) == []
+
+
+async def at_once(runtime: Runtime, flow: Flow, count: int, **how: Any) -> list[Result]:
+    """The results of so many runs of a flow, all begun together, in the order in which they ended."""
+    results: list[Result] = []
+
+    async def one() -> None:
+        results.append(await runtime.run(flow, **how))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(one)
+    return results
+
+
+async def test_a_place_is_waited_for_within_the_deadline_and_outside_the_timeout(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(bulkhead=2)})
+    flow = flow_of(lambda: rate().with_policy(timeout=1.5), deadline=100.0)
+    async with open_runtime(app, handlers=scripted({rate: slow(1)(1.5)})) as runtime:
+        results = await at_once(runtime, flow, 20)
+    assert all(result.ok for result in results)
+    assert trio.current_time() == pytest.approx(10)
+
+
+class Client:
+    """A resource that performs three calls at once."""
+
+    serves_at_once = 3
+
+    def __init__(self) -> None:
+        self.busy = self.most = 0
+
+
+@asynccontextmanager
+async def open_client() -> AsyncIterator[Client]:
+    yield Client()
+
+
+@effect(kind="shop.ask", access="read")
+async def ask_shop(*, client: Client = INJECTED) -> int:
+    client.busy += 1
+    client.most = max(client.most, client.busy)
+    await trio.sleep(0.5)
+    client.busy -= 1
+    return client.most
+
+
+@pytest.mark.parametrize(("target", "most"), [(Target(), 3), (Target(bulkhead=None), 9), (Target(bulkhead=5), 5)])
+async def test_a_bulkhead_is_as_large_as_what_its_handlers_use(
+    autojump_clock: MockClock, target: Target, most: int
+) -> None:
+    app = App(capabilities=[Capability(name="shop", resources={Client: open_client})], targets={"shop": target})
+    async with open_runtime(app) as runtime:
+        results = await at_once(runtime, flow_of(lambda: ask_shop().with_policy(timeout=0.6), deadline=9.0), 9)
+        assert runtime.resources[Client].most == most
+        assert runtime.statistics().targets[0].limit == (None if most == 9 else most)
+    assert all(result.ok for result in results)
+
+
+async def test_who_cannot_be_served_in_time_is_told_at_once(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(bulkhead=1)})
+    async with open_runtime(app, handlers=scripted({rate: slow(1)(1.5)})) as runtime:
+        await runtime.run(flow_of(rate))  # a place is held for a second
+        results = await at_once(runtime, flow_of(rate, deadline=3.5), 9)
+        (target,) = runtime.statistics().targets
+    refused = [result for result in results if not result.ok]
+    assert len(refused) == 6
+    assert {error_of(result).reason for result in refused} == {"no place at 'bank' would come free in time"}
+    assert (target.refused, target.breaker) == (6, "closed")
+
+
+async def test_the_higher_class_waits_less(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(bulkhead=1)})
+    async with open_runtime(app, handlers=scripted({rate: slow(1)(1.5)})) as runtime, trio.open_nursery() as nursery:
+        ended: list[str] = []
+
+        async def one(priority: Priority) -> None:
+            await runtime.run(flow_of(rate, deadline=100.0), priority=priority)
+            ended.append(priority)
+
+        nursery.start_soon(one, "default")
+        await trio.sleep(0.1)
+        for priority in ("batch", "batch", "default", "interactive"):
+            nursery.start_soon(one, priority)
+        await trio.sleep(0.1)
+        assert runtime.statistics().targets[0].waiting_by_class == (1, 1, 2)
+    assert ended == ["default", "interactive", "default", "batch", "batch"]
+
+
+async def test_a_rollback_waits_for_its_place_before_everybody(autojump_clock: MockClock) -> None:
+    @step
+    async def pay_and_fail() -> Done:
+        await charge().compensate(refund)
+        raise ValueError("bug")
+
+    app = App(targets={"bank": Target(bulkhead=1)})
+    world = scripted({charge: slow(1)("c1"), refund: slow(1)(None), rate: slow(1)(1.5)})
+    async with open_runtime(app, handlers=world) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(runtime.run, Flow("f", [pay_and_fail]), priority="batch"))
+        await trio.sleep(0.1)
+        for _ in range(3):
+            nursery.start_soon(runtime.run, flow_of(rate, deadline=50.0))
+    assert [call.kind for call in world.calls].index("bank.refund") == 2  # one had the place already
+
+
+# ---- what a breaker is told -----------------------------------------------------------------
+
+
+async def test_operations_have_breakers_of_their_own(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(breaker=BreakerPolicy(min_calls=5))})
+    world = scripted({rate: ConnectFailed("down"), charge: "c1"})
+    async with open_runtime(app, handlers=world) as runtime:
+        for _ in range(6):
+            await runtime.run(flow_of(rate))
+        assert (await runtime.run(flow_of(charge))).ok
+        (target,) = runtime.statistics().targets
+    assert target.breaker == "open"
+    assert {seen.name: seen.breaker for seen in target.operations} == {"bank.rate": "open", "bank.charge": "closed"}
+
+
+@pytest.mark.parametrize(("lag", "state"), [(0.0, "open"), (0.02, "closed")])
+async def test_a_target_that_has_become_slow_is_left_alone_unless_it_is_us(
+    autojump_clock: MockClock, lag: float, state: str
+) -> None:
+    world = scripted({rate: script([slow(0.1)(1.5)] * 120, then=slow(1)(1.5))})
+    async with open_runtime(App(), handlers=world) as runtime:
+        runtime.interpreter.targets.loop_lag = lambda: lag
+        for _ in range(120):
+            await runtime.run(flow_of(rate))
+        await trio.sleep(11)
+        await at_once(runtime, flow_of(rate), 40)
+        assert runtime.statistics().targets[0].breaker == state
+
+
+# ---- why there is no further attempt --------------------------------------------------------
+
+
+def why(result: Result) -> list[str]:
+    return [why for _, _, _, _, why in records(result, "failed")]
+
+
+async def test_a_spent_budget_is_said(autojump_clock: MockClock) -> None:
+    app = App(targets={"bank": Target(breaker=None, retry_ratio=0.0)})
+    async with open_runtime(app, handlers=scripted({rate: ConnectFailed("down")})) as runtime:
+        flow = flow_of(lambda: rate().with_policy(retries=5, backoff=0.000001))
+        results = [await runtime.run(flow) for _ in range(4)]
+        assert runtime.statistics().targets[0].retry_tokens < 1
+    assert why(results[0]) == [""] * 6
+    assert why(results[-1])[-1] == "the retry budget of 'bank' is spent"
+
+
+async def test_a_write_that_cannot_be_repeated_says_so(autojump_clock: MockClock) -> None:
+    world = scripted({post: ConnectionLost("reset")})
+    result, _ = await run(chosen, world, policy=Policy(retries=2))
+    assert why(result) == ["it may have happened, and its handler takes no key"]
+
+
+@pytest.mark.parametrize(
+    ("app", "policy", "level"),
+    [
+        (App(), Policy(retries=1), "flow"),
+        (App(targets={"bank": Target(policy=Policy(retries=1))}), None, "target"),
+        (App(policy=Policy(retries=1)), Policy(timeout=1), "app"),
+    ],
+)
+async def test_a_policy_that_cannot_be_kept_is_refused_at_the_start(
+    app: App, policy: Policy | None, level: str
+) -> None:
+    @step
+    async def send() -> Done:
+        return Done(await post())
+
+    @step
+    async def send_once() -> Done:
+        return Done(await post().with_policy(retries=0))
+
+    async with open_runtime(app, handlers=scripted({post: "sent"})) as runtime:
+        with pytest.raises(DefinitionError, match=f"the {level}'s policy retries, but its handler takes no key"):
+            await runtime.run(Flow("f", [send], policy=policy))
+        assert (await runtime.run(Flow("g", [send_once], policy=policy))).ok
+        assert (await runtime.run(Flow("h", [send], policy=Policy(retries=0)))).ok
+
+
+class Busy(Exception):
+    retry_after = 3.0
+
+
+async def test_who_asks_to_be_left_alone_is(autojump_clock: MockClock) -> None:
+    make = lambda: rate().with_policy(retries=1)  # noqa: E731  # shared by both
+    result, _ = await run(make, scripted({rate: fails(1, Busy())(1.5)}))
+    assert (result.value, trio.current_time()) == (1.5, pytest.approx(3))
+    result, _ = await run(make, scripted({rate: fails(1, Busy())(1.5)}), deadline=2.0)
+    assert why(result) == ["it asked to be left alone for 3s"]
+
+
+# ---- tenants --------------------------------------------------------------------------------
+
+
+async def test_a_tenant_bounds_what_each_run_has_in_flight(autojump_clock: MockClock) -> None:
+    busy, most = 0, 0
+
+    async def count() -> float:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await trio.sleep(1)
+        busy -= 1
+        return 1.5
+
+    @step
+    async def many() -> Done:
+        nested = join.all(join.all(rate(), rate()), join.all(rate(), join.hedge(rate(), after=9)))
+        return Done(await nested)
+
+    async with open_runtime(App(), handlers={"bank.rate": count}) as runtime:
+        perform = runtime.interpreter.perform
+
+        def bounded(run: Run, call: Call) -> Any:
+            if run.gate is None:
+                run.gate = Bulkhead(2)  # as of a run whose tenant may have two in flight
+            return perform(run, call)
+
+        runtime.interpreter.perform = bounded  # type: ignore[method-assign]  # the tenant's rule is admission's to bring
+        result = await runtime.run(Flow("f", [many]))
+    assert (result.ok, most) == (True, 2)
+    assert trio.current_time() == pytest.approx(2)
 
 
 # ---- writes ---------------------------------------------------------------------------------
@@ -255,7 +510,7 @@ async def test_one_attempt_in_doubt_puts_all_in_doubt(autojump_clock: MockClock)
 async def test_a_write_without_a_key_is_not_tried_again_in_doubt(autojump_clock: MockClock) -> None:
     world = scripted({post: ConnectionLost("reset")})
     async with open_runtime(App(policy=Policy(retries=3)), handlers=world) as runtime:
-        result = await runtime.run(flow_of(post))
+        result = await runtime.run(flow_of(chosen))
     assert len(world.calls) == 1
     assert len(result.unresolved) == 1
 

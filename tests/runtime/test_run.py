@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -306,8 +307,11 @@ async def test_unwrap_makes_an_exception_of_what_was_not_done(autojump_clock: Mo
         assert refused.value.retry_after == 1.0
 
 
+PATIENT = AdmissionPolicy(running=1, default=attrs.evolve(AdmissionPolicy().default, patience=60.0))
+
+
 async def test_times_add_up(autojump_clock: MockClock) -> None:
-    async with open_runtime(App(admission=AdmissionPolicy(running=1))) as runtime:
+    async with open_runtime(App(admission=PATIENT)) as runtime:
         results: list[Result] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(collect, results, lambda: runtime.run(NAP))
@@ -321,8 +325,7 @@ async def test_times_add_up(autojump_clock: MockClock) -> None:
 
 async def test_a_caller_that_leaves_the_queue_was_here(autojump_clock: MockClock) -> None:
     seen: list[Result] = []
-    app = App(admission=AdmissionPolicy(running=1, queued=5))
-    async with open_runtime(app, observers=[seen.append]) as runtime, trio.open_nursery() as nursery:
+    async with open_runtime(App(admission=PATIENT), observers=[seen.append]) as runtime, trio.open_nursery() as nursery:
         nursery.start_soon(runtime.run, Flow("holds", [nap]))
         await wait_all_tasks_blocked()
         with trio.move_on_after(1.0):

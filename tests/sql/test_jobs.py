@@ -8,9 +8,10 @@ import pytest
 import trio
 import trio.testing
 
+from zerver.core.priorities import Priority
 from zerver.errors import ConnectionLost, DriverClosed
-from zerver.sql.driver import Changed
-from zerver.sql.jobs import Desk, Job, Stopped
+from zerver.sql.driver import Changed, Statement
+from zerver.sql.jobs import Desk, Job, JobQueue, Stopped
 
 
 class Hands:
@@ -69,6 +70,44 @@ def test_of_many_threads_one_gets_the_job() -> None:
         for thread in threads:
             thread.join()
         assert winners == [job.worker]
+
+
+def job_of(priority: Priority) -> Job:
+    return Job([Statement("select 1", priority=priority)])
+
+
+def test_jobs_are_queued_by_class() -> None:
+    queue, jobs = JobQueue(), {priority: job_of(priority) for priority in ("batch", "default", "interactive")}
+    for job in jobs.values():
+        queue.put(job)
+    queue.stop()
+    assert [queue.get() for _ in range(2)] == [jobs["interactive"], jobs["default"]]
+    assert queue.get_nowait() is jobs["batch"]
+    assert queue.get_nowait() is None  # the word to stop is left for `get`
+    assert not queue.empty()
+    assert queue.get() is None
+    assert queue.empty()
+    assert queue.get_nowait() is None
+
+
+def test_of_many_threads_each_job_goes_to_one() -> None:
+    queue, got = JobQueue(), list[Job]()
+
+    def work() -> None:
+        while (job := queue.get()) is not None:
+            got.append(job)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    jobs = [job_of("batch" if number % 2 else "interactive") for number in range(500)]
+    for job in jobs:
+        queue.put(job)
+    for _ in threads:
+        queue.stop()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(id, got)) == sorted(map(id, jobs))
 
 
 async def settle(desk: Desk, job: Job, outcomes: list[object]) -> None:

@@ -33,7 +33,7 @@ def made(draw: Any) -> Made:
     records: list[t.Record] = [("received", next(now), plan.flow, None)]
     deadline_ns = draw(st.sampled_from([None, 5_000_000]))
     takes = [f"given {slot}" for slot in flow.takes]
-    records.append(("input", next(now), plan, ((), takes, deadline_ns)))
+    records.append(("input", next(now), plan, ((), takes, deadline_ns, None)))
     machine = Machine(plan, "run", lambda: next(now), records, deadline_ns)
     pump = Pump(machine, lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0, True)
     pump.run((), takes)

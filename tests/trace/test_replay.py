@@ -241,7 +241,7 @@ async def test_a_parked_run_replays_its_signal(autojump_clock: object) -> None:
 def test_replay_is_no_coroutine_and_needs_no_event_loop() -> None:
     assert not inspect.iscoroutinefunction(replay)
     flow = Flow("pure", [_pure])
-    timeline = Timeline("run", "pure", "1", "acme", "default", [("input", 1, compile_plan(flow), ((), (), None))])
+    timeline = Timeline("run", "pure", "1", "acme", "default", [("input", 1, compile_plan(flow), ((), (), None, None))])
     replayed = replay(compile_plan(flow), timeline)
     assert replayed.divergence is not None
     assert replayed.divergence.index == 1

@@ -306,7 +306,7 @@ def test_parts_are_rounded_so_that_they_add_up() -> None:
     kinds = [t.ADMITTED, t.TURN, t.STEP, t.SETTLED]
     records: list[t.Record] = [(t.RECEIVED, 0, "flow", None)]
     for kind in kinds[:2]:
-        records.append((kind, records[-1][1] + 140_000, "flow", None))
+        records.append((kind, records[-1][1] + 140_000, "flow", records[-1][1] if kind == t.TURN else None))
     records.append((t.ENDED, records[-1][1] + 140_000, "flow", t.Ending("done")))
     said = format_timeline(Timeline("req_1", "flow", "1", "acme", "batch", records)).splitlines()[-1]
     assert said == "total 0.4ms = admission 0.2 + turn 0.1 + cpu 0.1 + io 0.0 + parked 0.0"

@@ -1,3 +1,3 @@
-"""The command line: `zerver serve | check | routes | graph`."""
+"""The command line: `zerver serve | check | routes | explain | graph`."""
 
 from zerver.cli.main import main as main

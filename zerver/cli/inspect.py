@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from zerver.cli.load import find_flow, load_app
+from zerver.core.flows import Flow
 
 
 @click.command()
@@ -18,21 +19,26 @@ def check(app: str) -> None:
 
     loaded = load_app(app)
     check_app(loaded)
-    click.echo(f"{app}: {len(loaded.routes)} routes, {len(loaded.flows)} flows: ok")
+    mounts = [_counted(len(loaded.mounts), "mount")] if loaded.mounts else []
+    counts = [_counted(len(loaded.routes), "route"), *mounts, _counted(len(loaded.flows), "flow")]
+    click.echo(f"{app}: {', '.join(counts)}: ok")
 
 
 @click.command()
 @click.argument("app", metavar="MODULE:APP")
 def routes(app: str) -> None:
-    """List the routes: method, path, flow, class, deadline."""
-    rows = [
-        (r.method, r.path, r.flow.name, r.flow.priority, f"{r.flow.deadline:g}s" if r.flow.deadline else "-")
-        for r in load_app(app).routes
-    ]
+    """List the routes: method, path, flow, class, deadline; and the mounts, which take what is left."""
+    loaded = load_app(app)
+    rows = [(r.method, r.path, r.flow.name, r.priority or r.flow.priority, _seconds(r.flow)) for r in loaded.routes]
+    rows += [("*", f"{mount.prefix}/…", f"mount {mount.prefix or '/'}", "default", "-") for mount in loaded.mounts]
     header = ("METHOD", "PATH", "FLOW", "CLASS", "DEADLINE")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _seconds(flow: Flow) -> str:
+    return f"{flow.deadline:g}s" if flow.deadline else "-"
 
 
 @click.command()
@@ -43,3 +49,7 @@ def graph(app: str, flow: str, format_: str) -> None:
     """Draw a flow, as Mermaid or DOT."""
     drawn = find_flow(load_app(app), flow).graph()
     click.echo(drawn.mermaid() if format_ == "mermaid" else drawn.dot(), nl=False)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("zerver.cli.serve", "Serve an app over HTTP."),
     "check": ("zerver.cli.inspect", "Check every route, flow and effect of an app."),
     "routes": ("zerver.cli.inspect", "List the routes of an app."),
+    "explain": ("zerver.cli.explain", "Say what applies to a request, and who says so."),
     "graph": ("zerver.cli.inspect", "Draw a flow, as Mermaid or DOT."),
 }
 

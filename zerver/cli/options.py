@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import attrs
 import click
 
+from zerver.cli.limits import read_limits
 from zerver.errors import DefinitionError
-from zerver.http import CertificateFiles, Certificates, ForwardedForm, ParserName, Trust, is_local
+from zerver.http import CertificateFiles, Certificates, ForwardedForm, Limits, ParserName, Trust, is_local
+from zerver.runtime.tenants import TenantsFile
 
 
 class WrongOption(click.ClickException):
@@ -26,7 +28,8 @@ class ServeOptions:
     """The options of `zerver serve`, under their own names. host and port: None for those not given.
 
     worker: the file descriptor that leads to the supervisor; None in a process that has none. listener: that of a
-    listening socket which the supervisor has opened.
+    listening socket which the supervisor has opened. neighbours: that of what workers tell each other, and the row of
+    this one.
     """
 
     app: str
@@ -41,10 +44,13 @@ class ServeOptions:
     proxy_headers: Sequence[str]
     proxy_form: ForwardedForm
     allow_host: Sequence[str]
+    limit: Sequence[str]
+    tenants: str | None
     timeline: bool
     drain: float
     worker: int | None = None
     listener: int | None = None
+    neighbours: tuple[int, int] | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.unix is not None and (self.host is not None or self.port is not None):
@@ -54,6 +60,8 @@ class ServeOptions:
                 "each --tls-cert needs its --tls-key, in the same order; "
                 f"there are {len(self.tls_cert)} and {len(self.tls_key)}"
             )
+        self.trust()
+        self.limits()
 
     @property
     def open_to_others(self) -> bool:
@@ -81,6 +89,20 @@ class ServeOptions:
         except DefinitionError as error:
             raise WrongOption(f"{error.problem}; {error.cure}") from None
 
+    def limits(self) -> Limits:
+        return read_limits(self.limit)
+
+    def tenants_file(self) -> TenantsFile | None:
+        """The file of tenants that was asked for, read; None without one."""
+        if self.tenants is None:
+            return None
+        try:
+            if self.neighbours is not None and self.neighbours[1] > 0:
+                return TenantsFile(self.tenants, log=lambda _: None)  # the first worker tells for all
+            return TenantsFile(self.tenants)
+        except DefinitionError as error:
+            raise WrongOption(f"{error.problem}; {error.cure}") from None
+
     def certificates(self) -> Certificates | None:
         """The certificates that were asked for, loaded; None without TLS."""
         if not self.tls_cert:
@@ -98,6 +120,8 @@ class ServeOptions:
             "--tls-key": self.tls_key,
             "--proxy-headers": self.proxy_headers,
             "--allow-host": self.allow_host,
+            "--limit": self.limit,
+            "--tenants": [] if self.tenants is None else [self.tenants],
         }
         return [
             *(self.app, *listen, "--parser", self.parser, "--proxy-form", self.proxy_form),

@@ -1,7 +1,8 @@
 """`zerver serve`: an app over HTTP, until a signal ends it.
 
 Law: SIGTERM and SIGINT drain: nothing new is begun, what is under way may finish until the deadline, then it is
-cancelled and compensated, and the command ends with status 0. A second signal ends at once.
+cancelled and compensated, and the command ends with status 0. A second signal ends at once. SIGHUP is heeded where
+there is a file of tenants, which is then read again; elsewhere it ends the process, as it does everywhere.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import trio
 
 from zerver.cli.load import load_app
 from zerver.cli.options import ServeOptions, WrongOption
-from zerver.cli.workers import Lifeline, inherited_listener, supervise
+from zerver.cli.workers import Lifeline, inherited_listener, inherited_neighbours, supervise
 from zerver.core.app import App
-from zerver.http import Certificates, Trust, open_http_listeners, open_unix_listener, over_tls
-from zerver.runtime import Result
+from zerver.http import Certificates, open_http_listeners, open_unix_listener, over_tls
+from zerver.runtime import Result, Runtime
 from zerver.runtime.groups import unwrapped
+from zerver.runtime.tenants import TenantsFile
 from zerver.serve import Serving, check_app
 from zerver.serve import serve as serve_app
 from zerver.trace.text import format_timeline
@@ -61,6 +63,14 @@ from zerver.trace.text import format_timeline
     help="A host that is served; 421 for others. *.NAME: its subdomains; *: any. Repeatable. "
     "Without it, where others can connect, only IP addresses and localhost are served.",
 )  # fmt: skip
+@click.option(
+    "--limit", multiple=True, metavar="NAME=VALUE",
+    help="What a client may take, as body=10MiB or head_seconds=5. Repeatable. Names: see the page on limits.",
+)  # fmt: skip
+@click.option(
+    "--tenants", metavar="FILE",
+    help="What tenants may take, TOML; in place of what the app says. Reloaded when it changes, and on SIGHUP.",
+)  # fmt: skip
 @click.option("--timeline", is_flag=True, help="Print the timeline of every run.")
 @click.option(
     "--drain", default=10.0, show_default=True, type=click.FloatRange(min=0), metavar="SECONDS",
@@ -68,6 +78,7 @@ from zerver.trace.text import format_timeline
 )  # fmt: skip
 @click.option("--worker", type=int, hidden=True)
 @click.option("--listener", type=int, hidden=True)
+@click.option("--neighbours", type=int, nargs=2, hidden=True)
 def serve(unix_mode: str, **given: Any) -> None:
     """Serve an app over HTTP."""
     try:
@@ -76,15 +87,19 @@ def serve(unix_mode: str, **given: Any) -> None:
         raise WrongOption(f"--unix-mode is octal, as 660; not {unix_mode!r}") from None
     if options.workers > 1:
         sys.exit(trio.run(supervise, options))
-    trust, certificates = options.trust(), options.certificates()
+    certificates, tenants = options.certificates(), options.tenants_file()
     app = load_app(options.app)
+    if tenants is not None:
+        app.tenants = tenants.tenants
     check_app(app)
     _lift_file_limit()
     _freeze_heap()
-    trio.run(_serve, app, options, trust, certificates)
+    trio.run(_serve, app, options, certificates, tenants)
 
 
-async def _serve(app: App, options: ServeOptions, trust: Trust, certificates: Certificates | None) -> None:
+async def _serve(
+    app: App, options: ServeOptions, certificates: Certificates | None, tenants: TenantsFile | None
+) -> None:
     listeners = await _listen(options, certificates)
     lifeline = None if options.worker is None else Lifeline(options.worker)
     serving: Serving | None = None
@@ -92,8 +107,10 @@ async def _serve(app: App, options: ServeOptions, trust: Trust, certificates: Ce
         serve_app,
         app,
         listeners=listeners,
-        trust=trust,
+        limits=options.limits(),
+        trust=options.trust(),
         parser=options.parser,
+        neighbours=None if options.neighbours is None else inherited_neighbours(*options.neighbours),
         on_run=_print_timeline if options.timeline else None,
         on_defect=_report,
     )
@@ -103,6 +120,8 @@ async def _serve(app: App, options: ServeOptions, trust: Trust, certificates: Ce
                 nursery.start_soon(_heed, signals, until_signal, lifeline is None)
                 started: Serving = await nursery.start(serve_it)
                 serving = started
+                if tenants is not None:
+                    await nursery.start(_follow, tenants, started.runtime)
                 if lifeline is None:
                     print(*(f"listening on {address}" for address in started.addresses), sep="\n", flush=True)
                     await trio.sleep_forever()
@@ -145,12 +164,26 @@ def _freeze_heap() -> None:
 async def _heed(signals: AsyncIterator[int], until_signal: trio.CancelScope, aloud: bool) -> None:
     """The first signal ends the serving, the second the process. aloud: unless a supervisor says it for all."""
     await anext(signals)
+    until_signal.cancel()  # first: whoever reads what we say may have gone, and that must not keep anything from ending
     if aloud:
-        print("draining; a second signal ends at once", file=sys.stderr, flush=True)
-    until_signal.cancel()
+        with suppress(OSError):
+            print("draining; a second signal ends at once", file=sys.stderr, flush=True)
     number = await anext(signals)
-    sys.stdout.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     os._exit(128 + number)  # at once, rollbacks included: that is what a second signal asks for
+
+
+async def _follow(
+    tenants: TenantsFile, runtime: Runtime, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Keep to the file as it changes, and look at once when told by SIGHUP."""
+    with unwrapped(), trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tenants.follow, runtime)
+            task_status.started()
+            async for _ in hangups:
+                await tenants.reload(runtime)
 
 
 def _print_timeline(result: Result, status: int) -> None:

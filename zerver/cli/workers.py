@@ -10,7 +10,9 @@ direction, says that the other is dead. So a worker never outlives its superviso
 - A worker that ends later is replaced after 0.1 s, doubled each time up to 10 s; after a minute of health it is 0.1 s
   again. When no worker serves and several in a row could not start, the supervisor gives up with status 1.
 - The first SIGTERM or SIGINT is passed on: workers drain, and the supervisor ends when they have, with status 0. The
-  second one kills them.
+  second one kills them. SIGHUP is passed on where there is a file of tenants, to those that serve.
+- Workers tell each other in shared memory what tenants take (`zerver.runtime.neighbours`): each has a row, which is
+  cleared when it ends, so that nobody counts the runs of the dead.
 
 Processes are spawned, never forked: a fork copies a Trio loop, its threads not included, and what they had locked.
 """
@@ -31,6 +33,7 @@ import trio
 from zerver.cli.options import ServeOptions
 from zerver.http.listeners import address_of, bind_tcp, open_unix_listener, url_of
 from zerver.runtime.groups import unwrapped
+from zerver.runtime.neighbours import Neighbourhood, SharedNeighbours, open_neighbourhood
 
 _READY: Final = b"+"
 _MOST_FAILED_STARTS: Final = 3
@@ -71,21 +74,35 @@ class _Place:
 
 async def supervise(options: ServeOptions) -> int:
     """Run the workers until a signal ends them, or they cannot be kept; the status to exit with."""
-    options.trust()  # what is wrong with these is said once, and now
-    options.certificates()
+    options.certificates()  # what is wrong with these is said once, and now
+    tenants = options.tenants_file()
     async with _held_place(options) as place:
-        shared = [] if place.listener is None else [place.listener]
-        command = [*_interpreter(), "-m", "zerver.cli", "serve", *options.worker_arguments(place.port)]
-        if shared:
-            command += ["--listener", str(place.listener)]
-        announce = "\n".join(f"listening on {address}" for address in place.addresses)
-        workers = Workers(command, options.workers, shared, lambda: print(announce, flush=True))
-        with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_heed, signals, workers)
-                status = await workers.run()
-                nursery.cancel_scope.cancel()
-        return status
+        neighbours = open_neighbourhood(options.workers)
+        with os.fdopen(neighbours), Neighbourhood(neighbours) as neighbourhood:
+            command = [*_interpreter(), "-m", "zerver.cli", "serve", *options.worker_arguments(place.port)]
+            inherited = [neighbours]
+            if place.listener is not None:
+                inherited.append(place.listener)
+                command += ["--listener", str(place.listener)]
+            workers = Workers(
+                lambda number: [*command, "--neighbours", str(neighbours), str(number)],
+                options.workers,
+                inherited,
+                on_ready=lambda: print(*(f"listening on {one}" for one in place.addresses), sep="\n", flush=True),
+                on_end=neighbourhood.clear,
+            )
+            return await _run(workers, pass_on_hangups=tenants is not None)
+
+
+async def _run(workers: Workers, pass_on_hangups: bool) -> int:
+    with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_heed, signals, workers)
+            if pass_on_hangups:
+                nursery.start_soon(_pass_on_hangups, workers)
+            status = await workers.run()
+            nursery.cancel_scope.cancel()
+    return status
 
 
 @asynccontextmanager
@@ -125,23 +142,38 @@ async def _heed(signals: AsyncIterator[int], workers: Workers) -> None:
     os._exit(128 + number)
 
 
+async def _pass_on_hangups(workers: Workers) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        async for number in hangups:
+            workers.tell(number)
+
+
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # whoever reads it may have gone, and that must not end the workers
+        print(line, file=sys.stderr, flush=True)
 
 
 class Workers:
-    """Keeps `count` processes of `command` alive. on_ready is called once, when all of them serve.
+    """Keeps `count` processes alive, numbered from 0. command: the words of the one with a number.
 
-    inherited: file descriptors that they get beside the one that leads here.
+    inherited: file descriptors that they get beside the one that leads here. on_ready: called once, when all of them
+    serve. on_end: told of the number of each that has ended, before another one has it.
     """
 
     def __init__(
-        self, command: Sequence[str], count: int, inherited: Sequence[int], on_ready: Callable[[], None]
+        self,
+        command: Callable[[int], Sequence[str]],
+        count: int,
+        inherited: Sequence[int],
+        *,
+        on_ready: Callable[[], None],
+        on_end: Callable[[int], None],
     ) -> None:
-        self._command = tuple(command)
+        self._command = command
         self._count = count
         self._inherited = tuple(inherited)
         self._on_ready = on_ready
+        self._on_end = on_end
         self._processes: set[trio.Process] = set()
         self._serving: set[trio.Process] = set()
         self._announced = False
@@ -156,10 +188,10 @@ class Workers:
         try:
             with unwrapped(), self._running:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._keep)
+                    nursery.start_soon(self._keep, 0)
                     await self._first_serves.wait()
-                    for _ in range(self._count - 1):
-                        nursery.start_soon(self._keep)
+                    for number in range(1, self._count):
+                        nursery.start_soon(self._keep, number)
         finally:
             self.kill()
             with trio.move_on_after(_KILL_SECONDS, shield=True):
@@ -174,15 +206,20 @@ class Workers:
         for process in self._processes:
             process.terminate()
 
+    def tell(self, number: int) -> None:
+        """Send a signal to those that serve: who is only starting would die of it."""
+        for process in self._serving:
+            process.send_signal(number)
+
     def kill(self) -> None:
         for process in self._processes:
             process.kill()
 
-    async def _keep(self) -> None:
+    async def _keep(self, number: int) -> None:
         """One worker after the other, until drained."""
         backoff = Backoff()
         while not self._draining.is_set():
-            pid, status, served = await self._run_one()
+            pid, status, served = await self._run_one(number)
             if self._draining.is_set():
                 self._judge_drained(pid, status)
             elif self._is_hopeless(status, served):
@@ -197,14 +234,14 @@ class Workers:
                 with trio.move_on_after(delay):
                     await self._draining.wait()
 
-    async def _run_one(self) -> tuple[int, int, float | None]:
+    async def _run_one(self, number: int) -> tuple[int, int, float | None]:
         """A worker from its start to its end. Its pid, its status, and how many seconds it served, if it did."""
         ours, theirs = trio.socket.socketpair()
         with ours:
             with theirs:
                 fd = theirs.fileno()
                 process = await trio.lowlevel.open_process(
-                    [*self._command, "--worker", str(fd)],
+                    [*self._command(number), "--worker", str(fd)],
                     pass_fds=(fd, *self._inherited),
                     process_group=0,  # else Ctrl-C would reach it twice, from the terminal and from here
                 )
@@ -215,6 +252,7 @@ class Workers:
             status = await process.wait()
         self._processes.discard(process)
         self._serving.discard(process)
+        self._on_end(number)
         return process.pid, status, None if since is None else trio.current_time() - since
 
     async def _comes_up(self, channel: trio.socket.SocketType, process: trio.Process) -> bool:
@@ -274,3 +312,11 @@ def inherited_listener(fd: int) -> trio.SocketListener:
     """The listener that the supervisor has opened for all its workers."""
     os.set_inheritable(fd, False)
     return trio.SocketListener(trio.socket.socket(fileno=fd))
+
+
+def inherited_neighbours(fd: int, row: int) -> SharedNeighbours:
+    """This worker among the others. fd: the one it inherited, which it has no further use for."""
+    try:
+        return SharedNeighbours(Neighbourhood(fd), row)
+    finally:
+        os.close(fd)

@@ -1,108 +1,446 @@
 """Admission: who may run now, who waits, and who is refused.
 
-Law: decisions over numbers the caller brings; `now` is in seconds of any monotonic clock. Seats are given to the
-class that is furthest behind its share, oldest first within a class; a queue is bounded, and work that cannot meet
-its deadline is refused at once instead of being started in vain.
+Law: decisions over numbers the caller brings; `now` is in seconds of any monotonic clock, and it knows neither HTTP nor
+Trio. It keeps one promise to everybody: **who waits is answered within its class's patience, by a ticket or an honest
+refusal.** What it is made of:
+
+    Concurrency   how many may run, by what the steps show           (concurrency.py)
+    Credits       which class is next                                (shares.py)
+    FairQueue     which tenant of the class is next                  (shares.py)
+    Accounts      what each tenant takes, and may take               (accounts.py, quotas.py)
+    Congestion    how long the class makes wait                      (congestion.py)
+
+and the order in which an arrival is judged, each question cheaper than what it may save:
+
+    the tenant's rate and runs -> a free seat -> the deadline -> room in the queue
+
+While nobody waits nothing is charged to anybody: fairness is about who waits for whom.
+
+How to drive it: call `arrive` and `leave`, `tell` when there is news of the load, and after each of these, and when
+`due` has come, tell everybody in `answers` what they got. Between these calls nobody waits who could run.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from math import ceil
+from typing import Final, TypeAlias
 
 import attrs
 
-from zerver.core.priorities import PRIORITIES, Priority
+from zerver.core.accounts import Account, Accounts
+from zerver.core.classes import AdmissionPolicy
+from zerver.core.concurrency import Concurrency
+from zerver.core.congestion import TICK, Congestion
+from zerver.core.load import Load, Neighbours
+from zerver.core.priorities import PRIORITIES, RANK, Priority
+from zerver.core.quotas import Pushback, Quota
+from zerver.core.shares import Credits, FairQueue
+from zerver.core.tenants import Tenant, Tenants
+from zerver.core.tickets import Reason, Refusal, Ticket, Waiting
+from zerver.core.work import LEAST, Work
 
-#: Shares of the seats that come free while several classes wait.
-WEIGHTS: Mapping[Priority, int] = {"interactive": 50, "default": 25, "batch": 5}
+INF: Final = float("inf")
 
+#: Who waited, and what came of it.
+Answer: TypeAlias = tuple[Waiting, Ticket | Refusal]
 
-@attrs.frozen(kw_only=True)
-class AdmissionPolicy:
-    """How much runs and waits at once. running: runs with a ticket. queued: runs that wait for one."""
+_BATCH: Final = RANK["batch"]
 
-    running: int = attrs.field(default=400, validator=attrs.validators.ge(1))
-    queued: int = attrs.field(default=2000, validator=attrs.validators.ge(0))
+#: Seconds of CPU that a run is taken for, before any run of its flow or its class has ended.
+_GUESS: Final = 0.002
+
+#: The part of the places in the queue that a class and those below it may take together.
+_PLACES: Final = (1.0, 0.75, 0.5)
+
+#: Reasons that are the tenant's own doing, and so 429 in every class.
+_OWN_DOING: Final = frozenset[Reason](["tenant over its rate", "tenant over its runs", "tenant over its share"])
 
 
 @attrs.frozen
-class Refusal:
-    """Why a run was not admitted. status: as HTTP counts, 429 for who asks too much, 503 otherwise. retry_after:
-    seconds.
+class ClassStatistics:
+    """One class. running, queued: runs, now. limit: runs of this class and those above that may run at once.
+    guaranteed: seats of its own beyond that. admitted, refused: since the start. overloaded: whether its queue stands.
+    rate: seconds of CPU per second it is reckoned to be served with.
     """
 
-    reason: Literal["draining", "queue full", "deadline too close", "deadline passed while waiting"]
-    status: int = 503
-    retry_after: float | None = 1.0
-
-
-@attrs.define(eq=False)
-class Waiting:
-    """A run that waits for its ticket. deadline: seconds on the same clock as `now`, or inf."""
-
     priority: Priority
-    since: float
-    deadline: float
+    running: int
+    queued: int
+    limit: float
+    guaranteed: int
+    admitted: int
+    refused: int
+    overloaded: bool
+    rate: float
 
 
 class Admission:
-    """The state of the queue: `arrive`, then `leave` for every ticket given; `grant` says who is next."""
+    """The state: seats, queues, and what tenants take.
 
-    def __init__(self, limits: AdmissionPolicy) -> None:
-        self.limits = limits
-        self.running = 0
-        self.queued = 0
+    draw: gives numbers in [0, 1), for the jitter of Retry-After. queued: runs that wait.
+    """
+
+    def __init__(
+        self,
+        policy: AdmissionPolicy | None = None,
+        tenants: Tenants | None = None,
+        neighbours: Neighbours | None = None,
+        draw: Callable[[], float] = lambda: 0.5,
+    ) -> None:
+        self.policy = policy or AdmissionPolicy()
         self.draining = False
-        self.waited = 0.0  # moving estimate of seconds in the queue
-        self._queues: dict[Priority, deque[Waiting]] = {priority: deque() for priority in PRIORITIES}
-        self._served: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
-        self._turn = 0.0  # what the class served last had been served by then: start-time fair queueing's virtual time
+        self.queued = 0
+        self.refused: dict[Reason, int] = {}
+        classes = self.policy.classes
+        shares = [one.share for one in classes]
+        self._classes = classes
+        self._seats = Concurrency(self.policy.running, shares, [one.standing for one in classes])
+        self._credits = Credits(shares)
+        self._queues: tuple[FairQueue[Waiting], ...] = (FairQueue(), FairQueue(), FairQueue())
+        self._congestion = tuple(Congestion(one.sojourn, one.floor, one.patience) for one in classes)
+        self._pushbacks = tuple(Pushback() for _ in classes)
+        self._accounts = Accounts(tenants or Tenants(), self._settled)
+        self._neighbours = neighbours
+        self._draw = draw
+        self._unnamed = tuple(Work() for _ in classes)  # by class, for runs that bring none
+        self._admitted = [0] * len(classes)
+        self._turned_away = [0] * len(classes)
+        self._due: list[tuple[float, int, Waiting]] = []  # those that do not wait any more are stale
+        self._serial = 0
+        self._dropped: list[Answer] = []
+        self._ticked = -INF
+        self._next_lesson = -INF
+        self._next_tick = -INF
 
-    def arrive(self, priority: Priority, now: float, deadline: float) -> Waiting | Refusal | None:
-        """None: a ticket is given at once. Waiting: queued, until `grant` names it or `abandon` takes it out."""
+    # ---- what happens ------------------------------------------------------------------------
+
+    def arrive(
+        self, priority: Priority, tenant: str, now: float, deadline: float = INF, work: Work | None = None
+    ) -> Ticket | Waiting | Refusal:
+        """Somebody wants to run. Ticket: it may, and `leave` must follow. Waiting: `answers` will name it, unless
+        `abandon` takes it out.
+
+        deadline: on the clock of `now`. work: what is known of the flow; kept up to date when the run has ended.
+        """
+        if now >= self._next_tick:
+            self._tick(now)
+        rank = RANK[priority]
+        account = self._accounts.get(tenant, now)
         if self.draining:
-            return Refusal("draining")
-        if self.running < self.limits.running and not self.queued:
-            self.running += 1
-            self.waited *= 0.8  # it waited for nothing: without this, one bad minute would refuse work for ever
-            return None
-        if now + self.waited >= deadline:
-            return Refusal("deadline too close")
-        if self.queued >= self.limits.queued:
-            return Refusal("queue full", status=429 if priority == "batch" else 503)
-        queue = self._queues[priority]
-        if not queue:  # an idle class earns no credit for the time it wanted nothing
-            self._served[priority] = max(self._served[priority], self._turn)
-        entry = Waiting(priority, now, deadline)
-        queue.append(entry)
-        self.queued += 1
-        return entry
+            return self._refuse("draining", rank, account, now)
+        if account.bounded:
+            over = self._over(account, rank, now)
+            if over is not None:
+                return over
+        if work is None:
+            work = self._unnamed[rank]
+        if not self._queues[rank] and self._seats.free(rank):
+            if self.queued:  # others wait, who cannot have this seat: they are owed their part of what it costs
+                self._credits.spend(rank, self._cost(work, rank), self._queues)
+            return self._begin(account, tenant, priority, rank, work, now, 0.0)
+        return self._enqueue(account, tenant, priority, rank, work, now, deadline)
 
-    def leave(self) -> None:
-        """A run with a ticket has ended."""
-        self.running -= 1
+    def leave(self, ticket: Ticket, now: float, cpu: float | None = None, turn: float = 0.0) -> None:
+        """A run has ended. cpu: seconds its steps took, None when that is not known; turn: seconds it waited for turns.
+
+        Raises ValueError when the ticket has been given back before.
+        """
+        if not ticket.held:
+            raise ValueError(f"{ticket!r} is not held any more")
+        ticket.held = False
+        account, rank = ticket.account, ticket.rank
+        if ticket.beside:
+            account.cost += cpu or 0.0
+            return
+        account.shares[rank].running -= 1
+        self._seats.leave(rank)
+        if cpu is not None:
+            seconds = now - ticket.begun
+            ticket.work.learn(cpu, seconds)
+            self._seats.ended(rank, cpu, max(0.0, seconds - cpu - turn))
+            account.cost += cpu
+            if now >= self._next_lesson:
+                self._next_lesson = now + TICK
+                self._seats.learn()
+            if ticket.cost:
+                self._queues[rank].charge(account.shares[rank], max(LEAST, cpu) - ticket.cost)
+        if self._neighbours is not None:
+            self._publish(account)
+
+    def beside(self, tenant: str, priority: Priority, now: float) -> Ticket:
+        """A ticket without a seat: whoever gives it bounds how many there are. `leave` must follow, as for others."""
+        account, rank = self._accounts.get(tenant, now), RANK[priority]
+        return Ticket(account, tenant, self._rule(account, tenant), rank, priority, self._unnamed[rank], now, 0.0, True)
+
+    def tell(self, load: Load) -> None:
+        """What the last tick of the steps showed: the limits follow."""
+        self._seats.tick(load)
 
     def abandon(self, entry: Waiting) -> None:
-        """A waiting run has gone away. Raises ValueError when it does not wait any more."""
-        self._queues[entry.priority].remove(entry)
-        self.queued -= 1
+        """Who waited has gone away, and owes nothing. Raises KeyError when it does not wait any more."""
+        self._queues[entry.rank].remove(entry)
+        self._forget(entry)
+        entry.account.give_back()
 
-    def grant(self, now: float) -> tuple[Waiting, Refusal | None] | None:
-        """Who is served next: a ticket (None), or a refusal because its deadline passed. None: nobody, or no seat."""
-        if not self.queued or self.running >= self.limits.running:
-            return None
-        waiting: list[Priority] = [priority for priority in PRIORITIES if self._queues[priority]]
-        priority = min(waiting, key=lambda p: (self._served[p], PRIORITIES.index(p)))
-        entry = self._queues[priority].popleft()
-        self.queued -= 1
-        self.waited += 0.2 * (now - entry.since - self.waited)
+    def late(self, entry: Waiting, now: float) -> Refusal:
+        """The refusal for somebody whose `due` has come, and who is out of the queue already."""
+        reason: Reason = "waited too long"
         if now >= entry.deadline:
-            return entry, Refusal("deadline passed while waiting")
-        self._turn = self._served[priority]
-        self._served[priority] += 1.0 / WEIGHTS[priority]
-        self.running += 1
-        return entry, None
+            reason = "deadline passed while waiting"
+        elif self._queues[entry.rank].over(entry.account.shares[entry.rank]):
+            reason = "tenant over its share"
+        return self._refuse(reason, entry.rank, entry.account, now)
 
-Limits = AdmissionPolicy
+    def answers(self, now: float) -> list[Answer]:
+        """Everybody whose wait is over: by a seat, by a bound, or by others."""
+        if now >= self._next_tick:
+            self._tick(now)
+        answers, self._dropped = self._dropped, []
+        if self.queued:
+            self._answer_due(now, answers)
+            while (rank := self._next_class()) >= 0:
+                answers.append(self._serve(rank, now))
+        return answers
+
+    def drain(self, now: float) -> list[Answer]:
+        """Admit nobody any more: who waits is refused."""
+        self.draining = True
+        answers, self._dropped = self._dropped, []
+        for queue in self._queues:
+            while (entry := queue.oldest) is not None:
+                self.abandon(entry)
+                answers.append((entry, self._refuse("draining", entry.rank, entry.account, now)))
+        return answers
+
+    # ---- what can be seen --------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """Runs with a ticket."""
+        return self._seats.levels[2]
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """Runs that may be under way on each level: interactive, down to default, down to batch."""
+        first, second, third = self._seats.limits
+        return first, second, third
+
+    @property
+    def due(self) -> float:
+        """When `answers` has to be asked next, even if nothing happens; inf when nobody waits."""
+        due = self._due
+        while due and not due[0][2].waits:
+            heappop(due)
+        return due[0][0] if due else INF
+
+    def waits(self, level: int) -> bool:
+        """Whether a run of this level waits for a ticket: of class `level`, or of one above."""
+        return any(map(len, self._queues[: level + 1]))
+
+    @property
+    def tenants(self) -> Tenants:
+        """How tenants are treated; see `treat`."""
+        return self._accounts.tenants
+
+    def treat(self, tenants: Tenants, now: float) -> None:
+        """Treat tenants by other rules from now on. What is under way goes on, and counts."""
+        for account in self._accounts.replace(tenants, now):
+            for queue, share in zip(self._queues, account.shares, strict=True):
+                queue.reweigh(share, account.rule.weight)
+
+    def quota(self, tenant: str, now: float) -> Quota | None:
+        """What is left of a tenant's rate; None when it is not bounded."""
+        account = self._accounts.find(tenant)
+        if account is not None:
+            return None if account.bucket is None else account.bucket.quota(now)
+        rule = self.tenants.get(tenant)
+        return None if rule.rate is None else Quota(int(rule.bucket), int(rule.bucket), 0.0, rule.bucket / rule.rate)
+
+    def statistics(self) -> tuple[ClassStatistics, ...]:
+        """By class, highest first."""
+        return tuple(
+            ClassStatistics(
+                priority=priority,
+                running=self._seats.running[rank],
+                queued=len(self._queues[rank]),
+                limit=self._seats.limits[rank],
+                guaranteed=self._seats.guaranteed[rank],
+                admitted=self._admitted[rank],
+                refused=self._turned_away[rank],
+                overloaded=self._congestion[rank].overloaded,
+                rate=self._congestion[rank].rate,
+            )
+            for rank, priority in enumerate(PRIORITIES)
+        )
+
+    # ---- judging an arrival ------------------------------------------------------------------
+
+    def _over(self, account: Account, rank: int, now: float) -> Refusal | None:
+        """Whether a tenant that has bounds has reached one; otherwise a token of its rate is taken."""
+        self._look_elsewhere(account, rank, now)
+        runs = account.rule.runs
+        if runs is not None and account.under_way + account.elsewhere >= runs:
+            return self._refuse("tenant over its runs", rank, account, now)
+        if account.bucket is not None and not account.bucket.take(now):
+            return self._refuse("tenant over its rate", rank, account, now, least=account.bucket.wait(now))
+        return None
+
+    def _enqueue(
+        self, account: Account, tenant: str, priority: Priority, rank: int, work: Work, now: float, deadline: float
+    ) -> Waiting | Refusal:
+        if not account.bounded:
+            self._look_elsewhere(account, rank, now)
+        queue, share, promise = self._queues[rank], account.shares[rank], self._classes[rank]
+        congestion = self._congestion[rank]
+        wait = queue.ahead(share) / congestion.rate
+        first = promise.newest_first and congestion.overloaded
+        if now + work.duration + (0.0 if first else wait) >= deadline:
+            account.give_back()
+            return self._refuse("deadline too close", rank, account, now)
+        if self._crowded(rank) or wait > promise.slack * promise.patience:
+            reason: Reason = "tenant over its share" if queue.over(share) else "queue full"
+            if rank == _BATCH or not share.line:
+                # A batch that waits is an investment; and nobody is put out for somebody else's sake.
+                account.give_back()
+                return self._refuse(reason, rank, account, now)
+            oldest = next(iter(share.line))
+            self.abandon(oldest)
+            self._dropped.append((oldest, self._refuse(reason, rank, account, now)))
+        due = min(now + promise.patience, deadline)
+        entry = Waiting(account, tenant, priority, work, now, deadline, due, self._cost(work, rank))
+        queue.push(share, entry, entry.cost)
+        account.waiting += 1
+        self.queued += 1
+        self._serial += 1
+        heappush(self._due, (due, self._serial, entry))
+        return entry
+
+    def _crowded(self, rank: int) -> bool:
+        """Whether all places are taken, or all that a class and those below it may have: who is cheap and patient does
+        not take the last ones from who is neither.
+        """
+        places = self.policy.queued
+        return self.queued >= places or sum(map(len, self._queues[rank:])) >= ceil(places * _PLACES[rank])
+
+    def _cost(self, work: Work, rank: int) -> float:
+        cpu = work.cpu
+        if cpu is None:
+            cpu = self._seats.cpu[rank]
+            if cpu is None:
+                return _GUESS
+        return cpu if cpu > LEAST else LEAST
+
+    # ---- ending a wait -----------------------------------------------------------------------
+
+    def _answer_due(self, now: float, answers: list[Answer]) -> None:
+        while self.due <= now:
+            entry = self._due[0][2]
+            self.abandon(entry)
+            answers.append((entry, self.late(entry, now)))
+        for rank, promise in enumerate(self._classes):
+            if not (promise.newest_first and self._congestion[rank].overloaded):
+                continue
+            # The queue stands, and the newest go first: who has waited twice too long, and will not make it when its
+            # turn comes at last, hears of it now.
+            while (oldest := self._queues[rank].oldest) is not None:
+                at_risk = now + promise.patience + oldest.work.duration > oldest.deadline
+                if now - oldest.since <= 2.0 * promise.sojourn or not at_risk:
+                    break
+                self.abandon(oldest)
+                answers.append((oldest, self._refuse("deadline too close", rank, oldest.account, now)))
+
+    def _next_class(self) -> int:
+        """The class that has the next seat; -1 when nobody who waits can have one."""
+        heads: list[float | None] = [
+            queue.backlog / len(queue) if queue and self._seats.free(rank) else None
+            for rank, queue in enumerate(self._queues)
+        ]
+        return self._credits.choose(heads)
+
+    def _serve(self, rank: int, now: float) -> Answer:
+        queue, congestion = self._queues[rank], self._congestion[rank]
+        waits = [bool(queue) for queue in self._queues]
+        entry = queue.pop(
+            newest=self._classes[rank].newest_first and congestion.overloaded,
+            most=ceil(self.policy.tenant_part * self._seats.limits[rank]),
+        )
+        self._forget(entry)
+        oldest = queue.oldest
+        congestion.seen(0.0 if oldest is None else now - oldest.since)
+        account = entry.account
+        if now + entry.work.duration >= entry.deadline:
+            queue.charge(account.shares[rank], -entry.cost)
+            account.give_back()
+            reason: Reason = "deadline passed while waiting" if now >= entry.deadline else "deadline too close"
+            return entry, self._refuse(reason, rank, account, now)
+        self._credits.spend(rank, entry.cost, waits)
+        if oldest is None:
+            self._credits.forget(rank)
+        congestion.served(entry.cost)
+        return entry, self._begin(account, entry.tenant, entry.priority, rank, entry.work, now, entry.cost)
+
+    def _begin(
+        self, account: Account, tenant: str, priority: Priority, rank: int, work: Work, now: float, cost: float
+    ) -> Ticket:
+        account.shares[rank].running += 1
+        account.begun += 1
+        self._seats.begin(rank)
+        self._admitted[rank] += 1
+        if self._neighbours is not None:
+            self._publish(account)
+        return Ticket(account, tenant, self._rule(account, tenant), rank, priority, work, now, cost)
+
+    def _rule(self, account: Account, tenant: str) -> Tenant:
+        return self._accounts.tenants.get(tenant) if account.shared else account.rule
+
+    def _forget(self, entry: Waiting) -> None:
+        """It is out of its queue: nothing counts it any more."""
+        entry.waits = False
+        entry.account.waiting -= 1
+        self.queued -= 1
+        if not self._queues[entry.rank]:
+            self._congestion[entry.rank].seen(0.0)
+            self._credits.forget(entry.rank)
+        if len(self._due) > 64 + 2 * self.queued:
+            self._due = [one for one in self._due if one[2].waits]
+            heapify(self._due)
+
+    def _refuse(self, reason: Reason, rank: int, account: Account, now: float, least: float = 0.0) -> Refusal:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        self._turned_away[rank] += 1
+        quota = None if account.bucket is None else account.bucket.quota(now)
+        if reason == "draining" or (rank != _BATCH and reason not in _OWN_DOING):
+            return Refusal(reason, 503, 1.0, quota)
+        if rank == _BATCH:
+            least = max(least, self._queues[rank].backlog / self._congestion[rank].rate)
+        pushback = self._pushbacks[rank]
+        pushback.refused(now)
+        return Refusal(reason, 429, pushback.retry_after(now, least, self._draw()), quota)
+
+    # ---- time, tenants, neighbours -----------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        """Close a tick. It is whoever comes next that does it: an idle process has no timer."""
+        seconds = now - self._ticked
+        for queue, congestion in zip(self._queues, self._congestion, strict=True):
+            oldest = queue.oldest
+            congestion.tick(seconds, 0.0 if oldest is None else now - oldest.since)
+        self._ticked = now
+        self._next_tick = now + TICK
+
+    def _settled(self, account: Account) -> bool:
+        return all(queue.settled(share) for queue, share in zip(self._queues, account.shares, strict=True))
+
+    def _look_elsewhere(self, account: Account, rank: int, now: float) -> None:
+        if self._neighbours is None or account.shared:
+            return
+        spent = account.look_elsewhere(self._neighbours, now)
+        queue = self._queues[rank]
+        if spent and queue:
+            queue.charge(account.shares[rank], spent)
+
+    def _publish(self, account: Account) -> None:
+        if self._neighbours is not None and not account.shared:
+            self._neighbours.publish(account.name, account.under_way, account.begun, account.cost)

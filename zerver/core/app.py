@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from zerver.core.admission import AdmissionPolicy
 from zerver.core.check import check_flow, steps_of
+from zerver.core.classes import AdmissionPolicy
 from zerver.core.effects import CallInfo, EffectKind, IdempotencyKey
 from zerver.core.flows import Flow, check_on_error
 from zerver.core.plan import Plan, compile_plan
@@ -245,8 +245,8 @@ class App(Scope):
         """Raise DefinitionError for the first thing that cannot work. builtin: kinds that the runtime handles."""
         seen: dict[tuple[str, str], Route] = {}
         for route in self.routes:
-            # What a parameter is called does not tell paths apart.
-            place = (route.method, re.sub(r"\{[^/}]*\}", "{}", route.path))
+            # What a parameter is called does not tell paths apart; its type does, and str is what one has without.
+            place = (route.method, re.sub(r"\{\w*(?=[:}])", "{", route.path).replace("{:str}", "{}"))
             if place in seen:
                 raise DefinitionError(
                     f"route {route.label} is defined twice"
@@ -258,11 +258,15 @@ class App(Scope):
             route.plan()
             route.degrade_plan()
             for flow in route.flows:
-                self.check_handlers(f"route {route.label}", (*route.before, *flow.stages), builtin)
+                self.check_handlers(f"route {route.label}", (*route.before, *flow.stages), builtin, flow.policy)
         _ = self.flows
 
-    def check_handlers(self, where: str, stages: Sequence[Stage], builtin: frozenset[str]) -> None:
-        """Raise DefinitionError when a step can ask for an effect that nothing handles."""
+    def check_handlers(
+        self, where: str, stages: Sequence[Stage], builtin: frozenset[str], policy: Policy | None = None
+    ) -> None:
+        """Raise DefinitionError when a step can ask for an effect that nothing handles, or for a write that a policy
+        retries though it cannot be. policy: the flow's.
+        """
         for step in steps_of(stages):
             for mention in step.mentions:
                 kind = mention.kind
@@ -274,6 +278,26 @@ class App(Scope):
                     )
                 if kind.handler is not None and kind.name not in builtin:
                     self._check_resources(where, step.name, kind)
+                if not mention.handed_on and "retries" not in mention.policy:
+                    self._check_retries(f"{where}: step {step.name!r}", kind, policy)
+
+    def _check_retries(self, where: str, kind: EffectKind[..., Any], flow: Policy | None) -> None:
+        """Retries that an effect's own policy asks for are checked with the flow; these are said elsewhere."""
+        own = kind.policy.retries if kind.policy is not None else None
+        if kind.access == "read" or kind.takes_key or kind.exact or own == 0:
+            return
+        target = self.targets.get(kind.target) if isinstance(kind.target, str) else None
+        levels = (("flow", flow), ("target", target.policy if target is not None else None), ("app", self.policy))
+        for level, policy in levels:
+            if policy is not None and policy.retries is not None:
+                if policy.retries:
+                    raise DefinitionError(
+                        f"{where} asks for the write {kind.name!r}, which the {level}'s policy retries, but its "
+                        "handler takes no key: nobody could tell a second one from the first",
+                        "give the handler a parameter `key: IdempotencyKey` and send it along, or declare the kind "
+                        "with policy=Policy(retries=0)",
+                    )
+                return
 
     def _check_resources(self, where: str, step: str, kind: EffectKind[..., Any]) -> None:
         for wanted in kind.injected.values():

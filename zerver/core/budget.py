@@ -1,4 +1,4 @@
-"""Retry budgets: tokens that first attempts earn and retries spend.
+"""Budgets of further attempts, retries and hedges: tokens that first attempts earn and further ones spend.
 
 Law: pure state; `now` (seconds, any monotonic origin) is an argument. A budget can only refuse the *extra*
 attempt, never the first one (failsafe-go's issue 141 is what happens otherwise).
@@ -16,7 +16,7 @@ RUN_RETRIES: Final = 10
 
 @attrs.define
 class RetryBudget:
-    """Each first attempt earns `ratio` tokens, each retry costs one; at most `cap` are kept.
+    """Each first attempt earns `ratio` tokens, each further one costs one; at most `cap` are kept.
 
     floor: tokens per second that come back by themselves, so that a quiet target can be retried at all.
     Precedent: Finagle's RetryBudget (20 % + 10/s) and gRPC A6's retryThrottling (10 tokens, 0.1); a ratio of 0.1
@@ -29,9 +29,9 @@ class RetryBudget:
     tokens: float = attrs.field(default=10.0)
     refilled: float = attrs.field(default=0.0)
 
-    def earn(self) -> None:
-        """A first attempt was made."""
-        self.tokens = min(self.cap, self.tokens + self.ratio)
+    def earn(self, firsts: int = 1) -> None:
+        """So many first attempts were made."""
+        self.tokens = min(self.cap, self.tokens + self.ratio * firsts)
 
     def spend(self, now: float) -> bool:
         """Whether a retry may be made now; takes its token if so."""
@@ -41,3 +41,16 @@ class RetryBudget:
             return False
         self.tokens -= 1.0
         return True
+
+    def left(self, now: float, firsts: int = 0) -> float:
+        """The tokens there would be now, so many first attempts counted in."""
+        return min(self.cap, self.tokens + self.ratio * firsts + max(0.0, now - self.refilled) * self.floor)
+
+
+def hedge_budget() -> RetryBudget:
+    """Two hedges for a hundred first attempts, five at once, and none that come back with time.
+
+    With a floor a quiet target would be asked twice for everything, and so would a dead one; Finagle's backup requests
+    have none either.
+    """
+    return RetryBudget(ratio=0.02, cap=5.0, floor=0.0, tokens=5.0)

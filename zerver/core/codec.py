@@ -10,10 +10,13 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import types
 import uuid
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
+import attrs
 import msgspec
 
 from zerver.errors import InvalidData
@@ -69,6 +72,8 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 
 # ---- every problem, not the first -----------------------------------------------------------
 
+_VAGUE: Final = "has the wrong shape"
+
 
 def _problem(message: str, where: str) -> tuple[str, str]:
     """msgspec says "Expected `int`, got `str` - at `$.items[0].n`"."""
@@ -85,7 +90,7 @@ def _all_problems(data: bytes, type_: Any, where: str, first: Exception) -> list
         _converter().structure(msgspec.json.decode(data), type_)
     except Exception as error:  # cattrs raises groups of whatever its hooks raise
         problems = list(dict.fromkeys(_flatten(error, where)))
-        if problems:
+        if any(what != _VAGUE for _, what in problems):
             return problems
     return [_problem(str(first), where)]
 
@@ -107,7 +112,7 @@ def _flatten(error: BaseException, where: str) -> list[tuple[str, str]]:
         return [_problem(str(error), where)]
     if isinstance(error, ValueError):  # a validator's own words
         return [(where, _lower_first(str(error)) or "is not valid")]
-    return [(where, "has the wrong shape")]  # cattrs stumbled over the container: its words are about its own code
+    return [(where, _VAGUE)]  # cattrs stumbled over the container: its words are about its own code
 
 
 def _joined(where: str, name: str, error: BaseException) -> str:
@@ -134,8 +139,42 @@ def _converter() -> Any:
     for plain in (bool, int, float, str, bytes, datetime.datetime, datetime.date, decimal.Decimal, uuid.UUID):
         converter.register_structure_hook(plain, leaf)
     converter.register_structure_hook_func(lambda type_: isinstance(type_, type) and issubclass(type_, enum.Enum), leaf)
-    # Annotated carries msgspec.Meta constraints, which only msgspec knows.
+    # Annotated carries msgspec.Meta constraints, which only msgspec knows; a class with a union that cattrs cannot tell
+    # apart would not be gone over at all.
+    converter.register_structure_hook_func(_is_choice, leaf)
     converter.register_structure_hook_func(
         lambda type_: any(isinstance(m, msgspec.Meta) for m in getattr(type_, "__metadata__", ())), leaf
     )
+
+    inside: set[Any] = set()  # containers whose own hook is being asked for
+
+    def container(type_: Any) -> Callable[[object, Any], Any]:
+        """cattrs goes into whatever can be iterated over, a string too; msgspec says what was expected instead."""
+        inside.add(type_)
+        try:
+            enter = converter.get_structure_hook(type_, cache_result=False)
+        finally:
+            inside.discard(type_)
+        shape = _shape(type_)
+        return lambda value, type_: enter(value, type_) if isinstance(value, shape) else leaf(value, type_)
+
+    converter.register_structure_hook_factory(
+        lambda type_: _shape(type_) is not object and type_ not in inside, container
+    )
     return converter
+
+
+def _shape(type_: Any) -> type:
+    """What JSON gives for a container: dict, or list; object for a type that is none."""
+    origin = get_origin(type_) or type_
+    if attrs.has(origin) or origin in (dict, Mapping, MutableMapping):
+        return dict
+    return list if origin in (list, tuple, set, frozenset, Sequence, Collection) else object
+
+
+def _is_choice(type_: Any) -> bool:
+    """Whether it is a Literal, or a union of more than one type and None."""
+    origin = get_origin(type_)
+    if origin is Union or origin is types.UnionType:
+        return len([member for member in get_args(type_) if member is not type(None)]) > 1
+    return origin is Literal

@@ -27,6 +27,13 @@ class Wait:
 
 
 @value(eq=False)
+class Breathe:
+    """Its turn has been long enough: let others go first, then tell `resume`. What was asked for meanwhile is handed
+    out with a later command.
+    """
+
+
+@value(eq=False)
 class Cancel:
     """The run is over: cut the calls that are still under way, then tell `interrupt`."""
 
@@ -52,4 +59,4 @@ class Finish:
     ending: Ending
 
 
-Command: TypeAlias = Perform | Wait | Cancel | Unwind | Park | Finish
+Command: TypeAlias = Perform | Wait | Breathe | Cancel | Unwind | Park | Finish

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Literal, NewType, ParamSpec, TypeAlias, 
 import attrs
 
 from zerver.core.policy import Policy, stated
+from zerver.core.priorities import Priority
 from zerver.core.values import value
 from zerver.errors import DefinitionError, EffectError
 
@@ -43,7 +44,7 @@ class CallInfo:
     key: IdempotencyKey
     attempt: int
     tenant: str
-    priority: str
+    priority: Priority
 
 
 # ---- outcomes -------------------------------------------------------------------------------
@@ -90,7 +91,8 @@ class EffectKind(Generic[P, T]):
     name: `room.verb`, as `sql.fetch_one`. handler: the coroutine function that performs it, or None when a
     capability of the app brings it. takes_key: whether the handler is given an IdempotencyKey, and so may be
     asked twice for one write. injected: handler parameters that the runtime fills in, by type.
-    target: what is talked to, as `payments`; breakers, bulkheads and retry budgets are kept per target.
+    target: what is talked to, as `payments`; bulkheads and budgets are kept per target. operation: what it is asked to
+    do; breakers and latencies are kept per operation of a target. By default the kind's name.
     instant: the handler is a plain function that never waits (clock, random), performed without a cancel scope.
     exact: the handler's word is final: when it raises, or is cancelled, the write has certainly not happened.
     """
@@ -101,6 +103,7 @@ class EffectKind(Generic[P, T]):
     takes_key: bool = False
     injected: Mapping[str, Any] = attrs.field(factory=dict)
     target: str | Callable[..., str] = ""
+    operation: str | Callable[..., str] = ""
     policy: Policy | None = None
     instant: bool = False
     exact: bool = False
@@ -298,6 +301,14 @@ class Effect(Generic[T]):
         """What this effect talks to; see EffectKind.target."""
         target = self.kind.target
         return target if isinstance(target, str) else target(*self.args, **self.kwargs)
+
+    @property
+    def operation(self) -> str:
+        """What of its target this effect asks for; see EffectKind.operation."""
+        operation = self.kind.operation
+        if isinstance(operation, str):
+            return operation or self.kind.name
+        return operation(*self.args, **self.kwargs)
 
     def _formed(self, form: Form) -> Effect[Any]:
         return type(self)(self.kind, self.args, self.kwargs, self.policy, self.compensation, form)

@@ -4,46 +4,59 @@ Law: events go in as method calls, one command comes out; in between, pure steps
 machine owns a run's cells, its saga and its place in the plan, knows no clock but the one it is given, and never waits.
 
     event                                   may answer
-    start(inputs)                           Perform | Park | Unwind | Finish
-    settled(call, outcome)                  Perform | Wait | Cancel | Park | Unwind | Finish
+    start(inputs)                           Perform | Breathe | Park | Unwind | Finish
+    settled(call, outcome)                  Perform | Breathe | Wait | Cancel | Park | Unwind | Finish
+    resume(since)                           the same: the run has breathed, and has a turn again
     interrupt(ending)                       Unwind | Finish       the pump has cut every call that was under way
-    signalled(signal, value), expired(...)  Perform | Park | Unwind | Finish
+    signalled(signal, value), expired(...)  Perform | Breathe | Park | Unwind | Finish
     undone(task, outcome)                   Unwind | Finish
     give_up()                               Finish
     committed, doubted, lost                nothing: they are news for the saga, told while a call is under way
 
-Replay feeds recorded events to the same machine; crash recovery is a replay that continues.
+No step begins past the run's deadline, or past the end of its slice of a turn: between two steps is the only place
+where pure code can be made to stop. Replay feeds recorded events to the same machine; crash recovery is a replay that
+continues.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from zerver.core import timeline as t
+from zerver.core.agenda import Agenda
 from zerver.core.calls import Call
-from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
 from zerver.core.decisions import DECISIONS, Continue, Done, Fail, Insert, Need, Pause, Replace
 from zerver.core.effects import Effect, Outcome, deliver
-from zerver.core.places import Activation, At, Gate, Member, postpone
+from zerver.core.impure import impure
+from zerver.core.places import Activation, At, Gate, postpone
 from zerver.core.plan import DEADLINE_CELL, UNWRITTEN, BlockNode, BranchNode, DagNode, ForkNode, Plan, StepNode
 from zerver.core.replan import spliced, still_to_run
 from zerver.core.saga import Saga, Task
 from zerver.core.slots import Deadline
-from zerver.errors import DefinitionError, EffectError, ImpureStepError, InternalError
+from zerver.errors import DefinitionError, EffectError, InternalError
 
 _WAIT = Wait()
+_BREATHE = Breathe()
 _CANCEL = Cancel()
 _DECISIONS = frozenset(DECISIONS)
 
+#: A time (ns) that no clock comes to: the slice of a run that nobody wants to breathe.
+FAR: Final = 1 << 62
+
 
 class Machine:
-    """One run of one plan. clock: nanoseconds, monotonic; its only use is in records and Deadline parameters."""
+    """One run of one plan.
+
+    clock: nanoseconds, monotonic. parallel: how many members of its forks and dags may be under way at once. slice_ns:
+    when a step is to wait for the next turn, on the same clock; whoever gives the turns sets it.
+    """
 
     __slots__ = (
-        "_ending", "_idle_since", "_names", "_parked", "_ready", "_waiting", "cells", "clock", "deadline_ns",
-        "finished", "plan", "records", "run_id", "saga",
+        "_agenda", "_idle_since", "_names", "_parked", "_ready", "_waiting", "cells", "clock", "deadline_ns", "ending",
+        "finished", "parallel", "plan", "records", "run_id", "saga", "slice_ns",
     )  # fmt: skip
 
     def __init__(
@@ -53,16 +66,20 @@ class Machine:
         clock: Callable[[], int],
         records: list[t.Record],
         deadline_ns: int | None = None,
+        parallel: int | None = None,
     ) -> None:
         self.plan = plan
         self.run_id = run_id
         self.clock = clock
         self.records = records
         self.deadline_ns = deadline_ns
+        self.parallel = parallel
         self.cells: list[Any] = [UNWRITTEN] * plan.size
         self.saga = Saga()
+        self.slice_ns = FAR
         self.finished = False
-        self._ending: t.Ending | None = None
+        self.ending: t.Ending | None = None  # known from the ENDING record on, before the rollback
+        self._agenda = Agenda(parallel)
         self._ready: list[Call] = []
         self._waiting: dict[Call, Activation] = {}
         self._parked: dict[str, Activation] = {}
@@ -78,20 +95,29 @@ class Machine:
             cells[cell] = value
         for slot, value in zip(self.plan.takes, takes, strict=True):
             cells[self.plan.slots[slot.name]] = value
-        self._run(At(self.plan.line, None, None))
-        return self._command()
+        self._agenda.ahead.append(At(self.plan.line, None, None))
+        return self._go_on()
 
     def settled(self, call: Call, outcome: Outcome[Any]) -> Command:
         """A call that was to be performed came to its outcome."""
         activation = self._waiting.pop(call)
-        if self._ending is not None:
+        if self.ending is not None:
             self.records.append((t.LATE, self.clock(), call, outcome))
             self._drop(call, activation)
             return self._command()
         self.records.append((t.SETTLED, self.clock(), call, outcome))
         value, error = deliver(call.effect, outcome)
         self._resume(activation, value, error)
-        return self._command()
+        return self._go_on()
+
+    def resume(self, since_ns: int) -> Command:
+        """A turn has come for a run that was to breathe. since_ns: from when on it waited for it."""
+        ahead = self._agenda.ahead
+        if not ahead:  # another event of the run has carried it on
+            return _WAIT
+        place = ahead[-1]
+        self.records.append((t.TURN, self.clock(), place.line[place.at], since_ns))
+        return self._go_on()
 
     def committed(self, call: Call, value: object) -> None:
         """A write has happened; told by the runtime the moment it knows, before the call is settled."""
@@ -128,7 +154,7 @@ class Machine:
             self._resume(activation, value, None)
         else:
             self._answer(activation, value)
-        return self._command()
+        return self._go_on()
 
     def expired(self, signal: str) -> Command:
         """The signal has not come in time."""
@@ -136,7 +162,7 @@ class Machine:
         pause = activation.pause[0] if activation.pause else None
         decision = pause.expired if pause is not None else None
         self._answer(activation, Fail("expired", signal) if decision is None else decision)
-        return self._command()
+        return self._go_on()
 
     def undone(self, task: Task, outcome: Outcome[Any]) -> Command:
         """A task of the rollback came to its outcome."""
@@ -157,8 +183,15 @@ class Machine:
 
     # -- what is next --
 
+    def _go_on(self) -> Command:
+        if self._agenda.ahead:
+            self._walk()
+        return self._command()
+
     def _command(self) -> Command:
-        if self._ending is None:
+        if self.ending is None:
+            if self._agenda.ahead:
+                return _BREATHE
             if self._ready:
                 calls, self._ready = self._ready, []
                 return Perform(tuple(calls))
@@ -176,7 +209,7 @@ class Machine:
         return _CANCEL if self._waiting else self._unwind()
 
     def _unwind(self) -> Command:
-        ending = self._ending
+        ending = self.ending
         if ending is None:
             raise InternalError("a run is unwound that has not ended")
         task = self.saga.next_task(failing=self._failing)
@@ -198,57 +231,75 @@ class Machine:
 
     @property
     def _failing(self) -> bool:
-        return self._ending is not None and self._ending.status != "done"
+        return self.ending is not None and self.ending.status != "done"
 
     def _end(self, ending: t.Ending) -> None:
-        if self._ending is None:  # the first reason stands; what comes later comes of it
-            self._ending = ending
+        if self.ending is None:  # the first reason stands; what comes later comes of it
+            self.ending = ending
             self.records.append((t.ENDING, self.clock(), self.plan.flow, ending))
             for activation in self._parked.values():
                 self._close(activation)
             self._parked.clear()
+            self._agenda.clear()
 
     # -- walking the plan --
 
-    def _run(self, place: At | None) -> None:
-        """Run nodes from here on until everything waits, or the run has ended."""
-        cells, records, clock = self.cells, self.records, self.clock
-        while place is not None:
+    def _walk(self) -> None:
+        """Run nodes until everything waits, the turn has been long enough, or the run has ended."""
+        cells, records, clock, agenda = self.cells, self.records, self.clock, self._agenda
+        stop = self.slice_ns if self.deadline_ns is None else min(self.slice_ns, self.deadline_ns)
+        place: At | None = None
+        while True:
+            if place is None:
+                place = agenda.next() if self.ending is None else None
+                if place is None:
+                    return None
             line = place.line
             if place.at == len(line):
-                place = self._leave(place)
+                place = agenda.leave(place)
                 continue
             node = line[place.at]
-            place.at += 1
-            if type(node) is StepNode:
-                began = clock()
-                if node.wants_deadline:
-                    cells[DEADLINE_CELL] = self._deadline(began, place)
-                try:
-                    answer = node.call(cells)
-                except Exception as defect:
-                    return self._raised(node, began, defect)
-                if node.is_async:
-                    activation = Activation(node, place, began)
-                    activation.coroutine = answer
-                    self._resume(activation, None, None)
-                    return None
-                if answer.__class__ in _DECISIONS:
-                    if not self._decide(node, place, began, answer):
-                        return None
-                elif node.write >= 0 and (answer is not None or not node.required):
-                    cells[node.write] = answer
-                    records.append((t.STEP, clock(), node, (began, answer)))
-                elif node.write == -1 and answer is None:
-                    records.append((t.STEP, clock(), node, (began, answer)))
-                elif not self._write(node, began, answer):
-                    return None
+            if type(node) is not StepNode:
+                place.at += 1
+                place = self._enter(node, place)
                 continue
-            place = self._enter(node, place)
-        return None
+            began = clock()
+            if began >= stop:
+                return self._stopped(node, place)
+            place.at += 1
+            if node.wants_deadline:
+                cells[DEADLINE_CELL] = self._deadline(began, place)
+            try:
+                answer = node.call(cells)
+            except Exception as defect:
+                return self._raised(node, began, defect)
+            if node.is_async:
+                activation = Activation(node, place, began)
+                activation.coroutine = answer
+                self._resume(activation, None, None)
+                place = None
+            elif answer.__class__ in _DECISIONS:
+                if not self._decide(node, place, began, answer):
+                    place = None
+            elif node.write >= 0 and (answer is not None or not node.required):
+                cells[node.write] = answer
+                records.append((t.STEP, clock(), node, (began, answer)))
+            elif node.write == -1 and answer is None:
+                records.append((t.STEP, clock(), node, (began, answer)))
+            elif not self._write(node, began, answer):
+                return None
+
+    def _stopped(self, node: StepNode, place: At) -> None:
+        """A step may not begin now: its run is out of time, or it is for others to go first."""
+        now = self.clock()
+        if self.deadline_ns is not None and now >= self.deadline_ns:
+            self._end(t.Ending("deadline", reason="the deadline has passed"))
+        else:
+            self.records.append((t.BREATH, now, node, None))
+            self._agenda.ahead.append(place)
 
     def _enter(self, node: Any, place: At) -> At | None:
-        """Go into a node that is no step; None when somebody else carries the run on."""
+        """Go into a node that is no step; None when the agenda says where to go on, or the run has ended."""
         if isinstance(node, BranchNode):
             began = self.clock()
             if node.wants_deadline:
@@ -265,34 +316,11 @@ class Machine:
             until = (self.records[-1][1] if self.records else self.clock()) + node.deadline_ns
             return At(node.line, place, until if place.until_ns is None else min(until, place.until_ns))
         if isinstance(node, (ForkNode, DagNode)):
-            gate = Gate(node, place)
-            self._open(gate, [i for i in range(len(node.lines)) if not (gate.needs and gate.needs[i])])
+            self._agenda.enter(Gate(node, place))
             return None
         self.saga.pass_pivot()
         self.records.append((t.PIVOT, self.clock(), node, None))
         return place
-
-    def _open(self, gate: Gate, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            if self._ending is None:
-                self._run(Member(gate.node.lines[number], gate, number))
-
-    def _leave(self, place: At) -> At | None:
-        """A line has ended: go on behind it, unless its gate still waits for others."""
-        gate = place.parent
-        if not isinstance(gate, Gate):
-            return gate
-        gate.left -= 1
-        if isinstance(gate.node, DagNode) and isinstance(place, Member):
-            ready = []
-            for later in gate.node.unlocks[place.number]:
-                gate.needs[later] -= 1
-                if not gate.needs[later]:
-                    ready.append(later)
-            if ready:
-                self._open(gate, ready)
-                return None  # the last line to end, wherever it runs, carries the run on
-        return None if gate.left else gate.parent
 
     # -- steps that wait --
 
@@ -313,7 +341,7 @@ class Machine:
                 asked = send.send(value) if error is None else send.throw(error)
                 if isinstance(asked, Effect):
                     return self._ask(activation, asked)
-                raise _impure(activation)
+                raise impure(activation)
         except StopIteration as stop:
             answer = stop.value
         except EffectError as fault:
@@ -325,7 +353,7 @@ class Machine:
         return self._answer(activation, answer)
 
     def _answer(self, activation: Activation, answer: object) -> None:
-        """A step that had waited has answered: go on behind it."""
+        """A step that had waited has answered: the run is to go on behind it."""
         node, place, began = activation.node, activation.place, activation.began
         goes_on = (
             self._decide(node, place, began, answer, activation)
@@ -333,7 +361,7 @@ class Machine:
             else self._write(node, began, answer)
         )
         if goes_on:
-            self._run(place)
+            self._agenda.ahead.append(place)
 
     def _ask(self, activation: Activation, effect: Effect[Any]) -> None:
         activation.ordinal += 1
@@ -431,7 +459,7 @@ class Machine:
                 parent = parent.parent
             around.append(parent)
         written = {n: self.cells[c] for n, c in self.plan.slots.items() if self.cells[c] is not UNWRITTEN}
-        rest = () if isinstance(decision, Replace) else still_to_run(place, self._activations())
+        rest = () if isinstance(decision, Replace) else still_to_run(place, self._activations(), self._agenda)
         try:
             self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
         except DefinitionError as defect:
@@ -468,21 +496,3 @@ class Machine:
     def _deadline(self, now: int, place: At) -> Deadline:
         ends = [at for at in (self.deadline_ns, place.until_ns) if at is not None]
         return Deadline(max(0.0, (min(ends) - now) / 1e9) if ends else float("inf"))
-
-
-def _impure(activation: Activation) -> ImpureStepError:
-    """Throw the error into the step, so that its own cleanup runs, and name the line that awaited."""
-    coroutine: Any = activation.coroutine
-    frame = coroutine.cr_frame
-    code = activation.node.step.function.__code__
-    line = frame.f_lineno if frame is not None else code.co_firstlineno
-    error = ImpureStepError(
-        f"step {activation.node.name!r} awaited something that is not an effect, at {code.co_filename}:{line}\n"
-        "  make an effect of it with @effect, and await that"
-    )
-    try:
-        coroutine.throw(error)
-    except BaseException as raised:
-        if raised is not error and not isinstance(raised, StopIteration | Exception):
-            raise
-    return error

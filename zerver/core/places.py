@@ -25,15 +25,21 @@ class At:
 
 
 class Gate:
-    """A fork or a dag under way: `left` lines have not ended. needs: per line of a dag, how many must end before it."""
+    """A fork or a dag under way: `left` lines have not ended. needs: per line of a dag, how many must end before it.
+    inside: whether it stands in a line of another gate.
+    """
 
-    __slots__ = ("left", "needs", "node", "parent")
+    __slots__ = ("inside", "left", "needs", "node", "parent")
 
     def __init__(self, node: ForkNode | DagNode, parent: At) -> None:
         self.node = node
         self.parent = parent
         self.left = len(node.lines)
         self.needs = list(node.needs) if isinstance(node, DagNode) else []
+        at: Frame | None = parent
+        while at is not None and not isinstance(at, Gate):
+            at = at.parent
+        self.inside = at is not None
 
 
 class Member(At):

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from zerver.core.check import dag_edges, writes_of
+from zerver.core.offload import offloaded
 from zerver.core.signatures import DeadlineRead, PartRead, Read, Signature, SlotRead
 from zerver.core.slots import Slot
 from zerver.core.stages import Block, Branch, Parallel, Pivot, Stage
@@ -207,7 +208,8 @@ class PlanBuilder:
         writes = tuple(self.cell(write.slot) for write in step.signature.writes)
         count = self.names[step.name] = self.names.get(step.name, 0) + 1
         name = step.name if count == 1 else f"{step.name}#{count}"
-        return StepNode(step, name, self._call(step.function, step.signature), writes)
+        function = step.function if step.offload is None else offloaded(step)
+        return StepNode(step, name, self._call(function, step.signature), writes)
 
     def _call(self, function: Callable[..., Any], shape: Signature) -> Callable[[Cells], Any]:
         perhaps = any(isinstance(read, SlotRead) and read.optional for read in shape.reads)

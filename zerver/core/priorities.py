@@ -18,3 +18,8 @@ RANK: Final[dict[Priority, int]] = {priority: rank for rank, priority in enumera
 def lower_of(one: Priority, other: Priority | None) -> Priority:
     """The lower of two classes; None lowers nothing."""
     return one if other is None or RANK[other] <= RANK[one] else other
+
+
+def demoted_by(priority: Priority, classes: int) -> Priority:
+    """The class so many below; there is none below batch."""
+    return PRIORITIES[min(RANK[priority] + classes, len(PRIORITIES) - 1)] if classes else priority

@@ -63,9 +63,11 @@ def _known(plan: Plan, by: str, written: Mapping[str, object]) -> Written:
     return known
 
 
-def still_to_run(here: At, waiting: Iterable[Activation]) -> Iterable[Node]:
-    """Every node that may still run behind `here` and the steps that wait; a line of a gate is taken whole."""
-    places = [here]
+def still_to_run(here: At, waiting: Iterable[Activation], agenda: Iterable[At]) -> Iterable[Node]:
+    """Every node that may still run behind `here`, the agenda and the steps that wait; a line of a gate is taken
+    whole.
+    """
+    places = [here, *agenda]
     for activation in waiting:
         yield activation.node
         places.append(activation.place)

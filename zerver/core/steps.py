@@ -1,14 +1,14 @@
 """Steps: pure functions from slots to a decision.
 
 Law: a step is its function. Calling it in a test calls that function with nothing in between; everything else a Step
-knows (what it reads, writes, may ask for) is read from the function once, and never changes.
+knows (what it reads, writes, may ask for, where it runs) is read once, and never changes.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
 from zerver.core.discover import Mention, mentions
 from zerver.core.effects import EffectKind
@@ -18,15 +18,25 @@ from zerver.errors import DefinitionError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Where a plain step runs instead of on the loop.
+Offload: TypeAlias = Literal["thread", "process"]
+
 
 class Step(Generic[P, R]):
     """A function with a name in the plan. Made by `@step`; call it to call the function."""
 
-    __slots__ = ("__dict__", "__weakref__", "_declared", "_mentions", "function", "name", "signature")
+    __slots__ = ("__dict__", "__weakref__", "_declared", "_mentions", "function", "name", "offload", "signature")
 
-    def __init__(self, function: Callable[P, R], name: str, effects: tuple[EffectKind[..., Any], ...]) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        name: str,
+        effects: tuple[EffectKind[..., Any], ...],
+        offload: Offload | None = None,
+    ) -> None:
         self.function = function
         self.name = name
+        self.offload: Offload | None = offload
         self.signature: Signature = read_signature(f"step {name!r}", function)
         self._declared = effects
         self._mentions: tuple[Mention, ...] | None = None
@@ -57,7 +67,7 @@ class Step(Generic[P, R]):
 def step(function: Callable[P, R], /) -> Step[P, R]: ...
 @overload
 def step(
-    *, name: str | None = None, effects: Iterable[EffectKind[..., Any]] = ()
+    *, name: str | None = None, effects: Iterable[EffectKind[..., Any]] = (), offload: Offload | None = None
 ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
 def step(
     function: Callable[P, R] | None = None,
@@ -65,11 +75,17 @@ def step(
     *,
     name: str | None = None,
     effects: Iterable[EffectKind[..., Any]] = (),
+    offload: Offload | None = None,
 ) -> Step[P, R] | Callable[[Callable[P, R]], Step[P, R]]:
     """Make a step of a plain or async function: its parameters are what it reads, its return annotation what it writes.
 
     name: how it is called in plans and timelines; the function's name by default. effects: kinds that its code picks
     dynamically, so that reading it cannot find them.
+    offload: where a plain step runs that computes for longer than its class may hold the loop (3, 10 or 20 ms).
+    "thread": for what releases the GIL, as compression, hashing and numpy do; other code makes the loop share its time.
+    "process": for any other; what it reads and returns must be picklable, and it must stand at the top of a module. It
+    needs trio-parallel, and some 0.1 ms a call. What it reads must not be changed by others while it runs. Cut short, a
+    thread computes on for nobody, until it has ended; a process is killed.
 
     Raises DefinitionError for a parameter or a return annotation that nothing explains.
     """
@@ -87,6 +103,25 @@ def step(
             raise DefinitionError(
                 f"step {chosen!r} is a generator", "return its result; await effects instead of yielding"
             )
-        return Step(function, chosen, tuple(effects))
+        if offload is not None:
+            _check_offload(function, chosen, offload)
+        return Step(function, chosen, tuple(effects), offload)
 
     return make if function is None else make(function)
+
+
+def _check_offload(function: Callable[..., Any], name: str, offload: Offload) -> None:
+    if offload not in get_args(Offload):
+        raise DefinitionError(
+            f"step {name!r}: offload={offload!r} is no place", f"choose one of {', '.join(get_args(Offload))}"
+        )
+    if inspect.iscoroutinefunction(function):
+        raise DefinitionError(
+            f"step {name!r} awaits effects, and cannot be offloaded",
+            "move what it computes into a plain step of its own, and offload that",
+        )
+    if offload == "process" and "<locals>" in getattr(function, "__qualname__", ""):
+        raise DefinitionError(
+            f"step {name!r} is defined inside a function, where no other process finds it",
+            'move it to the top of its module, or use offload="thread"',
+        )

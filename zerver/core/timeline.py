@@ -8,8 +8,11 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     admitted    flow        priority                              admission gave a ticket
     refused     flow        Refusal                               admission gave none
     read        flow        None                                  the edge has read the request
-    input       plan        (parts, takes, deadline_ns)           the machine is started with them: what a replay needs
-    turn        node        None                                  a CPU step was given its turn
+    input       plan        (parts, takes, deadline_ns, parallel) the machine is started with them: what a replay needs
+    turn        flow, call  since                                 the run had waited for its turn since then (ns)
+                or node                                           a node: it had breathed, and goes on there
+    breath      node        None                                  its slice was over before this step: others go first
+    overrun     step name   Overrun                               a step held its loop for longer than its class may
     step        node        (began, answer)                       a step answered: a value or a decision
     defect      node        (began, exception)                    a step raised
     fault       node        (began, EffectError)                  a failed effect was not caught by its step
@@ -18,7 +21,8 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     pivot       node        None                                  the point of no return was passed
     asked       call        None                                  a step asked for an effect
     attempt     call        number                                a further attempt starts (2 for the first retry)
-    failed      call        (number, EffectError, doubt, wait)    an attempt failed; seconds until the next, or None
+    failed      call        (number, EffectError, doubt, wait,    an attempt failed; seconds until the next, or None and
+                             why)                                 why there is none though the policy allows it, or ""
     hedged      call        number                                a hedge starts attempt `number`
     committed   call        value                                 a write has happened
     doubted     call        EffectError                           a write may have happened
@@ -35,7 +39,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     signalled   node        value                                 the signal came
     expired     node        None                                  it did not
     unresolved  entry       exception, or None                    nobody can say that the write is right
-    ended       flow        Ending                                the last record
+    ended       flow        Ending                                the last record, but for an overrun of the last turn
 """
 
 from __future__ import annotations
@@ -56,6 +60,8 @@ REFUSED: Final = "refused"
 READ: Final = "read"
 INPUT: Final = "input"
 TURN: Final = "turn"
+BREATH: Final = "breath"
+OVERRUN: Final = "overrun"
 STEP: Final = "step"
 DEFECT: Final = "defect"
 FAULT: Final = "fault"
@@ -148,15 +154,26 @@ def accounts(records: Sequence[Record]) -> Accounts:
     time between the first record and the last, whatever happened in between, and however much of it at once.
     """
     sums: dict[Account, int] = {"admission": 0, "turn": 0, "cpu": 0, "io": 0, "parked": 0}
-    waiting = 0
+    waiting = parked = 0
+    started = False
     for (_, before, _, _), (kind, at, subject, detail) in itertools.pairwise(records):
         account = ACCOUNTS.get(kind, "cpu")
         if kind == ASKED and subject.parent is None:
             waiting += 1
         elif kind in (SETTLED, LATE) and subject.parent is None:
             waiting -= 1
-        elif kind == ENDING and detail.status in ("deadline", "cancelled"):  # came from outside, and cut a wait short
-            account = "io" if waiting > 0 else "parked"
+        elif kind == PARKED:
+            parked += 1
+        elif kind == INPUT:
+            started = True
+        elif kind == TURN:  # the wait for the turn began in the middle of the gap: when the world had answered
+            since = min(max(before, detail), at)
+            sums["io" if waiting else "parked" if parked else "cpu"] += since - before
+            before = since
+        elif kind == ENDING and detail.status in ("deadline", "cancelled"):  # perhaps from outside, in a wait
+            account = "parked" if parked and not waiting else "io" if waiting or not started else "cpu"
+        if kind in (SIGNALLED, EXPIRED):
+            parked -= 1
         sums[account] += at - before
     return Accounts(**sums)
 

@@ -7,6 +7,7 @@ carry the run's idempotency key as `Idempotency-Key`, the same over all attempts
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -55,10 +56,23 @@ def _target(exchange: Exchange) -> str:
     return urlsplit(exchange.url).netloc.lower()
 
 
-READ: EffectKind[..., Reply] = EffectKind("http.read", "read", target=_target)
-WRITE: EffectKind[..., Reply] = EffectKind("http.write", "write", target=_target, takes_key=True)
-
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_NAMES_NOTHING = re.compile(r"v\d+|api|")
+_NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,31}")
+
+
+def _operation(exchange: Exchange) -> str:
+    """`read /offers`: reads and writes of what the path's first segment names, `/api` and `/v2` left out. A segment
+    that is no name, as one with a number in it, would make an operation of every id.
+    """
+    segments = urlsplit(exchange.url).path.split("/")
+    first = next((segment for segment in segments if not _NAMES_NOTHING.fullmatch(segment)), "")
+    verb = "read" if exchange.method in _READS else "write"
+    return f"{verb} /{first if _NAME.fullmatch(first) else '…'}"
+
+
+READ: EffectKind[..., Reply] = EffectKind("http.read", "read", target=_target, operation=_operation)
+WRITE: EffectKind[..., Reply] = EffectKind("http.write", "write", target=_target, operation=_operation, takes_key=True)
 
 
 @makes(READ)

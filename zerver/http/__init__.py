@@ -39,6 +39,7 @@ from zerver.http.messages import Response as Response
 from zerver.http.messages import ResponseHead as ResponseHead
 from zerver.http.messages import Send as Send
 from zerver.http.messages import Writer as Writer
+from zerver.http.multipart import Upload as Upload
 from zerver.http.parsers import ParserName as ParserName
 from zerver.http.parts import Body as Body
 from zerver.http.parts import Cookie as Cookie
@@ -49,6 +50,7 @@ from zerver.http.parts import Query as Query
 from zerver.http.patterns import parse_pattern as parse_pattern
 from zerver.http.pool import PoolStatistics as PoolStatistics
 from zerver.http.proxy import proxy as proxy
+from zerver.http.refusals import limited as limited
 from zerver.http.relay import Passage as Passage
 from zerver.http.render import render as render
 from zerver.http.render import render_miss as render_miss
@@ -64,6 +66,7 @@ from zerver.http.router import Entry as Entry
 from zerver.http.router import Match as Match
 from zerver.http.router import Miss as Miss
 from zerver.http.router import Router as Router
+from zerver.http.router import url_for as url_for
 from zerver.http.server import Server as Server
 from zerver.http.server import ServerStatistics as ServerStatistics
 from zerver.http.server import serve_http as serve_http

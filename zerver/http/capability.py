@@ -1,8 +1,9 @@
 """The http effects, performed: `App(capabilities=[http_client()])`.
 
 Law: what an exchange says to the other side beyond its own words is said here: which write this is
-(Idempotency-Key), on whose behalf (X-Request-Id), and how long anybody will wait (X-Request-Timeout-Ms). What
-the exchange says itself wins. What certainly was not sent, and would not be sent next time either, is Rejected.
+(Idempotency-Key), on whose behalf (X-Request-Id), how often it was tried (X-Request-Attempt, from the second attempt
+on, for servers that shed those first), and how long anybody will wait (X-Request-Timeout-Ms). What the exchange says
+itself wins. What certainly was not sent, and would not be sent next time either, is Rejected.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def downstream(info: CallInfo) -> dict[str, str]:
 
     `await http.request("POST", url, headers=downstream(info), key=key)`
     """
-    return {"X-Request-Id": info.run_id}
+    told = {"X-Request-Id": info.run_id}
+    if info.attempt > 1:
+        told["X-Request-Attempt"] = str(info.attempt)
+    return told
 
 
 async def perform_read(exchange: Exchange, *, info: CallInfo = INJECTED, http: HttpClient = INJECTED) -> Reply:
@@ -73,6 +77,7 @@ async def _perform(http: HttpClient, exchange: Exchange, info: CallInfo, key: Id
             timeout=None if bounded else DEFAULT_TIMEOUT,
             limit=exchange.limit,
             redirects=exchange.redirects,
+            priority=info.priority,
         )
     except (AddressRefused, DefinitionError) as refused:
         raise Rejected(str(refused)) from refused

@@ -99,9 +99,17 @@ def _load(pair: CertificateFiles) -> ssl.SSLContext:
         # A key with a passphrase is refused: without this OpenSSL would ask for it on the terminal, and wait.
         context.load_cert_chain(pair.cert, pair.key, password="")
     except OSError as error:
-        told = error.strerror or str(error)
-        raise type(error)(error.errno, f"{told} ({pair.cert}, {pair.key})") from None
+        raise type(error)(error.errno, f"{_told(error)} ({pair.cert}, {pair.key})") from None
     return context
+
+
+def _told(error: OSError) -> str:
+    """OpenSSL says "PEM lib" of a file without a certificate, of a key that is locked, and of the two exchanged."""
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is not that of the certificate"
+    return f"not a certificate and its key, both PEM, without a passphrase [{error.reason or error}]"
 
 
 def _state_of(files: Iterable[CertificateFiles]) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ from typing import Final
 import attrs
 import trio
 
+from zerver.core.priorities import Priority
 from zerver.effects.http import Reply
 from zerver.errors import ConnectFailed
 from zerver.http.dial import Dial, TcpDialer
@@ -108,14 +109,16 @@ class HttpClient:
         timeout: float | None = DEFAULT_TIMEOUT,
         limit: int | None = DEFAULT_BODY_LIMIT,
         redirects: int = 0,
+        priority: Priority = "default",
     ) -> Reply:
         """One exchange; the whole answer, whatever its status.
 
         headers: win over what the client would send itself. body: bytes, or an async iterable of bytes, sent chunked.
         key: names this write over all its attempts; sent as Idempotency-Key. timeout: seconds for all of it, the wait
         for a connection included; None leaves it to the caller's cancel scope. limit: bytes of the answer's body.
-        redirects: how many a read may follow, each to an address that is checked like the first; credentials stay
-        with their origin. One more than that is the answer.
+        redirects: how many a read may follow, each to an address that is checked like the first; another origin
+        gets none of `headers` but Accept*, Range and User-Agent. One more than that is the answer.
+        priority: the class in which it waits for a connection.
 
         A connection that the peer closed before a byte of the answer is replaced once, if the request may be
         repeated: GET, HEAD and OPTIONS, or with an Idempotency-Key.
@@ -124,7 +127,7 @@ class HttpClient:
         sent, for a URL, method or header that cannot be sent.
         """
         deadline = math.inf if timeout is None else trio.current_time() + timeout
-        terms = Terms(deadline, limit, self._tell_deadline)
+        terms = Terms(deadline, limit, self._tell_deadline, priority)
         while True:
             asked = outgoing(method, url, headers, body, key)
             async with self._stream(asked, terms) as response:
@@ -147,6 +150,7 @@ class HttpClient:
         key: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
         limit: int | None = None,
+        priority: Priority = "default",
     ) -> AbstractAsyncContextManager[ClientResponse]:
         """`async with client.stream("GET", url) as response: async for chunk in response: ...`
 
@@ -155,7 +159,15 @@ class HttpClient:
         of the answer closes the connection.
         """
         deadline = math.inf if timeout is None else trio.current_time() + timeout
-        return self._stream(outgoing(method, url, headers, body, key), Terms(deadline, limit, self._tell_deadline))
+        terms = Terms(deadline, limit, self._tell_deadline, priority)
+        return self._stream(outgoing(method, url, headers, body, key), terms)
+
+    @property
+    def serves_at_once(self) -> int:
+        """How many exchanges with one origin it can perform at once. Effects whose handlers use it wait for a place
+        before their attempts begin, and not here, in the middle of one.
+        """
+        return self._limits.per_origin
 
     def statistics(self) -> PoolStatistics:
         """The connections at this moment."""
@@ -205,7 +217,7 @@ class ClientResponse:
 
 def _joined(headers: Headers) -> dict[str, str]:
     """By name, repeated fields joined as Headers.get does."""
-    joined: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for name, value in headers:
-        joined[name] = f"{joined[name]}, {value}" if name in joined else value
-    return joined
+        found.setdefault(name, []).append(value)
+    return {name: ", ".join(values) for name, values in found.items()}

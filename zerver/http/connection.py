@@ -1,8 +1,9 @@
 """The life of one connection: read a head, ask the handler, write the answer, again.
 
-One task runs it. Nothing is read ahead of the request under way, so pipelining costs a client its own time
-only. Every wait has an end. After an error answer no further request of the connection is read. Whatever
-happens, the stream is closed, and `run` raises nothing but cancellation: a defect goes to `on_defect`.
+Law: one task runs it, and every wait has an end. Nothing is read ahead of the request under way, so pipelining costs a
+client its own time only. After an error answer no further request of the connection is read. Whatever happens, the
+stream is closed, and `run` raises nothing but cancellation: a defect goes to `on_defect`. An answer that is made here
+carries an `X-Request-Id`, as those of runs do; a client's mistake is not logged, a defect once, with that id.
 
 A client that has closed its sending side counts as gone, as it does to other servers: on TCP "I have sent
 all" and "I have left" look the same, and the second is by far the more frequent. If nobody watches for it
@@ -13,19 +14,22 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from functools import lru_cache
+from typing import Final
 
 import attrs
 import trio
 
 from zerver.errors import InternalError, ProtocolViolation
 from zerver.http.bodies import dispose, finish, pour
+from zerver.http.brakes import Brake
 from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits, WireExchange
 from zerver.http.hangups import Hangups
-from zerver.http.messages import Deferred, RequestHead, Response, Writer
+from zerver.http.messages import Deferred, Headers, RequestHead, Response, Writer
 from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.response import problem
 from zerver.http.streams import Inlet, Outlet, PeerGone
@@ -35,19 +39,46 @@ from zerver.runtime.groups import unwrapped
 _log = logging.getLogger(__name__)
 
 
+def late_head() -> ProtocolViolation:
+    """What is wrong when a head took too long."""
+    return ProtocolViolation("the head did not arrive in time", status=408)
+
+
 def log_defect(defect: Exception) -> None:
     """The default of `on_defect`: the traceback, to the logger `zerver.http.connection`."""
     _log.error("defect while serving a request", exc_info=defect)
 
 
+def random_id() -> str:
+    """The default of `new_id`: like those of runs."""
+    return f"req_{secrets.token_hex(12)}"
+
+
 @attrs.frozen
 class Service:
-    """What all connections of a server share. on_defect gets every exception that is nobody's answer."""
+    """What all connections of a server share. on_defect gets every exception that is nobody's answer. new_id: makes
+    the X-Request-Id of answers that no handler has made.
+    """
 
     handler: Handler
     limits: Limits = DEFAULT_LIMITS
     on_defect: Callable[[Exception], None] = log_defect
     parser: HeadParser = attrs.field(factory=head_parser)
+    new_id: Callable[[], str] = random_id
+    brake: Brake = attrs.field(factory=Brake)
+
+    def refuse(self, violation: ProtocolViolation) -> Response:
+        """What the client hears of its mistake. The connection ends with it. No log line: strangers could write it."""
+        answer = problem(violation.status, detail=str(violation))
+        headers = answer.headers.adding("x-request-id", self.new_id()).adding("connection", "close")
+        return Response(answer.status, headers, answer.body)
+
+    def stumble(self, defect: Exception) -> Response:
+        """What the client hears of a bug: that there is one. What it was is in the report."""
+        request_id = self.new_id()
+        defect.add_note(f"while serving {request_id}")
+        self.report(defect)
+        return Response(500, _DEFECT_FIELDS.adding("x-request-id", request_id), _DEFECT_BODY)
 
     def report(self, defect: Exception) -> None:
         try:
@@ -57,16 +88,27 @@ class Service:
 
 
 class Connection:
-    """One client's connection. peer: its address, for the handler to see. hangups: of its server, if it has them."""
+    """One client's connection. peer: its address, for the handler to see. hangups: of its server, if it has them.
+    heard: what has been read of the stream already.
+    """
 
     def __init__(
-        self, stream: trio.abc.Stream, service: Service, peer: str = "", hangups: Hangups | None = None
+        self,
+        stream: trio.abc.Stream,
+        service: Service,
+        peer: str = "",
+        hangups: Hangups | None = None,
+        heard: bytes = b"",
     ) -> None:
         self.requests = 0  # answered so far
+        self._refusals = 0  # the last answers that were such
+        self._retry_after: str | None = None  # of the last of these
         self._stream = stream
         self._service = service
         self._limits = service.limits
         self._wire = ServerWire(service.limits.head, service.parser)
+        if heard:
+            self._wire.receive(heard)
         self._inlet = Inlet(stream, service.report, hangups)
         self._outlet = Outlet(stream, service.limits.write_seconds)
         scheme = "https" if isinstance(stream, trio.SSLStream) else "http"
@@ -139,16 +181,22 @@ class Connection:
                 await self._answer(late)
                 return self._may_bring_more
             if self._wire.has_rest:
-                raise ProtocolViolation("the head did not arrive in time", status=408)
+                raise late_head()
         except ProtocolViolation as violation:
-            await self._send(refusal(violation))
+            await self._send(self._service.refuse(violation))
             return True
         return False
 
     async def _answer(self, head: RequestHead) -> bool:
         """Answer one request. Whether another may follow."""
-        await self._send(await self._ask(WireExchange(head, self._channel)))
+        response = await self._ask(WireExchange(head, self._channel))
+        await self._send(response)
         self.requests += 1
+        if response.refusal:
+            self._refusals += 1
+            self._retry_after = response.headers.get("retry-after")
+        else:
+            self._refusals = 0
         return await self._next_cycle()
 
     @property
@@ -158,12 +206,23 @@ class Connection:
     async def _read_head(self) -> RequestHead | None:
         """The next head, or None when there will be none."""
         event: ServerEvent = Mark.NEED_DATA
+        if self._refusals >= Brake.AFTER and not self._closing:
+            await self._hold_back()
         if self._wire.has_rest:
-            await trio.lowlevel.checkpoint()  # whoever pipelines waits for nothing else, and others want their turn
+            if self.requests:
+                await trio.lowlevel.checkpoint()  # whoever pipelines waits for nothing else; others want their turn
             event = self._wire.next_event()
         if event is Mark.NEED_DATA:
             event = await self._wait_head()
         return event if isinstance(event, RequestHead) else None
+
+    async def _hold_back(self) -> None:
+        """Read nothing until the client may try again: what it says meanwhile, its kernel and ours keep."""
+        self._idle = not self._wire.has_rest
+        try:
+            await self._service.brake.hold(self._retry_after)
+        finally:
+            self._idle = False
 
     async def _wait_head(self) -> ServerEvent:
         """The event that ends the wait. Its time is `_waiting`'s deadline; when it is up, the connection's is too."""
@@ -195,7 +254,7 @@ class Connection:
             if self._wire.body_length == 0:
                 self._wire.next_event()  # EndOfMessage: a request without a body is complete
         except ProtocolViolation as violation:
-            return refusal(violation)
+            return self._service.refuse(violation)
         return await ask(self._service, exchange)
 
     async def _next_cycle(self) -> bool:
@@ -259,9 +318,8 @@ class Connection:
         try:
             start = self._start(response, len(body) if declared is None else declared)
         except Exception as defect:  # a status or a header that cannot be sent
-            self._service.report(defect)
-            response, body = DEFECT, DEFECT_BODY
-            start = self._start(DEFECT, len(body))
+            response, body = self._service.stumble(defect), _DEFECT_BODY
+            start = self._start(response, len(body))
         answer = self._wire.send_data(body)
         end = self._wire.send_end()
         if len(answer) <= Outlet.PIECE:
@@ -274,8 +332,7 @@ class Connection:
         try:
             start = self._start(response, _declared_length(response))
         except Exception as defect:
-            self._service.report(defect)
-            await self._send_whole(DEFECT, DEFECT_BODY)
+            await self._send_whole(self._service.stumble(defect), _DEFECT_BODY)
             return
         with trio.CancelScope() as scope:
             try:
@@ -323,11 +380,10 @@ async def ask(service: Service, exchange: Exchange) -> Response:
         return response if isinstance(response.body, bytes) else await finish(response, exchange.head)
     except Exception as error:
         if not exchange.owns(error):
-            service.report(error)
-            return DEFECT
+            return service.stumble(error)
         if not isinstance(error, ProtocolViolation):
             raise PeerGone("the client left before its body was complete") from error
-        return refusal(error)
+        return service.refuse(error)
     finally:
         exchange.end()
 
@@ -346,15 +402,8 @@ def _declared_length(response: Response) -> int | None:
     return None if declared is None else int(declared)
 
 
-def refusal(violation: ProtocolViolation) -> Response:
-    """What the client hears of its mistake. The connection ends with it."""
-    answer = problem(violation.status, detail=str(violation))
-    return attrs.evolve(answer, headers=answer.headers.adding("connection", "close"))
-
-
-# What the client hears of a bug: that there is one. What it was is in the report.
-DEFECT_BODY = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
-DEFECT = Response(500, {"content-type": "application/problem+json", "connection": "close"}, DEFECT_BODY)
+_DEFECT_BODY: Final = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
+_DEFECT_FIELDS: Final = Headers.of({"content-type": "application/problem+json", "connection": "close"})
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ Every failure is a ConnectFailed: of the request, not a byte has been sent.
 
 from __future__ import annotations
 
+import os
 import select
 import ssl
 from collections.abc import Awaitable, Callable
@@ -126,7 +127,7 @@ async def _connect_any(origin: Origin, addresses: list[Address]) -> trio.SocketS
         try:
             return await _connect(addresses[0])
         except OSError as error:
-            raise ConnectFailed(f"{origin}: {error.strerror or error}") from error
+            raise ConnectFailed(f"{origin}: {_told(error)}") from error
     race = _Race()
     try:
         with unwrapped():
@@ -154,7 +155,7 @@ class _Race:
         try:
             stream = await _connect(address)
         except OSError as error:
-            self.errors.append(error.strerror or str(error))
+            self.errors.append(f"{address[4][0]}: {_told(error)}")
             failed.set()
             return
         if self.winner is None:
@@ -162,6 +163,11 @@ class _Race:
             others.cancel()
         else:
             stream.socket.close()
+
+
+def _told(error: OSError) -> str:
+    """What the system calls it; Trio's own words repeat the address, as a tuple."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 async def _connect(address: Address) -> trio.SocketStream:

@@ -1,6 +1,7 @@
 """One request as its handler sees it: a head, a body that is read when asked for, a peer that may leave.
 
-This is all that the HTTP edge shows to whoever answers requests; it knows no routes, runs or flows.
+Law: this is all that the HTTP edge shows to whoever answers requests, and it knows no routes, runs or flows. Nothing of
+a body is read before it is asked for; what is wrong with it is one error, the same at each attempt, and the client's.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Limits:
     - drain, linger_seconds: how much of what nobody read is thrown away before closing, and for how long.
     - cleanup_seconds: how long a response's iterator may take to close.
     - connections: how many may be open at once; 503 to those over it, as soon as they connect.
+    - lag_seconds: how long the loop may look away from its sockets; if it does so again and again, 503 to those who
+      connect. memory: of the process, resident; None is no limit. 503 to those who connect when 95 % of it is in use,
+      or 90 % of the files that the system allows.
     """
 
     head: HeadLimits = DEFAULT_HEAD_LIMITS
@@ -46,6 +50,8 @@ class Limits:
     linger_seconds: float = 2.0
     cleanup_seconds: float = 5.0
     connections: int = 10_000
+    lag_seconds: float = 0.1
+    memory: int | None = None
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -19,8 +19,9 @@ from urllib.parse import unquote_to_bytes
 from zerver.core.signatures import PartRead
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 from zerver.http.conversions import check_is_json, compile_json, compile_text, compile_texts, decode_utf8, without_none
-from zerver.http.forms import Fields, compile_record, form_text, read_one
+from zerver.http.forms import Decode, Fields, check_not_coded, compile_record, form_text, read_one
 from zerver.http.messages import NOBODY, Caller, Request, RequestHead
+from zerver.http.multipart import Parts, Upload, is_multipart, read_multipart
 from zerver.http.router import NO_PARAMS
 
 #: How many fields a query or a form may have that somebody reads (400): Django's DATA_UPLOAD_MAX_NUMBER_FIELDS.
@@ -32,7 +33,7 @@ _ABSENT: Final[Any] = object()
 class Sources:
     """One request, as readers see it; cookies and query are parsed at most once, and only if somebody reads them."""
 
-    __slots__ = ("_cookies", "_form", "_query", "body", "caller", "head", "params", "passage")
+    __slots__ = ("_cookies", "_form", "_parts", "_query", "body", "caller", "head", "params", "passage")
 
     def __init__(
         self, head: RequestHead, params: Mapping[str, str], body: bytes, caller: Caller, passage: object
@@ -44,6 +45,7 @@ class Sources:
         self.caller = caller
         self._query: dict[str, list[str]] | None = None
         self._form: dict[str, list[str]] | None = None
+        self._parts: Parts | None = None
         self._cookies: dict[str, str] | None = None
 
     @property
@@ -54,8 +56,18 @@ class Sources:
         return self._query
 
     @property
+    def parts(self) -> Parts | None:
+        """What a multipart body holds; None for another kind of body. Raises ProtocolViolation for a malformed one."""
+        if self._parts is None:
+            content_type = self.head.headers.get("content-type")
+            if content_type is not None and is_multipart(content_type):
+                check_not_coded(self.head)
+                self._parts = read_multipart(content_type, self.body)
+        return self._parts
+
+    @property
     def form(self) -> dict[str, list[str]]:
-        """The fields of the body, likewise. Raises ProtocolViolation for a body that is no form."""
+        """The fields of the other kind, as those of a query. Raises ProtocolViolation for a body that is no form."""
         if self._form is None:
             self._form = _parse_fields(form_text(self.head, self.body), "form")
         return self._form
@@ -171,14 +183,16 @@ def _path_reader(part: PartRead, where: str) -> Reader:
 def _fields_reader(part: PartRead, where: str) -> Reader:
     """Of a query or a form: a whole class, every value of a field, or one."""
     name, place, type_ = part.name, _place(part), without_none(part.type)
+    if part.part.source == "form" and type_ in (Upload, list[Upload]):
+        return _upload_reader(part, several=type_ is not Upload)
     pick = _PICK[part.part.source]
     record = compile_record(type_, part.part.source, where)
     if record is not None:
         whole, optional = record, not part.required
 
         def read_record(sources: Sources) -> Any:
-            fields = pick(sources)
-            return _ABSENT if optional and not whole.any_in(fields) else whole.read(fields, _decoded)
+            fields, decode = pick(sources)
+            return _ABSENT if optional and not whole.any_in(fields) else whole.read(fields, decode)
 
         return read_record
     become = compile_texts(type_, place, where)
@@ -186,25 +200,57 @@ def _fields_reader(part: PartRead, where: str) -> Reader:
         into = become
 
         def read_all(sources: Sources) -> Any:
-            raw = pick(sources).get(name)
+            fields, decode = pick(sources)
+            raw = fields.get(name)
             if raw is None:
                 return _ABSENT
-            return into([_decoded(value, f"{place}[{at}]") for at, value in enumerate(raw)])
+            return into([decode(value, f"{place}[{at}]") for at, value in enumerate(raw)])
 
         return read_all
     one = compile_text(type_, place, where)
 
     def read(sources: Sources) -> Any:
-        raw = pick(sources).get(name)
-        return _ABSENT if raw is None else read_one(raw, place, _decoded, one)
+        fields, decode = pick(sources)
+        raw = fields.get(name)
+        return _ABSENT if raw is None else read_one(raw, place, decode, one)
 
     return read
 
 
-_PICK: Final[Mapping[str, Callable[[Sources], Fields]]] = {
-    "query": lambda sources: sources.query,
-    "form": lambda sources: sources.form,
+def _form_fields(sources: Sources) -> tuple[Fields, Decode]:
+    parts = sources.parts
+    return (sources.form, _decoded) if parts is None else (parts.fields, _as_it_is)
+
+
+def _as_it_is(value: str, _: str) -> str:
+    return value
+
+
+_PICK: Final[Mapping[str, Callable[[Sources], tuple[Fields, Decode]]]] = {
+    "query": lambda sources: (sources.query, _decoded),
+    "form": _form_fields,
 }
+
+
+def _upload_reader(part: PartRead, *, several: bool) -> Reader:
+    name, place = part.name, _place(part)
+
+    def read(sources: Sources) -> Any:
+        parts = sources.parts
+        if parts is None:
+            if sources.body:
+                raise ProtocolViolation("the body must be multipart/form-data", status=415)
+            return _ABSENT
+        files = parts.files.get(name)
+        if files is None:
+            return _ABSENT
+        if several:
+            return files
+        if len(files) > 1:
+            raise InvalidData([(place, f"is given {len(files)} times, and one file is wanted")])
+        return files[0]
+
+    return read
 
 
 def _header_reader(part: PartRead, where: str) -> Reader:

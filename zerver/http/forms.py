@@ -105,13 +105,18 @@ def compile_record(type_: Any, place: str, where: str) -> Record | None:
 
 def form_text(head: RequestHead, body: bytes) -> str:
     """A form's body, ready to be cut into fields. Raises ProtocolViolation: 415 for another kind, 400 for no text."""
-    coding = head.headers.get("content-encoding")
-    if coding is not None and coding.lower() != "identity":
-        raise ProtocolViolation("the body has a Content-Encoding, and none is understood", status=415)
+    check_not_coded(head)
     media = (head.headers.get("content-type") or "").partition(";")[0].strip(" \t").lower()
     if media != _FORM and (body or media):
-        raise ProtocolViolation(f"the body must be {_FORM}", status=415)
+        raise ProtocolViolation(f"the body must be {_FORM} or multipart/form-data", status=415)
     try:
         return body.decode("ascii")  # whatever is not, is percent-encoded
     except UnicodeDecodeError:
         raise ProtocolViolation("the form has bytes that are not percent-encoded") from None
+
+
+def check_not_coded(head: RequestHead) -> None:
+    """Raise ProtocolViolation (415) for a body with a Content-Encoding."""
+    coding = head.headers.get("content-encoding")
+    if coding is not None and coding.lower() != "identity":
+        raise ProtocolViolation("the body has a Content-Encoding, and none is understood", status=415)

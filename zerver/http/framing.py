@@ -1,5 +1,7 @@
 """Where a body ends, read or written: by count, by chunks, or with the connection (RFC 9112 §6.3). No I/O.
 
+Law: one decoder says where a body ends, whatever parser has read its head; and what is written is what was announced.
+
 No parser library does this here. A gate that has to find each chunk line to check it has found the data
 too, and one decoder cannot disagree with itself. h11 takes any text as chunk extension and blanks after a
 size, and reports neither.

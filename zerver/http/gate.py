@@ -10,7 +10,8 @@ what request smuggling is made of.
 Refused on purpose, though RFC 9112 allows a lenient server to take it: bare LF and an empty line before the
 request (§2.2), folded lines (§5.2), equal repeated Content-Lengths (§6.3).
 
-Each verdict depends on the bytes alone, never on how they were cut into reads.
+Law: each verdict depends on the bytes alone, never on how they were cut into reads; what is refused is refused for
+ever, and time is linear in what was sent.
 """
 
 from __future__ import annotations

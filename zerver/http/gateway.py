@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
 import trio
 
 from zerver.errors import ExchangeFailed, InternalError, ProtocolViolation
 from zerver.http import gate
 from zerver.http.bodies import dispose, pour
-from zerver.http.connection import DEFECT, Service, ask, refusal
+from zerver.http.connection import Service, ask
 from zerver.http.exchange import Exchange, Limits
 from zerver.http.messages import Deferred, Headers, RequestHead, Response, Writer
 from zerver.http.streams import PeerGone
@@ -29,6 +30,7 @@ SendMessage: TypeAlias = Callable[[Message], Awaitable[None]]
 #: What frames a message is the other server's business.
 _FRAMING: Final = frozenset((b"transfer-encoding", b"connection", b"keep-alive", b"upgrade"))
 _BODILESS: Final = (204, 304)
+_PATH: Final = "/!$&'()*+,;=:@~"  # what a path may have in it as it is (RFC 3986 §3.3)
 
 
 async def serve_scope(service: Service, scope: Scope, receive: Receive, send: SendMessage) -> None:
@@ -58,7 +60,7 @@ class Answering:
             head = head_of(self._scope)
             _ = head.segments
         except ProtocolViolation as violation:
-            await self._answer(refusal(violation))
+            await self._answer(self._service.refuse(violation))
             return
         exchange = ScopeExchange(head, self._scope, limits, receive, nursery)
         response = await ask(self._service, exchange)
@@ -76,8 +78,8 @@ class Answering:
         try:
             start = _start(response, self._head_only)
         except Exception as defect:  # a status or a header that cannot be sent
-            self._service.report(defect)
-            response, start = DEFECT, _start(DEFECT, self._head_only)
+            response = self._service.stumble(defect)
+            start = _start(response, self._head_only)
         await self._push(start)
         if self._head_only or response.status in _BODILESS:
             await self._push_piece(b"", more=False)
@@ -203,7 +205,7 @@ class ScopeExchange(Exchange):
 
 def head_of(scope: Mapping[str, Any]) -> RequestHead:
     """The head of a scope. Raises ProtocolViolation for what is no request, as far as a scope can tell."""
-    raw = scope.get("raw_path") or scope["path"].encode()
+    raw = scope.get("raw_path") or quote(scope["path"], safe=_PATH).encode()  # not every server gives the raw one
     query = scope.get("query_string", b"")
     target = raw.partition(b"?")[0] + (b"?" + query if query else b"")
     try:

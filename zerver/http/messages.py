@@ -1,7 +1,8 @@
 """HTTP messages as values: what was asked, what is answered. No I/O, no parser, no clock.
 
-Bytes stay bytes until somebody looks: a request pays for the one header it reads, not for the twenty
-it carries. Every parsed form (path, segments, query) is computed at most once.
+Law: a message says what its bytes said, and nothing else: no case is restored, no field dropped, no path tidied. Bytes
+stay bytes until somebody looks: a request pays for the one header it reads, not for the twenty it carries. Every parsed
+form (path, segments, query) is computed at most once.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias, Union, cast
+from typing import Any, ClassVar, Final, TypeAlias, Union, cast
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -50,6 +52,13 @@ class Headers:
         if isinstance(fields, Mapping):  # the cast: an iterable of pairs cannot be a mapping too
             fields = cast("Mapping[str, str]", fields).items()
         return cls(tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields))
+
+    def __getitem__(self, name: str) -> str:
+        """The value of a field, as `get` gives it: of a repeated one, all of them. Raises KeyError if there is none."""
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
 
     def get(self, name: str) -> str | None:
         """The value of a field, or None. A repeated field is joined with ", " (RFC 9110 §5.3).
@@ -98,6 +107,15 @@ class Headers:
 
 
 NO_HEADERS = Headers()
+
+#: Statuses as RFC 9110 §15 names them, in status lines and titles: Python's names of some changed with 3.13.
+PHRASES: Final[Mapping[int, str]] = {
+    **{status.value: status.phrase for status in HTTPStatus},
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 
 
 def as_headers(fields: HeadersLike) -> Headers:
@@ -238,11 +256,15 @@ class Response:
 
     `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's business. Two of them may
     be given: `Content-Length` with an iterator of known length, and `Connection: close`.
+
+    refusal: the request was not begun, for want of room (429, 503). A connection that gets several of these in a row is
+    not read until Retry-After, so it should not be set for a proxy, on whose connections others ask, too.
     """
 
     status: int = 200
     headers: Headers = attrs.field(default=NO_HEADERS, converter=as_headers)
     body: bytes | AsyncIterator[bytes] | Writer | Deferred = b""
+    refusal: bool = False
 
     def __zerver_after_run__(self) -> str:
         """What the timeline of a run says that ended with this: its own records are complete before a byte is sent."""

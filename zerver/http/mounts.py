@@ -25,9 +25,9 @@ from zerver.core.decisions import Done
 from zerver.core.effects import effect
 from zerver.core.flows import Flow
 from zerver.core.steps import step
-from zerver.errors import DefinitionError, ExchangeFailed
+from zerver.errors import DefinitionError, ExchangeFailed, ProtocolViolation
 from zerver.http.messages import Headers, RequestHead, Response
-from zerver.http.relay import Passage, Relay
+from zerver.http.relay import SAFE_METHODS, Passage, Relay
 from zerver.runtime.groups import open_body_nursery
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -36,7 +36,6 @@ AsgiApp: TypeAlias = Callable[
 ]
 
 _VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _STARTUP_SECONDS: Final = 30.0
 _SHUTDOWN_SECONDS: Final = 10.0
 
@@ -68,7 +67,7 @@ class Mounted:
 
         @step(name="mount.pass_on", effects=(read, write))
         async def pass_on(passage: Passage) -> Done:
-            return Done(await (read if passage.head.method in _SAFE else write)(passage))
+            return Done(await (read if passage.head.method in SAFE_METHODS else write)(passage))
 
         return Flow(f"mount {prefix}", [pass_on])
 
@@ -85,12 +84,21 @@ def mounted_at(mounts: Iterable[Mounted], head: RequestHead) -> Mounted | None:
 async def call(mount: Mount, state: dict[str, Any], passage: Passage, relay: Relay) -> None:
     """Let the application answer one request."""
     conversation = _Conversation(passage, relay)
-    await mount.app(_scope(mount, state, passage), conversation.receive, conversation.send)
+    try:
+        await mount.app(_scope(mount, state, passage), conversation.receive, conversation.send)
+    except Exception as error:
+        if conversation.violation is None:
+            raise
+        raise conversation.violation from error
     conversation.check_complete()
 
 
 class _Conversation:
-    """What an application is told, and what it answers."""
+    """What an application is told, and what it answers.
+
+    violation: what was wrong with the body, if that was found before the answer began. It is the answer then, whatever
+    the application makes of it: frameworks take it for a defect of theirs, and would say 500 where 413 is true.
+    """
 
     def __init__(self, passage: Passage, relay: Relay) -> None:
         self._relay = relay
@@ -98,6 +106,7 @@ class _Conversation:
         self._body_over = False
         self._start: tuple[int, Headers] | None = None
         self._over = False
+        self.violation: ProtocolViolation | None = None
 
     async def receive(self) -> Message:
         if self._body_over or self._start is not None:
@@ -107,11 +116,16 @@ class _Conversation:
             piece = await self._exchange.next_piece()
         except ExchangeFailed:
             return {"type": "http.disconnect"}
+        except ProtocolViolation as violation:
+            self.violation = violation
+            raise
         self._body_over = not piece
         return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
+        if self.violation is not None:
+            raise self.violation
         if kind == "http.response.start" and self._start is None:
             fields = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
             self._start = (message["status"], Headers(fields))
@@ -126,6 +140,8 @@ class _Conversation:
             raise RuntimeError(f"{kind!r} is not expected now")
 
     def check_complete(self) -> None:
+        if self.violation is not None:
+            raise self.violation
         if self._start is None:
             raise ExchangeFailed("the mounted application returned without an answer")
 
@@ -157,7 +173,7 @@ def _scope(mount: Mount, state: dict[str, Any], passage: Passage) -> dict[str, A
 async def open_mounts(
     mounts: Iterable[Mount], on_defect: Callable[[Exception], None]
 ) -> AsyncGenerator[tuple[Mounted, ...], None]:
-    """Start the applications, one after the other; leaving the block ends them in reverse order.
+    """Start the applications, one after the other; leaving the block ends them in reverse order, cancelled or not.
 
     on_defect: told what one raises after it has started, and when it does not end in time.
     Raises DefinitionError when one says that it failed to start, or does not say anything for half a minute.
@@ -177,6 +193,8 @@ async def open_mounts(
                     await life.end()
             if scope.cancelled_caught:
                 on_defect(TimeoutError("a mounted application did not end in time"))
+            for life in lives:
+                life.cut()
             nursery.cancel_scope.cancel()
 
 
@@ -193,11 +211,15 @@ class _Lifespan:
         self._asked = 0
         self._started = False
         self._failure: str | None = None
+        # A server is ended by cancellation, too, and what an application closes in its end, it awaits. So that does not
+        # reach in here; `end` asks, and `cut` insists.
+        self._life = trio.CancelScope(shield=True)
 
     async def run(self) -> None:
         scope = {"type": "lifespan", "asgi": _VERSIONS, "state": self.state}
         try:
-            await self.mount.app(scope, self._receive, self._send)
+            with self._life:
+                await self.mount.app(scope, self._receive, self._send)
         except Exception as error:
             if self._started:
                 self._on_defect(error)
@@ -220,6 +242,9 @@ class _Lifespan:
         self._ending.set()
         if self._started:
             await self._ended.wait()
+
+    def cut(self) -> None:
+        self._life.cancel()
 
     async def _receive(self) -> Message:
         self._asked += 1

@@ -31,7 +31,8 @@ _AUTHORITY: Final = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 _VISIBLE: Final = re.compile(r"[!-~]+")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+#: What this client asks without wanting anything changed.
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # Nothing is decoded here, so nothing encoded is asked for.
 _DEFAULTS: Final = ((b"user-agent", b"zerver"), (b"accept", b"*/*"), (b"accept-encoding", b"identity"))
@@ -98,7 +99,7 @@ def outgoing(method: str, url: str, headers: HeadersLike | None, body: Body, key
         defaults += _given_fields([("Idempotency-Key", key)])
     fields = (*(field for field in defaults if field[0] not in names), *given)
     keyed = key is not None or b"idempotency-key" in names
-    repeatable = (keyed or method in _SAFE_METHODS) and isinstance(body, bytes)
+    repeatable = (keyed or method in READS) and isinstance(body, bytes)
     return Outgoing(origin, RequestHead(method, target, Headers(fields)), body, repeatable)
 
 

@@ -7,6 +7,7 @@ Law: a marker only names its piece. Nothing here reads a request: `zerver.http.e
     Annotated[list[str], Query()] = []      ?tag=a&tag=b, from a parameter called `tag`
     Annotated[Filters, Query()]             all fields of an attrs class from the query
     Annotated[Login, Form()]                the same from a form that a browser sends
+    Annotated[Upload, Form()]               a file of such a form
     Annotated[str, Header()]                X-Tenant, from a parameter called `x_tenant`
     Annotated[str | None, Cookie()]         the cookie `session`, None when there is none
     Annotated[CheckoutBody, Body()]         JSON into an attrs class; `bytes` and `str` get the body as it came
@@ -71,7 +72,9 @@ class Body(Part):
 
 @attrs.frozen
 class Form(Part):
-    """A field of a form (application/x-www-form-urlencoded, as browsers send it), or all into an attrs class; as Query.
+    """A field of a form, of either kind that browsers send, or all of them into an attrs class; as Query.
+
+    With the type `Upload`, or `list[Upload]`, it is a file, or all of one name: of multipart/form-data.
 
     Any page in a browser can send a form to you, with your cookies: a step must check a token, or `Origin`.
     """

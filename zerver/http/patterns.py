@@ -94,7 +94,8 @@ def _is_text(segment: str) -> bool:
 
 
 def _is_int(segment: str) -> bool:
-    return segment.isascii() and segment.isdigit()
+    """One spelling for each number: not "007", nor "+7", which `int` would take. No negative ones."""
+    return segment.isascii() and segment.isdigit() and (segment[0] != "0" or segment == "0")
 
 
 def _is_uuid(segment: str) -> bool:

@@ -8,7 +8,8 @@ A wait has no moment between "granted" and "received". It is not an event plus a
 the waiter out of the queue, being granted takes it out of the reach of cancellation, and both are one call
 of Trio's scheduler.
 
-- Waiting is fair: first come, first served, for each origin and between origins.
+- Waiting is by class (`zerver.core.queues`): interactive first, and nobody starves. Inside a class it is first come,
+  first served, for each origin and between origins.
 - Re-use is last in, first out: the connection used last is the least likely to be stale, and those that the
   present load does not need grow old and are closed.
 - A new connection is made by its lease's holder: the pool knows no network.
@@ -24,6 +25,8 @@ from typing import Final, Generic, NoReturn, TypeVar
 import attrs
 import trio
 
+from zerver.core.priorities import Priority
+from zerver.core.queues import ClassQueues, Shares
 from zerver.errors import ConnectFailed, InternalError
 from zerver.http.outgoing import Origin
 
@@ -34,12 +37,15 @@ _CLOSE_SECONDS: Final = 1.0
 
 @attrs.frozen
 class OriginStatistics:
-    """The connections of one origin. waiting: requests that wait for one."""
+    """The connections of one origin. waiting: requests that wait for one; waiting_by_class: interactive, default,
+    batch.
+    """
 
     origin: Origin
     busy: int
     idle: int
     waiting: int
+    waiting_by_class: tuple[int, int, int] = (0, 0, 0)
 
 
 @attrs.frozen
@@ -72,7 +78,7 @@ class _Slots(Generic[C]):
     origin: Origin
     busy: int = 0
     idle: deque[_Idle[C]] = attrs.field(factory=deque)
-    waiting: OrderedDict[_Waiter[C], None] = attrs.field(factory=OrderedDict)
+    waiting: ClassQueues[_Waiter[C]] = attrs.field(factory=ClassQueues)
 
     @property
     def unused(self) -> bool:
@@ -123,20 +129,21 @@ class Pool(Generic[C]):
         self._open = 0  # slots in use and idle
         self._waiting = 0
         self._tickets = count()
+        self._shares = Shares()  # between origins; each origin's own are in its queues
         self._closed = False
         self._reaper = trio.lowlevel.ParkingLot()
 
     def statistics(self) -> PoolStatistics:
         """Counts at this moment; origins without connections and waiters are not kept."""
         origins = tuple(
-            OriginStatistics(slots.origin, slots.busy, len(slots.idle), len(slots.waiting))
+            OriginStatistics(slots.origin, slots.busy, len(slots.idle), len(slots.waiting), slots.waiting.counts)
             for slots in self._origins.values()
         )
         return PoolStatistics(self._open - len(self._idle), len(self._idle), self._waiting, origins)
 
     # ---- acting -------------------------------------------------------------------------------
 
-    async def acquire(self, origin: Origin) -> Lease[C]:
+    async def acquire(self, origin: Origin, priority: Priority = "default") -> Lease[C]:
         """Wait for a slot. Give it back with `give_back`, whatever happens. Raises ConnectFailed once closed.
 
         A checkpoint only if it has to wait.
@@ -147,7 +154,7 @@ class Pool(Generic[C]):
         # Nobody of this origin waits if there is a slot to be had; a newcomer must not overtake.
         grant = None if slots.waiting else self._decide(slots)
         if grant is None:
-            grant = await self._wait(slots)
+            grant = await self._wait(slots, priority)
         try:
             if grant.doomed:
                 await self._close_all(grant.doomed)
@@ -195,13 +202,13 @@ class Pool(Generic[C]):
             self._forget_unused(slots)
         await self._close_all(self._take_expired(float("inf")))
 
-    async def _wait(self, slots: _Slots[C]) -> _Grant[C]:
+    async def _wait(self, slots: _Slots[C], priority: Priority) -> _Grant[C]:
         waiter: _Waiter[C] = _Waiter(next(self._tickets), trio.lowlevel.current_task())
-        slots.waiting[waiter] = None
+        slots.waiting.add(waiter, priority)
         self._waiting += 1
 
         def leave(_: object) -> trio.lowlevel.Abort:
-            del slots.waiting[waiter]
+            slots.waiting.remove(waiter, priority)
             self._waiting -= 1
             self._forget_unused(slots)
             return trio.lowlevel.Abort.SUCCEEDED
@@ -263,15 +270,25 @@ class Pool(Generic[C]):
         self._forget_unused(slots)
 
     def _hand_out(self) -> None:
-        """Give what there is to those who wait, the one who has waited longest first."""
+        """Give what there is to those who wait.
+
+        An origin stands in line between the others with its highest class; when its turn comes, its own queues say who
+        of its waiters goes. So a batch request whose share is due holds up nobody of another class.
+        """
         queues = [slots for slots in self._origins.values() if slots.waiting]
         while queues:
-            slots = min(queues, key=lambda slots: next(iter(slots.waiting)).ticket)
+            ranks = [slots.waiting.waiting[0] for slots in queues]
+            rank = self._shares.choose(ranks)
+            slots = min(
+                (slots for slots, its in zip(queues, ranks, strict=True) if its == rank),
+                key=lambda slots: slots.waiting.oldest(rank).ticket,
+            )
             grant = self._decide(slots)
             if grant is None:  # this origin is at its limit; others may not be
                 queues.remove(slots)
                 continue
-            waiter, _ = slots.waiting.popitem(last=False)
+            self._shares.give(rank, ranks)
+            waiter = slots.waiting.pop()
             self._waiting -= 1
             waiter.grant = grant
             trio.lowlevel.reschedule(waiter.task)

@@ -24,7 +24,7 @@ from zerver.http.client import ClientResponse, HttpClient
 from zerver.http.exchange import Exchange
 from zerver.http.messages import Headers, Response
 from zerver.http.outgoing import read_url
-from zerver.http.relay import Passage, Relay
+from zerver.http.relay import SAFE_METHODS, Passage, Relay
 
 #: A body of a known length up to this is read first and sent with its length: not every server reads chunks.
 _WHOLE: Final = 1024 * 1024
@@ -32,7 +32,6 @@ _WHOLE: Final = 1024 * 1024
 #: Seconds between two pieces of an answer, after which it is taken for dead.
 _STALL: Final = 60.0
 
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OF_THE_CONNECTION: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
      b"trailer", b"transfer-encoding", b"upgrade")
@@ -73,7 +72,7 @@ def proxy(base_url: str, *, body_limit: int | None = None) -> Step[..., Any]:
 
     @step(name=name, effects=(read, write))
     async def pass_on(passage: Passage) -> Done:
-        return Done(await (read if passage.head.method in _SAFE else write)(passage))
+        return Done(await (read if passage.head.method in SAFE_METHODS else write)(passage))
 
     return pass_on
 

@@ -26,6 +26,9 @@ from zerver.http.parts import Untouched
 from zerver.http.response import problem
 from zerver.runtime.groups import open_body_nursery
 
+#: Methods that only look (RFC 9110 §9.2.1): passing one on is a read, and passing on any other a write.
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
 _BODILESS: Final = (204, 304)
 _GRACE: Final = 5.0  # seconds that tasks which have sent all may take to end when the server does
 
@@ -84,7 +87,7 @@ class Relay(Writer):
         self.closed = trio.Event()  # nobody waits for the answer any more, or it is complete
         self._ended = trio.Event()
         self._started = trio.Event()
-        self._bodiless = head.method == "HEAD"
+        self._head_only = self._bodiless = head.method == "HEAD"
         self._head: tuple[int, Headers] | None = None
         self._give, self._take = trio.open_memory_channel[bytes](1)
         self._complete = False
@@ -132,8 +135,8 @@ class Relay(Writer):
                 raise self._error
             raise ExchangeFailed("no answer was made")
         status, headers = self._head
-        if not self._complete:
-            return Response(status, headers, self)
+        if not self._complete or (self._head_only and "content-length" not in headers):
+            return Response(status, headers, self)  # bytes would be given a length: of HEAD's answer, a wrong one
         try:
             body = self._take.receive_nowait()
         except (trio.EndOfChannel, trio.WouldBlock):

@@ -26,11 +26,14 @@ from functools import singledispatch
 from math import ceil
 from typing import Final, TypeAlias
 
-from zerver.core.admission import Refusal
+import attrs
+
 from zerver.core.decisions import Fail
+from zerver.core.tickets import Refusal
 from zerver.core.timeline import Status
 from zerver.errors import EffectError, EffectRefused, EffectTimeout, HttpError, InvalidData, ProtocolViolation
 from zerver.http.messages import Headers, Response
+from zerver.http.refusals import refused
 from zerver.http.response import json, no_content, problem
 from zerver.http.router import Miss
 from zerver.runtime.result import Result
@@ -56,9 +59,6 @@ FAIL_STATUS: Final[Mapping[str, int]] = {
 #: Problems listed in one answer; a body of a megabyte can have many more.
 MAX_ERRORS: Final = 100
 
-#: As RFC 9110 §15.5 renamed them; Python's own names differ between 3.12 and 3.13, and answers should not.
-_TITLES: Final[Mapping[int, str]] = {413: "Content Too Large", 422: "Unprocessable Content"}
-
 _SOON: Final = 1.0  # seconds; what Retry-After says when nothing is known
 
 
@@ -70,6 +70,8 @@ def render(result: Result, *, on_error: Callable[[Result], object] | None = None
     on_defect: told when on_error raises, or when a run's value cannot be sent; the answer is then a 500. It must not
     raise itself.
     """
+    if result.status == "refused" and on_error is None:
+        return _refused(result)
     try:
         answer = render_value(result.value) if result.ok else _not_done(result, on_error)
     except Exception as defect:
@@ -106,6 +108,11 @@ def _not_done(result: Result, on_error: Callable[[Result], object] | None) -> Re
     said = None if on_error is None else on_error(result)
     if said is None:
         return default
+    answer = _said(said, default, result)
+    return attrs.evolve(answer, refusal=True) if result.status == "refused" else answer
+
+
+def _said(said: object, default: Response, result: Result) -> Response:
     if isinstance(said, Response):
         return said
     if isinstance(said, Fail):
@@ -130,9 +137,7 @@ def _cancelled(result: Result) -> Response:
 
 
 def _refused(result: Result) -> Response:
-    refusal = result.cause
-    status, wait = (refusal.status, refusal.retry_after) if isinstance(refusal, Refusal) else (503, _SOON)
-    return _retry_after(_bare(status, result, "the request was not started; try again later"), wait)
+    return refused(result.cause if isinstance(result.cause, Refusal) else Refusal("queue full"), result.run_id)
 
 
 _BY_STATUS: Final[Mapping[Status, Callable[[Result], Response]]] = {
@@ -158,7 +163,7 @@ def _render_fail(cause: Fail, result: Result) -> Response:
     about = {"kind": cause.kind, "what": cause.what}
     if cause.key is not None:
         about["key"] = cause.key
-    answer = problem(status, _TITLES.get(status, ""), cause.detail or "", **about, instance=result.run_id)
+    answer = problem(status, "", cause.detail or "", **about, instance=result.run_id)
     # RFC 9110 §11.6.1: a 401 must name a scheme. Flows with another one answer with a Response of their own.
     return _with(answer, "www-authenticate", "Bearer") if status == 401 else answer
 
@@ -170,7 +175,7 @@ def _render_invalid(cause: InvalidData, result: Result) -> Response:
     detail = "the request has a problem" if count == 1 else f"the request has {count} problems"
     if count > MAX_ERRORS:
         detail += f", of which {MAX_ERRORS} are listed"
-    return problem(422, _TITLES[422], detail, errors=listed, instance=result.run_id)
+    return problem(422, "", detail, errors=listed, instance=result.run_id)
 
 
 @_render_cause.register
@@ -202,7 +207,7 @@ def _render_effect_timeout(cause: EffectTimeout, result: Result) -> Response:
 
 
 def _bare(status: int, result: Result, detail: str = "") -> Response:
-    return problem(status, _TITLES.get(status, ""), detail, instance=result.run_id)
+    return problem(status, "", detail, instance=result.run_id)
 
 
 def _retry_after(response: Response, seconds: float | None) -> Response:
@@ -213,4 +218,5 @@ def _with(response: Response, name: str, value: str) -> Response:
     wanted = name.encode("ascii")
     fields = [field for field in response.headers.raw if field[0] != wanted]
     fields.append((wanted, value.encode("latin-1")))
-    return Response(response.status, Headers(tuple(fields)), response.body)  # attrs.evolve costs twice as much
+    # By hand, because attrs.evolve costs twice as much.
+    return Response(response.status, Headers(tuple(fields)), response.body, response.refusal)

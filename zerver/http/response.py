@@ -1,18 +1,18 @@
 """Answers by their kind: a value in, a Response out. Pure; nothing here touches a connection.
 
-Text is UTF-8. Headers given by the caller win over the ones a constructor would set.
+Law: a value that cannot be sent is found out by the call, never when half of the answer is on its way. Text is UTF-8.
+Headers given by the caller win over the ones a constructor would set.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from zerver.http.bodies import Source
-from zerver.http.messages import Headers, HeadersLike, Response
+from zerver.http.messages import PHRASES, Headers, HeadersLike, Response
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,7 +59,7 @@ def problem(status: int, title: str = "", detail: str = "", **extensions: Any) -
 
     extensions: members beside `type`, `title`, `status` and `detail`; `type` may be among them.
     """
-    document: dict[str, Any] = {"type": "about:blank", "title": title or _phrase(status), "status": status}
+    document: dict[str, Any] = {"type": "about:blank", "title": title or PHRASES.get(status, "Error"), "status": status}
     if detail:
         document["detail"] = detail
     return Response(status, Headers(((b"content-type", b"application/problem+json"),)), _encode(document | extensions))
@@ -89,10 +89,3 @@ def _typed(content_type: str, headers: HeadersLike) -> Headers:
     if "content-type" in given:
         return given
     return Headers(((b"content-type", content_type.encode("latin-1")), *given.raw))
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"

@@ -8,13 +8,15 @@ connection lives on.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Final
 
 import attrs
 import trio
 
+from zerver.core.priorities import Priority
 from zerver.errors import ConnectFailed, ExchangeFailed, ProtocolViolation
+from zerver.http.bodies import close_body
 from zerver.http.dial import Quiet
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import RequestHead, ResponseHead
@@ -33,11 +35,14 @@ _DISPOSE_SECONDS: Final = 5.0  # that a body's iterator may take to close
 
 @attrs.frozen
 class Terms:
-    """deadline: in Trio's time. limit: bytes of the answer's body. tell_deadline: as in open_http_client."""
+    """deadline: in Trio's time. limit: bytes of the answer's body. tell_deadline: as in open_http_client. priority: the
+    class in which it waits for a connection.
+    """
 
     deadline: float
     limit: int | None
     tell_deadline: bool
+    priority: Priority = "default"
 
 
 class Connection:
@@ -113,7 +118,7 @@ class RoundTrip:
 
     async def _ask(self) -> ResponseHead:
         origin = self._request.origin
-        lease = self._lease = await self._pool.acquire(origin)
+        lease = self._lease = await self._pool.acquire(origin, self._terms.priority)
         if lease.connection is None:
             lease.connection = await self._connect(origin)
         head = await self._ask_on(lease.connection)
@@ -318,6 +323,5 @@ class Sender:
                 await self._outlet.send(self._wire.send_data(piece))
             await self._outlet.send(self._wire.send_end())
         finally:
-            if isinstance(pieces, AsyncGenerator):
-                with trio.move_on_after(_DISPOSE_SECONDS, shield=True):
-                    await pieces.aclose()
+            with trio.move_on_after(_DISPOSE_SECONDS, shield=True):
+                await close_body(pieces)

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import attrs
 
+from zerver.core.app import App
 from zerver.errors import DefinitionError
 from zerver.http.messages import RequestHead
 from zerver.http.patterns import FITS, NO_VALUE, Param, Pattern, parse_pattern, tail_start
@@ -146,11 +147,7 @@ class Router(Generic[T]):
 
         Raises LookupError when there is none, ValueError for a value that the route itself would not take.
         """
-        for pattern in self._named.get(name, ()):
-            if pattern.names == params.keys():
-                return "".join("/" + _written(segment, params) for segment in pattern.segments)
-        wanted = ", ".join(sorted(params)) or "no parameters"
-        raise LookupError(f"no route is called {name!r} and has {wanted}")
+        return _url(name, self._named.get(name, ()), params)
 
     @property
     def entries(self) -> tuple[Entry[T], ...]:
@@ -241,6 +238,24 @@ class Router(Generic[T]):
         else:
             other, hint = (*segments, ""), "there is such a path with a trailing slash"
         return hint if any(self._ends(other)) else ""
+
+
+def url_for(app: App, name: str, /, **params: object) -> str:
+    """The path, percent-encoded, of an app's first route whose flow has this name and whose parameters are just these.
+
+        return Done(redirect(url_for(app, "order", id=7)))  # in a step, which looks `app` up when it runs
+
+    Raises LookupError when there is none, ValueError for a value that the route itself would not take.
+    """
+    return _url(name, (parse_pattern(route.path) for route in app.routes if route.flow.name == name), params)
+
+
+def _url(name: str, patterns: Iterable[Pattern], params: Mapping[str, object]) -> str:
+    for pattern in patterns:
+        if pattern.names == params.keys():
+            return "".join("/" + _written(segment, params) for segment in pattern.segments)
+    wanted = ", ".join(sorted(params)) or "no parameters"
+    raise LookupError(f"no route is called {name!r} and has {wanted}")
 
 
 def _miss(method: str, allowed: set[str]) -> Miss:

@@ -1,8 +1,8 @@
 """Listen, accept, and let each connection live its own life. `serve_http` runs in any nursery.
 
-A connection that crashes ends alone. Running out of file descriptors pauses accepting and does not end it; a client
-over the limit of connections is told so and costs no task. Cancelling the scope that `serve_http` runs in ends
-everything at once; `drain` ends it politely.
+Law: a connection that crashes ends alone. Running out of file descriptors pauses accepting and does not end it; a
+client over the limit of connections, or one that comes when the process is short of something (`brakes.py`), is told so
+and costs no task. Cancelling the scope that `serve_http` runs in ends everything at once; `drain` ends it politely.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from typing import Any, Final
 import attrs
 import trio
 
-from zerver.http.connection import Connection, Service, log_defect
+from zerver.errors import InternalError
+from zerver.http.brakes import Strain, watched_loop
+from zerver.http.connection import Connection, Service, late_head, log_defect, random_id
 from zerver.http.exchange import DEFAULT_LIMITS, Handler, Limits
 from zerver.http.hangups import Hangups, open_hangups
 from zerver.http.listeners import address_of, peer_of
+from zerver.http.lobby import Lobby, open_lobby
 from zerver.http.parsers import ParserName, head_parser
+from zerver.http.wire import ServerWire
 from zerver.runtime.groups import unwrapped
 
 _log = logging.getLogger(__name__)
@@ -30,12 +34,12 @@ _log = logging.getLogger(__name__)
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PAUSE_SECONDS: Final = 0.1
 
-_FULL_BODY: Final = (
-    b'{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"too many connections are open"}'
-)
-_FULL: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n"
-    b"content-length: %d\r\nretry-after: 1\r\nconnection: close\r\n\r\n%s" % (len(_FULL_BODY), _FULL_BODY)
+_MANY: Final = 100  # connections refused one after another; then those that come next wait in the kernel for a moment
+
+_REFUSED_BODY: Final = b'{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"%s"}'
+_REFUSED: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nx-request-id: %s\r\n"
+    b"content-length: %d\r\nretry-after: 1\r\nconnection: close\r\n\r\n%s"
 )
 
 
@@ -43,14 +47,15 @@ _FULL: Final = (
 class ServerStatistics:
     """A snapshot. idle: connections between requests. busy: the others. requests: answered since the start.
 
-    connections: accepted since the start, those refused included. refused: over the limit of open connections.
-    defects: exceptions given to on_defect.
+    connections: accepted since the start, those refused included. refused: as they came, for want of room. held: idle,
+    and not read, because they went on asking after they had been refused. defects: exceptions given to on_defect.
     """
 
     idle: int
     busy: int
     connections: int
     refused: int
+    held: int
     requests: int
     defects: int
     draining: bool
@@ -63,6 +68,7 @@ async def serve_http(
     limits: Limits = DEFAULT_LIMITS,
     on_defect: Callable[[Exception], None] = log_defect,
     parser: ParserName = "auto",
+    new_id: Callable[[], str] = random_id,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve handler on the listeners until cancelled or drained; the listeners are closed then.
@@ -72,11 +78,12 @@ async def serve_http(
 
     on_defect gets what handlers raise, and what else goes wrong in a connection; by default it is logged.
     parser: what reads request heads; both answer alike, and auto is httptools where it is installed, else h11.
+    new_id: makes the X-Request-Id of answers that the handler has not made.
 
     Raises ImportError for a parser that is not installed, and what a listener raises, bare; no error of a handler or
     a connection.
     """
-    server = Server(Service(handler, limits, on_defect, head_parser(parser)), listeners)
+    server = Server(Service(handler, limits, on_defect, head_parser(parser), new_id), listeners)
     await server._run(task_status)
 
 
@@ -99,17 +106,22 @@ class Server:
         self._requests = 0  # of connections that have ended
         self._draining = False
         self._hangups: Hangups | None = None
+        self._lobby: Lobby | None = None
+        self._nursery: trio.Nursery | None = None  # of the connections
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._ended = trio.Event()
 
     def statistics(self) -> ServerStatistics:
         idle = sum(connection.idle for connection in self._connections)
+        busy = len(self._connections) - idle
+        silent, begun = (self._lobby.silent, self._lobby.begun) if self._lobby is not None else (0, 0)
         return ServerStatistics(
-            idle=idle,
-            busy=len(self._connections) - idle,
+            idle=idle + silent,
+            busy=busy + begun,
             connections=self._accepted,
             refused=self._refused,
+            held=self._service.brake.held,
             requests=self._requests + sum(connection.requests for connection in self._connections),
             defects=self._defects,
             draining=self._draining,
@@ -125,6 +137,8 @@ class Server:
         self._draining = True
         self._accepting.cancel()
         self._serving.deadline = min(self._serving.deadline, trio.current_time() + seconds)
+        if self._lobby is not None:
+            self._lobby.close()
         for connection in list(self._connections):
             connection.close_soon()
         await self._ended.wait()
@@ -132,21 +146,25 @@ class Server:
     async def _run(self, task_status: trio.TaskStatus[Server]) -> None:
         try:
             with unwrapped(), self._serving:
-                async with open_hangups() as self._hangups, trio.open_nursery() as connections:
-                    with self._accepting:
+                async with (
+                    open_hangups() as self._hangups,
+                    trio.open_nursery() as self._nursery,
+                    open_lobby(self, self._service.limits) as self._lobby,
+                ):
+                    with self._accepting, watched_loop(self._service.limits) as strain:
                         task_status.started(self)
-                        await self._accept_all(connections)
+                        await self._accept_all(strain)
         finally:
             self._ended.set()
 
-    async def _accept_all(self, connections: trio.Nursery) -> None:
+    async def _accept_all(self, strain: Strain) -> None:
         async with trio.open_nursery() as nursery:
             for listener in self._listeners:
-                nursery.start_soon(self._accept, listener, connections)
+                nursery.start_soon(self._accept, listener, strain)
 
-    async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], connections: trio.Nursery) -> None:
+    async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], strain: Strain) -> None:
         """Like trio.serve_listeners, but bounded, and without a traceback in the log for each failed attempt."""
-        short = False
+        short, refused = False, 0
         async with listener:
             while True:
                 try:
@@ -161,17 +179,58 @@ class Server:
                     continue
                 short = False
                 self._accepted += 1
-                if self._open >= self._service.limits.connections:
-                    self._refused += 1
-                    await _turn_away(stream)
-                else:
-                    self._open += 1
-                    connections.start_soon(self._serve_stream, stream)
+                reason = self._lacking(stream, strain)
+                if reason is None:
+                    refused = 0
+                    self._receive(stream)
+                    continue
+                self._refused += 1
+                await _turn_away(stream, reason, self._service.new_id())
+                refused += 1
+                if refused % _MANY == 0:
+                    await trio.sleep(_PAUSE_SECONDS)
 
-    async def _serve_stream(self, stream: trio.abc.Stream) -> None:
+    def _lacking(self, stream: trio.abc.Stream, strain: Strain) -> str | None:
+        """Why this connection cannot be served; None if it can."""
+        if self._open >= self._service.limits.connections:
+            return "too many connections are open"
+        short_of = strain.shortage(stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1)
+        return None if short_of is None else f"the server is short of {short_of}"
+
+    def _receive(self, stream: trio.abc.Stream) -> None:
+        self._open += 1
+        if self._lobby is not None and isinstance(stream, trio.SocketStream):
+            self._lobby.enter(stream)
+        else:
+            self._start(stream, b"")
+
+    def _start(self, stream: trio.abc.Stream, heard: bytes) -> None:
+        if self._nursery is None:
+            raise InternalError("a connection came before the server ran")
+        self._nursery.start_soon(self._serve_stream, stream, heard)
+
+    # As the host of the lobby.
+
+    def send_in(self, stream: trio.SocketStream, heard: bytes) -> None:
+        """See `Host`."""
+        self._start(stream, heard)
+
+    def farewell(self) -> bytes:
+        """See `Host`."""
+        answer = self._service.refuse(late_head())
+        body = answer.body if isinstance(answer.body, bytes) else b""
+        return ServerWire().send_head(answer.status, answer.headers, len(body), close=True) + body
+
+    def see_off(self) -> None:
+        """See `Host`."""
+        self._open -= 1
+
+    # ---- one connection -----------------------------------------------------------------------
+
+    async def _serve_stream(self, stream: trio.abc.Stream, heard: bytes) -> None:
         try:
             if not isinstance(stream, trio.SSLStream) or await self._shake_hands(stream):
-                await self._serve_connection(stream)
+                await self._serve_connection(stream, heard)
         finally:
             self._open -= 1
 
@@ -191,8 +250,8 @@ class Server:
                 await trio.aclose_forcefully(stream)
         return done
 
-    async def _serve_connection(self, stream: trio.abc.Stream) -> None:
-        connection = Connection(stream, self._service, peer_of(stream), self._hangups)
+    async def _serve_connection(self, stream: trio.abc.Stream, heard: bytes) -> None:
+        connection = Connection(stream, self._service, peer_of(stream), self._hangups, heard)
         self._connections.add(connection)
         if self._draining:
             connection.close_soon()
@@ -207,10 +266,11 @@ class Server:
         self._on_defect(defect)
 
 
-async def _turn_away(stream: trio.abc.Stream) -> None:
+async def _turn_away(stream: trio.abc.Stream, reason: str, request_id: str) -> None:
     """Refuse a connection without a task: an answer, if it can be written without waiting; over TLS only the end."""
     if isinstance(stream, trio.SocketStream):
+        body = _REFUSED_BODY % reason.encode()
         with suppress(OSError):
-            os.write(stream.socket.fileno(), _FULL)
+            os.write(stream.socket.fileno(), _REFUSED % (request_id.encode(), len(body), body))
             os.read(stream.socket.fileno(), 64 * 1024)  # closed with unread input, it would reset its own answer
     await trio.aclose_forcefully(stream)

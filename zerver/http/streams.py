@@ -1,5 +1,7 @@
 """Both directions of one stream, each with the one thing that a plain stream lacks.
 
+Law: one task reads at a time and one writes; no byte is lost or read twice, however a watch or a read ends.
+
 Reading: a read may be pending while nobody waits for it, so that a leaving peer is noticed, and what it
 brings is kept for the next reader. Writing: a deadline for each piece, armed only if the peer keeps us waiting.
 

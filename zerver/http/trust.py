@@ -27,6 +27,8 @@ ForwardedForm: TypeAlias = Literal["x-forwarded", "forwarded"]
 #: More proxies than this stand in front of nobody: a chain is not read further.
 MAX_HOPS: Final = 20
 
+_LONGEST_NAME: Final = 253  # characters, without the last dot (RFC 1035 §2.3.4)
+
 _Proxy: TypeAlias = IPv4Network | IPv6Network | str  # text: "unix"
 _LABELS = r"[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+"
 _ALLOWED = re.compile(rf"\*|(?:\*\.)?{_LABELS}|\[[0-9A-Fa-f:.]++\]")
@@ -101,8 +103,14 @@ class Trust:
         name = _name_of(host)
         if self.addresses and _parsed(name.strip("[]")) is not None:
             return
-        if name not in self.hosts and not any("*" + name[dot:] in self.hosts for dot in _dots(name)):
+        if name not in self.hosts and not self._is_below(name):
             raise ProtocolViolation("this host is not served here", status=421)
+
+    def _is_below(self, name: str) -> bool:
+        """Whether it is a subdomain of a name that is served. What is longer than any name in the DNS is none: to look
+        every one of its suffixes up would cost the square of its length.
+        """
+        return len(name) <= _LONGEST_NAME and any("*" + name[dot:] in self.hosts for dot in _dots(name))
 
     # ---- proxies ------------------------------------------------------------------------------
 

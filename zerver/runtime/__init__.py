@@ -15,3 +15,5 @@ from zerver.runtime.run import open_runtime as open_runtime
 from zerver.runtime.supervisor import Supervisor as Supervisor
 from zerver.runtime.supervisor import SupervisorStatistics as SupervisorStatistics
 from zerver.runtime.supervisor import open_supervisor as open_supervisor
+from zerver.runtime.tenants import load_tenants as load_tenants
+from zerver.runtime.tenants import watch_tenants as watch_tenants

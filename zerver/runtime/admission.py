@@ -1,114 +1,161 @@
 """The admission actor: gives tickets, keeps who must wait, and refuses honestly.
 
 Law: the state has one owner, and nothing is awaited between reading and changing it, so it needs no mailbox: an arrival
-that finds a seat costs one function call and no task switch. `zerver.core.admission` decides.
+that finds a seat costs one function call and no task switch. `zerver.core.admission` decides. There is no timer and no
+task: who waits brings its own alarm, so an idle runtime leaves the clock alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from random import Random
 
 import attrs
 import outcome
 import trio
 
-from zerver.core.admission import Admission, Limits, Refusal, Waiting
+from zerver.core.admission import Admission, Answer, ClassStatistics
+from zerver.core.classes import AdmissionPolicy
+from zerver.core.load import Load, Neighbours
 from zerver.core.priorities import Priority
+from zerver.core.quotas import Quota
+from zerver.core.tenants import NOBODY, Tenants
+from zerver.core.tickets import Reason, Refusal, Ticket, Waiting
+from zerver.core.work import Work
 
 
 @attrs.frozen
 class AdmissionStatistics:
-    """running: runs with a ticket. queued: runs that wait for one. admitted, refused: since the start. waited:
-    seconds, moving.
+    """running: runs with a ticket. degraded: runs in place of refused ones, now. queued: runs that wait for a ticket.
+    admitted, refused: since the start. reasons: the refusals, by reason. classes: highest first.
     """
 
     running: int
+    degraded: int
     queued: int
     admitted: int
     refused: int
-    waited: float
     draining: bool
+    reasons: Mapping[Reason, int]
+    classes: tuple[ClassStatistics, ...]
 
 
 class AdmissionActor:
     """Tickets for one runtime."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._state = Admission(limits)
+    def __init__(
+        self,
+        policy: AdmissionPolicy | None = None,
+        tenants: Tenants | None = None,
+        neighbours: Neighbours | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        """rng: for the jitter of Retry-After."""
+        self._state = Admission(policy, tenants, neighbours, (rng or Random()).random)
         self._tasks: dict[Waiting, trio.lowlevel.Task] = {}
-        self._admitted = 0
-        self._refused = 0
-        self._idle: list[Callable[[], None]] = []
+        self._idle = trio.lowlevel.ParkingLot()
+        self._degraded = 0
 
-    async def acquire(self, priority: Priority, deadline: float) -> Refusal | None:
-        """Wait for a ticket: None when it is given, to be followed by one `release`; otherwise why not.
+    async def acquire(
+        self, priority: Priority, tenant: str = NOBODY, deadline: float = float("inf"), work: Work | None = None
+    ) -> Ticket | Refusal:
+        """Wait for a ticket, to be followed by one `release`; or learn why there is none.
 
-        deadline: on Trio's clock, or inf. Not a checkpoint when a seat is free.
+        deadline: on Trio's clock, or inf. work: what is known of the flow, learnt from its runs; None when it has none.
+        Not a checkpoint when the answer is there at once. Who is cancelled while it waits owes nothing.
         """
-        answer = self._state.arrive(priority, trio.current_time(), deadline)
-        if answer is None:
-            self._admitted += 1
-            return None
-        if isinstance(answer, Refusal):
-            self._refused += 1
-            return answer
-        return await self._wait(answer)
+        answer = self._state.arrive(priority, tenant, trio.current_time(), deadline, work)
+        if isinstance(answer, Waiting):
+            return await self._wait(answer)
+        return answer
 
-    def release(self) -> None:
-        """A run with a ticket has ended: the next one is served."""
-        self._state.leave()
-        if self._state.queued:
-            self._serve()
-        if not self._state.running:
-            for tell in self._idle:
-                tell()
+    def degrade(self, tenant: str, priority: Priority, refusal: Refusal) -> Ticket | None:
+        """A ticket for what runs in place of a refused run, beside all limits, to be followed by one `release`; None
+        when there is no room for that either: `AdmissionPolicy.degraded` of them run at once.
+        """
+        if refusal.reason == "draining" or self._degraded >= self._state.policy.degraded:
+            return None
+        self._degraded += 1
+        return self._state.beside(tenant, priority, trio.current_time())
+
+    def release(self, ticket: Ticket, cpu: float | None = None, turn: float = 0.0) -> None:
+        """A run with a ticket has ended: the next one is served.
+
+        cpu: seconds its steps took, None when that is not known. turn: seconds it waited for turns. Raises ValueError
+        when the ticket has been released before.
+        """
+        state = self._state
+        now = trio.current_time()
+        state.leave(ticket, now, cpu, turn)
+        if ticket.beside:
+            self._degraded -= 1
+        if state.queued:
+            self._answer(state.answers(now))
+        if not (state.running or self._degraded) and self._idle:
+            self._idle.unpark_all()
+
+    def tell(self, load: Load) -> None:
+        """What the last tick of the steps showed: the limits follow, and who has a seat now is served."""
+        state = self._state
+        state.tell(load)
+        if state.queued:
+            self._answer(state.answers(trio.current_time()))
+
+    def waits(self, level: int) -> bool:
+        """Whether a run of this level waits for a ticket: of the class with this number, or of one above."""
+        return self._state.queued > 0 and self._state.waits(level)
+
+    @property
+    def tenants(self) -> Tenants:
+        """How tenants are treated. May be replaced at any time: what is under way goes on, and counts."""
+        return self._state.tenants
+
+    @tenants.setter
+    def tenants(self, tenants: Tenants) -> None:
+        self._state.treat(tenants, trio.current_time())
+
+    def quota(self, tenant: str) -> Quota | None:
+        """What is left of a tenant's rate; None when it is not bounded."""
+        return self._state.quota(tenant, trio.current_time())
 
     def drain(self) -> None:
         """Admit nobody any more; who waits is refused."""
-        self._state.draining = True
-        for entry, task in list(self._tasks.items()):
-            self._state.abandon(entry)
-            del self._tasks[entry]
-            self._refused += 1
-            trio.lowlevel.reschedule(task, _value(Refusal("draining")))
+        self._answer(self._state.drain(trio.current_time()))
 
     async def wait_idle(self) -> None:
         """Wait until no run holds a ticket."""
-        while self._state.running:
-            event = trio.Event()
-            self._idle.append(event.set)
-            try:
-                await event.wait()
-            finally:
-                self._idle.remove(event.set)
+        while self._state.running or self._degraded:
+            await self._idle.park()
 
     def statistics(self) -> AdmissionStatistics:
-        state = self._state
+        state, classes = self._state, self._state.statistics()
         return AdmissionStatistics(
-            state.running, state.queued, self._admitted, self._refused, state.waited, state.draining
+            running=state.running,
+            degraded=self._degraded,
+            queued=state.queued,
+            admitted=sum(one.admitted for one in classes),
+            refused=sum(one.refused for one in classes),
+            draining=state.draining,
+            reasons=dict(state.refused),
+            classes=classes,
         )
 
-    async def _wait(self, entry: Waiting) -> Refusal | None:
+    async def _wait(self, entry: Waiting) -> Ticket | Refusal:
+        state = self._state
+        self._answer(state.answers(trio.current_time()))  # it may have pushed out one of its own tenant's
         self._tasks[entry] = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             # Still waiting, or it would have been rescheduled: the place is given up and nothing is owed.
-            self._state.abandon(entry)
+            state.abandon(entry)
             del self._tasks[entry]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        answer: Refusal | None = await trio.lowlevel.wait_task_rescheduled(abort)
-        return answer
+        with trio.CancelScope(deadline=entry.due):
+            answer: Ticket | Refusal = await trio.lowlevel.wait_task_rescheduled(abort)
+            return answer
+        return state.late(entry, trio.current_time())
 
-    def _serve(self) -> None:
-        while (granted := self._state.grant(trio.current_time())) is not None:
-            entry, refusal = granted
-            if refusal is None:
-                self._admitted += 1
-            else:
-                self._refused += 1
-            trio.lowlevel.reschedule(self._tasks.pop(entry), _value(refusal))
-
-
-def _value(refusal: Refusal | None) -> outcome.Value[Refusal | None]:
-    return outcome.Value(refusal)
+    def _answer(self, answers: Iterable[Answer]) -> None:
+        for entry, answer in answers:
+            trio.lowlevel.reschedule(self._tasks.pop(entry), outcome.Value(answer))

@@ -26,9 +26,12 @@ Informer = Callable[[Call, int], CallInfo]
 
 
 class Bound:
-    """A handler with its resources. `invoke` adds what differs from call to call."""
+    """A handler with its resources. `invoke` adds what differs from call to call.
 
-    __slots__ = ("function", "info_params", "key_params", "plain", "resources")
+    serves: how many calls to one target its resources can perform at once, None where they do not say.
+    """
+
+    __slots__ = ("function", "info_params", "key_params", "plain", "resources", "serves")
 
     def __init__(
         self, function: Callable[..., Any], injected: Mapping[str, Any], resources: Mapping[type, Any], kind: str
@@ -47,6 +50,8 @@ class Bound:
                     f"add a capability to App(capabilities=[…]) whose resources open a {label}",
                 )
             self.resources[name] = resources[type_]
+        bounds = [getattr(resource, "serves_at_once", None) for resource in self.resources.values()]
+        self.serves = min((bound for bound in bounds if isinstance(bound, int)), default=None)
         self.plain = not injected  # the handler takes the effect's own arguments, and no more
 
     def invoke(self, call: Call, attempt: int, informer: Informer) -> Any:

@@ -17,17 +17,19 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.app import App
+from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
 from zerver.core.effects import Cancelled, Effect, Failure, Outcome, Success, Unknown
 from zerver.core.joins import Join
 from zerver.core.policy import Policy, backoff_seconds, resolve
-from zerver.errors import EffectError, EffectRefused, OutcomeUnknown
+from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown
+from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.groups import bare
 from zerver.runtime.handlers import Bound, Handlers
 from zerver.runtime.joins import perform_join
-from zerver.runtime.judge import Judgement, judge, judge_timeout
+from zerver.runtime.judge import Judgement, asked_to_wait, judge, judge_timeout
 from zerver.runtime.live import Flight, Run
-from zerver.runtime.targets import Targets, TargetState
+from zerver.runtime.targets import Operation, Targets, TargetState, slow_to
 
 #: How hard a rollback tries when nobody says otherwise: until its undo deadline, rather than until its patience ends.
 _COMPENSATION = Policy(timeout=5.0, retries=20, backoff=0.05, backoff_cap=1.0)
@@ -36,16 +38,18 @@ _NEVER = float("inf")
 
 
 class Way:
-    """How effects of one kind, policy and target are performed; looked up once.
+    """How effects of one kind, policy, target and operation are performed; looked up once.
 
     instant: the handler is a plain function. What a test puts in its place need not be one.
     """
 
-    __slots__ = ("bound", "instant", "policy", "state")
+    __slots__ = ("bound", "bulkhead", "instant", "operation", "policy", "state")
 
-    def __init__(self, bound: Bound, policy: Policy, state: TargetState, instant: bool) -> None:
+    def __init__(self, bound: Bound, policy: Policy, state: TargetState, operation: Operation, instant: bool) -> None:
         self.bound = bound
+        self.bulkhead = state.bulkhead_for(bound.serves)
         self.instant = instant
+        self.operation = operation
         self.policy = policy
         self.state = state
 
@@ -135,16 +139,18 @@ class Interpreter:
             return self._instantly(run, call, way)
         number, retries_left, doubtful = 1, way.policy.retries or 0, False
         rollback = weaker is not None
-        way.state.budget.earn()
+        gated = way.bulkhead is not None or (run.gate is not None and not rollback)
+        attempt = self._attempt_in_place if gated else self._attempt
+        way.state.firsts += 1
         while True:
-            judged = await self._attempt(run, call, way, number, flight, rollback)
+            judged = await attempt(run, call, way, number, flight, rollback)
             if isinstance(judged, Success):
                 return judged
             doubtful = doubtful or judged.doubt
             if flight is not None:
                 flight.sent = doubtful
-            wait = self._next_wait(run, call, way, judged, number, retries_left, rollback)
-            run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, wait)))
+            wait, why = self._next_wait(run, call, way, judged, number, rollback) if retries_left > 0 else (None, "")
+            run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, wait, why)))
             if wait is None:
                 return _given_up(call, judged.error, doubtful)
             retries_left -= 1
@@ -152,22 +158,32 @@ class Interpreter:
             number += 1
             run.records.append((t.ATTEMPT, run.clock(), call, number))
 
-    def latency(self, effect: Effect[Any], q: float) -> float | None:
-        """A percentile of what the effect's target has lately needed, in seconds; None below 100 samples."""
-        return self.targets.get(effect.target).percentile(q)
+    def latency(self, run: Run, effect: Effect[Any], q: float) -> float | None:
+        """A percentile of what such effects have lately needed, in seconds; None below 100 samples."""
+        return self.way(run.flow.policy, effect).operation.latencies.percentile(q, trio.current_time())
+
+    def may_hedge(self, run: Run, effect: Effect[Any]) -> bool:
+        """Whether the effect may be started once more now, because it is slow; takes a token of the budget if so."""
+        way = self.way(run.flow.policy, effect)
+        return way.state.may_hedge(way.operation, self.targets.loop_lag(), trio.current_time())
 
     # -- the way --
 
     def way(self, flow: Policy | None, effect: Effect[Any], weaker: Policy | None = None) -> Way:
-        """The handler, policy and target of an effect."""
-        kind, target = effect.kind, effect.target
-        key = (kind, target, effect.policy, flow, weaker)
+        """The handler, policy, target and operation of an effect."""
+        kind = effect.kind
+        target: Any = kind.target  # mostly a name, and asked for once per effect
+        operation: Any = kind.operation
+        if target.__class__ is not str:
+            target, operation = effect.target, effect.operation
+        key = (kind, target, operation, effect.policy, flow, weaker)
         way = self._ways.get(key)
-        if way is None:
+        if way is None or way.state.gone:
             policy, _ = resolve([*self.levels(flow, effect), ("compensation", weaker)])
             bound = self.handlers.bound(kind)
             instant = kind.instant and not iscoroutinefunction(bound.function)
-            way = Way(bound, policy, self.targets.get(target), instant)
+            state = self.targets.get(target)
+            way = Way(bound, policy, state, state.operation(effect.operation), instant)
             if len(self._ways) > 10_000:  # targets come from URLs, and policies may be computed: do not keep them all
                 self._ways.clear()
             self._ways[key] = way
@@ -191,28 +207,93 @@ class Interpreter:
         except Exception as raised:
             return Failure(judge(call.effect.kind, raised).error)
 
+    async def _attempt_in_place(
+        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool
+    ) -> Success[Any] | Judgement:
+        """One attempt, when its run or its target bounds how many there are at once.
+
+        The run's place first, then the target's: everybody takes them in this order, and nobody waits for a place while
+        a place of the same kind is held, because joins hold none. So there is no circle to wait in. A rollback has no
+        place of its run's: the run is over.
+        """
+        gate, bulkhead = None if rollback else run.gate, way.bulkhead
+        if gate is not None:
+            late = await self._wait_for_place(run, call, way, gate, "of its run", rollback)
+            if late is not None:
+                return late
+        try:
+            if bulkhead is None:
+                return await self._attempt(run, call, way, number, flight, rollback)
+            late = await self._wait_for_place(run, call, way, bulkhead, f"at {way.state.name!r}", rollback)
+            if late is not None:
+                return late
+            began, in_use, tells = trio.current_time(), bulkhead.in_use, False
+            try:
+                judged = await self._attempt(run, call, way, number, flight, rollback)
+                tells = isinstance(judged, Success) or judged.timeout
+                return judged
+            finally:
+                bulkhead.release(began, trio.current_time(), in_use, tells)
+        finally:
+            if gate is not None:
+                gate.release()
+
+    async def _wait_for_place(
+        self, run: Run, call: Call, way: Way, places: Bulkhead, where: str, rollback: bool
+    ) -> Judgement | None:
+        """Wait for one of the places, within the run's deadline and outside the attempt's own timeout: to stand in line
+        is no attempt. None when it is taken; else why not, and it has certainly not been sent.
+        """
+        if places.acquire_nowait():
+            return None
+        state, kind, now = way.state, call.effect.kind, trio.current_time()
+        ends = trio.current_effective_deadline()
+        if call.until_ns is not None:
+            ends = min(ends, now + max(0.0, (call.until_ns - run.clock()) / 1e9))
+        if ends == _NEVER and way.policy.timeout is not None:  # nobody else says how long anybody will wait
+            ends = now + way.policy.timeout
+        breaker = way.operation.breaker
+        if not rollback:
+            if breaker is not None and breaker.would_refuse(now):
+                state.refused += 1
+                return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} is open"))
+            if now + places.expected_seconds(run.priority) > ends:
+                # It would be served, if at all, when nobody wants it any more, and in the place of one who does.
+                state.refused += 1
+                refused = EffectRefused(kind.name, f"no place {where} would come free in time")
+                return Judgement(refused, again=False, trouble=False, doubt=False)
+        with trio.CancelScope(deadline=ends) as scope:
+            # What a rollback does is owed; it goes first, whoever's it is.
+            await places.acquire("interactive" if rollback else run.priority)
+        if not scope.cancelled_caught:
+            return None
+        state.refused += 1
+        error = EffectTimeout(
+            kind.name, f"no place {where} came free within {(trio.current_time() - now) * 1000:.0f}ms"
+        )
+        return Judgement(error, again=False, trouble=False, doubt=False)
+
     async def _attempt(
         self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool
     ) -> Success[Any] | Judgement:
         """One attempt, in the books of its target. All in one frame: this is what every effect goes through."""
-        state, kind = way.state, call.effect.kind
+        state, kind, operation = way.state, call.effect.kind, way.operation
         state.attempts += 1
         began = trio.current_time()
-        breaker = state.breaker
-        if breaker is not None and not breaker.allow(began) and not rollback:
-            state.refused += 1
-            return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} is open"))
+        breaker, era = operation.breaker, 0
+        if breaker is not None and not rollback:
+            era = breaker.allow(began, run.priority, self.rng.random)
+            if not era:
+                state.refused += 1
+                held = "is open" if breaker.state != "closed" else "holds some back, because it fails too often"
+                return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} {held}"))
         judged: Success[Any] | Judgement | None = None
         try:
             with _bounds(run, call, way, began, rollback):
                 try:
-                    if state.bulkhead is None:
-                        if flight is not None:
-                            await _last_moment()
-                        judged = Success(await _sent(run, call, way, number, flight))
-                    else:
-                        async with state.bulkhead:
-                            judged = Success(await _sent(run, call, way, number, flight))
+                    if flight is not None:
+                        await _last_moment()
+                    judged = Success(await _sent(run, call, way, number, flight))
                 except Exception as raised:
                     judged = judge(kind, raised)
                 except BaseExceptionGroup as group:
@@ -221,39 +302,44 @@ class Interpreter:
                     raise bare(group.split(Exception)[1] or group) from None
         except BaseException:  # cut from outside: it says nothing about the target
             if breaker is not None:
-                breaker.forget()
+                breaker.forget(era)
             raise
         now = trio.current_time()
         if judged is None:  # only a scope that caught its own cancellation leaves nothing
             judged = judge_timeout(kind, now - began, flight is not None and flight.sent)
-        failed = False
+        failed = slow = False
+        took = now - began
         if isinstance(judged, Success):
-            state.latencies.append(now - began)
+            operation.latencies.add(took, now)
+            if breaker is not None and took > breaker.policy.slow:
+                slow = slow_to(operation, took, self.targets.loop_lag)
         else:
             state.failures += 1
             failed = judged.trouble
         if breaker is not None:
-            breaker.record(failed, now, self.rng.random() if failed else 0.0)
+            breaker.record(era, failed, slow, now, self.rng.random() if failed or slow else 0.0)
         return judged
 
     def _next_wait(
-        self, run: Run, call: Call, way: Way, judged: Judgement, number: int, left: int, rollback: bool
-    ) -> float | None:
-        """Seconds until the next attempt, or None when there is to be none."""
-        if left <= 0 or not judged.again:
-            return None
-        wait = backoff_seconds(way.policy, number - 1, self.rng.random())
+        self, run: Run, call: Call, way: Way, judged: Judgement, number: int, rollback: bool
+    ) -> tuple[float | None, str]:
+        """Seconds until the next attempt, or None when there is to be none, and why, though the policy allows one."""
+        if not judged.again:
+            return None, "it may have happened, and its handler takes no key" if judged.doubt else ""
+        asked = asked_to_wait(judged.error)
+        wait = max(asked, backoff_seconds(way.policy, number - 1, self.rng.random()))
         now = trio.current_time()
-        if now + wait >= trio.current_effective_deadline():
-            return None
-        if call.until_ns is not None and run.clock() + wait * 1e9 >= call.until_ns:
-            return None
+        late = now + wait >= trio.current_effective_deadline()
+        if late or (call.until_ns is not None and run.clock() + wait * 1e9 >= call.until_ns):
+            return None, f"it asked to be left alone for {asked:g}s" if asked == wait else "there is no time left"
         if not rollback:
-            if run.retries_left <= 0 or not way.state.budget.spend(now):
-                return None
+            if run.retries_left <= 0:
+                return None, f"the run has made its {RUN_RETRIES} retries"
+            if not way.state.may_retry(now):
+                return None, f"the retry budget of {way.state.name!r} is spent"
             run.retries_left -= 1
         way.state.retries += 1
-        return wait
+        return wait, ""
 
 
 _UNBOUNDED = cast("trio.CancelScope", nullcontext())  # which it is, as far as `with` can tell
@@ -297,6 +383,7 @@ class _Compensating:
     def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
         self.latency = interpreter.latency
+        self.may_hedge = interpreter.may_hedge
         self.perform = interpreter.compensate
         self.resolve = interpreter.resolve
 

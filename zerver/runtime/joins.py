@@ -14,6 +14,7 @@ import trio
 from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.effects import Cancelled, Effect, Failure, Outcome, Success, Unknown
+from zerver.core.hedging import SHORTEST
 from zerver.core.joins import Join, JoinState, Verdict, percentile
 from zerver.errors import EffectTimeout, OutcomeUnknown
 from zerver.runtime.groups import unwrapped
@@ -35,8 +36,12 @@ class Performer(Protocol):
         """Ask whether a write in doubt has happened."""
         ...
 
-    def latency(self, effect: Effect[Any], q: float) -> float | None:
-        """A percentile of what the effect's target has lately needed, in seconds."""
+    def latency(self, run: Run, effect: Effect[Any], q: float) -> float | None:
+        """A percentile of what such effects have lately needed, in seconds."""
+        ...
+
+    def may_hedge(self, run: Run, effect: Effect[Any]) -> bool:
+        """Whether the effect may be started once more, because it is slow."""
         ...
 
 
@@ -107,8 +112,10 @@ class _Conduct:
         """A member is about to start; told here and not in its task, because Trio starts tasks in any order."""
 
     async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
+        """Only a hedge asks for it. Held back, it is held back for good: what it waits for is on its way anyway."""
         await trio.sleep(seconds)
-        self.follow(self.state.tick(), nursery)
+        if self.performer.may_hedge(self.on, self.join.members[0]):
+            self.follow(self.state.tick(), nursery)
 
     async def member(self, number: int, nursery: trio.Nursery) -> None:
         raise NotImplementedError
@@ -165,7 +172,8 @@ class _Hedge(_Conduct):
         q = percentile(after)
         if q is None:
             return float(after)
-        return self.performer.latency(self.join.members[0], q)
+        seconds = self.performer.latency(self.on, self.join.members[0], q)
+        return None if seconds is None else max(SHORTEST, seconds)
 
     async def run(self) -> None:
         self.on.records.append((t.ASKED, self.on.clock(), self.one, None))

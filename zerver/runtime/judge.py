@@ -41,13 +41,14 @@ _NOT_SENT = (ConnectFailed, EffectRefused, DriverClosed)
 @value
 class Judgement:
     """error: what a step would see. again: worth another try. trouble: the target is not well. doubt: it may have
-    happened.
+    happened. timeout: it was cut by its own timeout, and took that long at least.
     """
 
     error: EffectError
     again: bool
     trouble: bool
     doubt: bool
+    timeout: bool = False
 
 
 def judge(kind: EffectKind[..., Any], raised: Exception) -> Judgement:
@@ -68,8 +69,22 @@ def judge_timeout(kind: EffectKind[..., Any], took: float, sent: bool) -> Judgem
     """What an attempt came to that was cut after `took` seconds. sent: it may have happened by then."""
     reason = f"timed out after {took * 1000:.0f}ms"
     if sent:
-        return Judgement(OutcomeUnknown(kind.name, reason), again=kind.takes_key, trouble=True, doubt=True)
-    return Judgement(EffectTimeout(kind.name, reason), again=True, trouble=True, doubt=False)
+        return Judgement(
+            OutcomeUnknown(kind.name, reason), again=kind.takes_key, trouble=True, doubt=True, timeout=True
+        )
+    return Judgement(EffectTimeout(kind.name, reason), again=True, trouble=True, doubt=False, timeout=True)
+
+
+def asked_to_wait(error: BaseException) -> float:
+    """Seconds that the other side asked us to leave it alone for: the `retry_after` of the error, or of what caused it.
+
+    A handler that reads a Retry-After header says so by raising an exception with that attribute.
+    """
+    for told in (error, getattr(error, "cause", None)):
+        seconds = getattr(told, "retry_after", None)
+        if isinstance(seconds, int | float) and seconds > 0:
+            return float(seconds)
+    return 0.0
 
 
 def _says_unknown(raised: Exception) -> bool:

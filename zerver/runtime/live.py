@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
@@ -18,6 +19,11 @@ from zerver.core.effects import CallInfo
 from zerver.core.flows import Flow
 from zerver.core.machine import Machine
 from zerver.core.priorities import Priority
+from zerver.core.tenants import Tenant
+from zerver.core.turns import pace_of
+from zerver.runtime.bulkhead import Bulkhead
+
+_ANY: Final = Tenant()
 
 
 class Flight:
@@ -35,12 +41,13 @@ class Run:
     deadline: on Trio's clock, inf for none. on_wait: called once, when the run first waits for the world; an edge
     starts to watch its client then. cut: why the run's scope was cancelled by `cancel`. awaited: the signals that it is
     parked on and nobody has given yet. inbox: those that were given, and are not handled yet. wake: set when one is
-    given; there is one only while the run is parked.
+    given; there is one only while the run is parked. gate: bounds the attempts in flight at once, if its tenant does.
+    cpu: seconds of its steps so far; waited: for turns. pace: how its turns go.
     """
 
     __slots__ = (
-        "awaited", "clock", "cut", "deadline", "flow", "hand_over", "inbox", "machine", "on_wait", "priority",
-        "records", "retries_left", "run_id", "scope", "tenant", "wake",
+        "awaited", "clock", "cpu", "cut", "deadline", "flow", "gate", "hand_over", "inbox", "machine", "on_wait",
+        "pace", "priority", "records", "retries_left", "rule", "run_id", "scope", "tenant", "waited", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +59,7 @@ class Run:
         priority: Priority,
         deadline: float,
         on_wait: Callable[[Run], None] | None,
+        rule: Tenant = _ANY,
     ) -> None:
         self.run_id = run_id
         self.flow = flow
@@ -62,6 +70,11 @@ class Run:
         self.on_wait = on_wait
         self.records = machine.records
         self.clock = machine.clock
+        self.rule = rule
+        self.gate = None if rule.effects is None else Bulkhead(rule.effects)
+        self.cpu = 0.0
+        self.waited = 0.0
+        self.pace = pace_of(priority)
         self.retries_left = RUN_RETRIES
         self.scope = trio.CancelScope(deadline=deadline)
         self.cut: t.Ending | None = None

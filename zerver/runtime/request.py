@@ -1,54 +1,64 @@
 """The request actor: pumps one run's machine until it has ended.
 
-Law: commands come out of the machine, and every command is answered with an event; nothing else decides anything. One
+Law: commands come out of the machine, and every command is answered with an event; nothing else decides anything. An
+event that makes steps run is told in a turn (`zerver.runtime.turns`); one that only ends things is told at once. One
 call alone is performed in place; several at once get a nursery. However the run ends, and whoever cancels it, what
 must be undone is undone before this returns, shielded and under a deadline of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 import trio
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
 from zerver.core.effects import Failure, Outcome
+from zerver.core.offload import OffloadKind
 from zerver.core.saga import Task
 from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.live import Run
+from zerver.runtime.offload import perform_offloaded
+from zerver.runtime.turns import Turns
 
 #: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData or HttpError.
 Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
 
 
-async def drive(interpreter: Interpreter, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]) -> t.Ending:
+async def drive(
+    interpreter: Interpreter, turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]
+) -> t.Ending:
     """Carry an admitted run to its end.
 
     Raises what cancelled the caller (trio.Cancelled, KeyboardInterrupt), after the rollback.
     """
+    machine = run.machine
     command: Command = Wait()
+    run.pace = turns.pace(run)
     try:
-        if not callable(parts):
-            command = _start(run, parts, takes)
+        began = -1 if callable(parts) else turns.begin(run)
+        if began >= 0 and not callable(parts):
+            command = _start(turns, run, began, parts, takes)
             if isinstance(command, Finish):  # it never waited: there is nothing that a scope could cut
                 return command.ending
         with run.scope:
-            if callable(parts):
-                command = await _begin(run, parts, takes)
-            command = await _forward(interpreter, run, command)
+            if began < 0:
+                command = await _begin(turns, run, parts, takes)
+            command = await _forward(interpreter, turns, run, command)
         if run.scope.cancelled_caught:
-            ending = run.cut or t.Ending("deadline", reason="the deadline has passed")
-            command = run.machine.interrupt(ending)
-            if run.hand_over is not None and run.cut is None and isinstance(command, Unwind):
-                run.hand_over(run, command)
-                return ending
+            command = machine.interrupt(run.cut or t.Ending("deadline", reason="the deadline has passed"))
+        ending = machine.ending  # a deadline that the machine saw itself, between two steps, is one like any other
+        late = ending is not None and ending.status == "deadline" and run.cut is None
+        if ending is not None and late and isinstance(command, Unwind) and run.hand_over is not None:
+            run.hand_over(run, command)
+            return ending
     except BaseException as reason:  # re-raised below, in every case
-        command = run.machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
+        command = machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
         await unwind(interpreter, run, command)
         raise
     return command.ending if isinstance(command, Finish) else await unwind(interpreter, run, command)
@@ -60,27 +70,64 @@ def _why(reason: BaseException) -> str:
     return f"{type(reason).__name__} in the runtime"
 
 
-async def _begin(run: Run, parts: Reader, takes: Sequence[Any]) -> Command:
-    """Read the request, now that there is a ticket for it."""
-    try:
-        values = await parts()
-    except (InvalidData, HttpError) as bad:
+async def _begin(turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]) -> Command:
+    """Read the request, now that there is a ticket for it, and start when it is the run's turn."""
+    values: Sequence[Any]
+    if callable(parts):
+        try:
+            values = await parts()
+        except (InvalidData, HttpError) as bad:
+            run.records.append((t.READ, run.clock(), run.flow.name, None))
+            return run.machine.interrupt(t.Ending("failed", cause=bad))
         run.records.append((t.READ, run.clock(), run.flow.name, None))
-        return run.machine.interrupt(t.Ending("failed", cause=bad))
-    run.records.append((t.READ, run.clock(), run.flow.name, None))
-    return _start(run, values, takes)
+    else:
+        values = parts
+    began = turns.begin(run)
+    if began < 0:
+        began = await turns.wait(run, run.flow.name)
+    return _start(turns, run, began, values, takes)
 
 
-def _start(run: Run, parts: Sequence[Any], takes: Sequence[Any]) -> Command:
+def _start(turns: Turns, run: Run, began: int, parts: Sequence[Any], takes: Sequence[Any]) -> Command:
     """Start the machine, and record with what: the records hold everything that a replay of them needs."""
     machine = run.machine
-    run.records.append((t.INPUT, run.clock(), machine.plan, (parts, takes, machine.deadline_ns)))
-    return machine.start(parts, takes)
+    given = (parts, takes, machine.deadline_ns, machine.parallel)
+    run.records.append((t.INPUT, run.clock(), machine.plan, given))
+    try:
+        return machine.start(parts, takes)
+    finally:
+        turns.end(run, began)
 
 
-async def _forward(interpreter: Interpreter, run: Run, command: Command) -> Command:
+async def _settle(turns: Turns, run: Run, call: Call, outcome: Outcome[Any]) -> Command:
+    """Tell an outcome when it is the run's turn."""
+    began = turns.begin(run)
+    if began < 0:
+        began = await turns.wait(run, call)
+    try:
+        return run.machine.settled(call, outcome)
+    finally:
+        turns.end(run, began)
+
+
+async def _breathe(turns: Turns, run: Run) -> Command:
+    """Let others go first."""
+    since = run.clock()
+    began = await turns.wait(run, None)
+    try:
+        return run.machine.resume(since)
+    finally:
+        turns.end(run, began)
+
+
+def _perform(interpreter: Interpreter, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
+    if call.effect.kind.__class__ is OffloadKind:
+        return perform_offloaded(run, call)
+    return interpreter.perform(run, call)
+
+
+async def _forward(interpreter: Interpreter, turns: Turns, run: Run, command: Command) -> Command:
     """Perform what the machine asks for, until it wants to unwind or finish."""
-    machine = run.machine
     while True:
         if isinstance(command, Perform):
             calls = command.calls
@@ -89,26 +136,29 @@ async def _forward(interpreter: Interpreter, run: Run, command: Command) -> Comm
                 run.on_wait = None
                 watch(run)
             if len(calls) == 1:
-                call = calls[0]
-                command = machine.settled(call, await interpreter.perform(run, call))
+                command = await _settle(turns, run, calls[0], await _perform(interpreter, run, calls[0]))
             else:
-                command = await _at_once(interpreter, run, calls)
+                command = await _at_once(interpreter, turns, run, calls)
+        elif isinstance(command, Breathe):
+            command = await _breathe(turns, run)
         elif isinstance(command, Park):
-            command = await _parked(run, command)
+            command = await _parked(turns, run, command)
         elif isinstance(command, (Finish, Unwind)):
             return command
         else:
             raise InternalError(f"run {run.run_id}: {command!r} while nothing is under way")
 
 
-async def _at_once(interpreter: Interpreter, run: Run, calls: tuple[Call, ...]) -> Command:
+async def _at_once(interpreter: Interpreter, turns: Turns, run: Run, calls: tuple[Call, ...]) -> Command:
     """Perform several calls, and what follows from each, until only one thing is left to do."""
     machine = run.machine
     last: list[Command] = []
 
     async def carry(call: Call) -> None:
         while True:
-            command = machine.settled(call, await interpreter.perform(run, call))
+            command = await _settle(turns, run, call, await _perform(interpreter, run, call))
+            while isinstance(command, Breathe):
+                command = await _breathe(turns, run)
             if isinstance(command, Perform):
                 call, *others = command.calls
                 for other in others:
@@ -131,8 +181,22 @@ async def _at_once(interpreter: Interpreter, run: Run, calls: tuple[Call, ...]) 
     return last[-1]
 
 
-async def _parked(run: Run, park: Park) -> Command:
-    """Wait for a signal, or for the first of them to expire. Parked time is not the run's: its deadline is moved."""
+async def _parked(turns: Turns, run: Run, park: Park) -> Command:
+    """Wait for a signal, or for the first of them to expire, and tell it. Parked time is not the run's: its deadline is
+    moved.
+    """
+    came = await _signal(run, park)
+    began = turns.begin(run)
+    if began < 0:
+        began = await turns.wait(run, run.flow.name)
+    try:
+        return run.machine.expired(came[0]) if len(came) == 1 else run.machine.signalled(*came)
+    finally:
+        turns.end(run, began)
+
+
+async def _signal(run: Run, park: Park) -> tuple[str] | tuple[str, object]:
+    """The name and value of a signal that came, or the name of the one that did not come in time."""
     names = {name for name, _ in park.until}
     run.awaited = names - {name for name, _ in run.inbox}
     first, until_ns = min(park.until, key=lambda item: item[1])
@@ -146,8 +210,8 @@ async def _parked(run: Run, park: Park) -> Command:
         while run.inbox:
             name, value = run.inbox.popleft()
             if name in names:
-                return run.machine.signalled(name, value)
-        return run.machine.expired(first)
+                return name, value
+        return (first,)
     finally:
         run.wake = None
         run.scope.deadline = trio.current_time() + remaining

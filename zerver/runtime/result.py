@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zerver.core.admission import Refusal
 from zerver.core.saga import Entry
+from zerver.core.tickets import Refusal
 from zerver.core.timeline import Ending, Status, Timeline
 from zerver.core.values import value
 from zerver.errors import DeadlinePassed, RunCancelled, RunDefect, RunError, RunFailed, RunRefused

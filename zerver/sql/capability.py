@@ -15,7 +15,8 @@ from typing import Any
 import attrs
 
 from zerver.core.app import Capability
-from zerver.core.effects import INJECTED, Effect, EffectKind
+from zerver.core.effects import INJECTED, CallInfo, Effect, EffectKind
+from zerver.core.priorities import Priority
 from zerver.effects import sql
 from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, check_answer
 from zerver.sql.rows import as_values
@@ -42,16 +43,22 @@ def sqlite(
 _DRIVER: Any = Driver  # a protocol is a type to those who annotate with it, and no class to type checkers
 
 
-async def _fetch_one(type_: Any, text: str, params: tuple[object, ...], *, driver: Driver = INJECTED) -> Any:
-    return await _fetched(driver, Wish(partial(_first, type_), text, params))
+async def _fetch_one(
+    type_: Any, text: str, params: tuple[object, ...], *, info: CallInfo = INJECTED, driver: Driver = INJECTED
+) -> Any:
+    return await _fetched(driver, Wish(info.priority, partial(_first, type_), text, params))
 
 
-async def _fetch_all(type_: Any, text: str, params: tuple[object, ...], *, driver: Driver = INJECTED) -> Any:
-    return await _fetched(driver, Wish(partial(as_values, type_), text, params))
+async def _fetch_all(
+    type_: Any, text: str, params: tuple[object, ...], *, info: CallInfo = INJECTED, driver: Driver = INJECTED
+) -> Any:
+    return await _fetched(driver, Wish(info.priority, partial(as_values, type_), text, params))
 
 
-async def _fetch_value(type_: Any, text: str, params: tuple[object, ...], *, driver: Driver = INJECTED) -> Any:
-    return await _fetched(driver, Wish(partial(_value, type_), text, params))
+async def _fetch_value(
+    type_: Any, text: str, params: tuple[object, ...], *, info: CallInfo = INJECTED, driver: Driver = INJECTED
+) -> Any:
+    return await _fetched(driver, Wish(info.priority, partial(_value, type_), text, params))
 
 
 async def _fetched(driver: Driver, wish: Wish) -> Any:
@@ -59,20 +66,28 @@ async def _fetched(driver: Driver, wish: Wish) -> Any:
     return wish.value
 
 
-async def _execute(text: str, params: tuple[object, ...], *, expect: int | None, driver: Driver = INJECTED) -> int:
-    return (await driver.execute(Statement(text, params, expect))).count
+async def _execute(
+    text: str, params: tuple[object, ...], *, expect: int | None, info: CallInfo = INJECTED, driver: Driver = INJECTED
+) -> int:
+    return (await driver.execute(Statement(text, params, expect, priority=info.priority))).count
 
 
 async def _execute_returning(
-    type_: Any, text: str, params: tuple[object, ...], *, expect: int | None, driver: Driver = INJECTED
+    type_: Any,
+    text: str,
+    params: tuple[object, ...],
+    *,
+    expect: int | None,
+    info: CallInfo = INJECTED,
+    driver: Driver = INJECTED,
 ) -> Any:
-    wish = Wish(partial(as_values, type_), text, params, expect)
+    wish = Wish(info.priority, partial(as_values, type_), text, params, expect)
     await driver.execute_returning(wish.statement)
     return wish.value
 
 
-async def _transaction(*effects: Effect[Any], driver: Driver = INJECTED) -> tuple[Any, ...]:
-    wishes = [_wish(effect) for effect in effects]
+async def _transaction(*effects: Effect[Any], info: CallInfo = INJECTED, driver: Driver = INJECTED) -> tuple[Any, ...]:
+    wishes = [_wish(info.priority, effect) for effect in effects]
     await driver.transaction([wish.statement for wish in wishes])
     return tuple(wish.value for wish in wishes)
 
@@ -100,11 +115,16 @@ class Wish:
     __slots__ = ("_make", "statement", "value")
 
     def __init__(
-        self, make: Callable[[Rows], Any] | None, text: str, params: tuple[object, ...], expect: int | None = None
+        self,
+        priority: Priority,
+        make: Callable[[Rows], Any] | None,
+        text: str,
+        params: tuple[object, ...],
+        expect: int | None = None,
     ) -> None:
         self._make = make
         self.value: Any = None
-        self.statement = Statement(text, params, expect, self._accept)
+        self.statement = Statement(text, params, expect, self._accept, priority)
 
     def _accept(self, answer: Answer) -> None:
         # In a transaction the driver takes answers of any shape; a member is to answer as it would alone.
@@ -115,11 +135,11 @@ class Wish:
             self.value = self._make(answer)
 
 
-def _wish(effect: Effect[Any]) -> Wish:
+def _wish(priority: Priority, effect: Effect[Any]) -> Wish:
     """A member of a transaction; its last two positional arguments are the text and the parameters."""
     *types, text, params = effect.args
     make = _MAKERS.get(effect.kind)
-    return Wish(make and partial(make, *types), text, params, effect.kwargs.get("expect"))
+    return Wish(priority, make and partial(make, *types), text, params, effect.kwargs.get("expect"))
 
 
 def _first(type_: Any, rows: Rows) -> Any:

@@ -26,6 +26,7 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
+from zerver.core.priorities import Priority
 from zerver.errors import StatementError
 
 
@@ -45,12 +46,15 @@ class Statement:
 
     accept: given the answer before the commit; what it raises is what the call raises, and the transaction is
     undone: who cannot use the answer has not written. It may be called again, in any thread, and must not wait.
+
+    priority: the class in which the call waits when calls have to; a driver that has no queue may ignore it.
     """
 
     sql: str
     params: tuple[object, ...] = attrs.field(default=(), converter=_tuple)
     expect: int | None = None
     accept: Callable[[Answer], object] | None = attrs.field(default=None, eq=False, repr=False)
+    priority: Priority = attrs.field(default="default", eq=False, repr=False)
 
 
 @attrs.frozen

@@ -32,7 +32,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
-from queue import Empty, SimpleQueue
 from typing import Literal, TypeAlias, TypeVar
 
 import attrs
@@ -40,7 +39,7 @@ import trio
 
 from zerver.errors import ConnectionLost, DriverError, StatementError
 from zerver.sql.driver import Answer, Changed, Rows, Statement, check_answer
-from zerver.sql.jobs import Desk, Job, Stopped
+from zerver.sql.jobs import Desk, Job, JobQueue, Stopped
 from zerver.sql.sqlite_statements import code_of, explained, makes_a_key, sendable
 from zerver.sql.threaded import ThreadedDriver
 
@@ -55,7 +54,6 @@ ALWAYS_RUNNING = "values (1), (2)"
 NOT_COMMITTED = ("SQLITE_CONSTRAINT", "SQLITE_BUSY", "SQLITE_FULL")
 
 Synchronous: TypeAlias = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
-Queue: TypeAlias = "SimpleQueue[Job | None]"  # None: stop
 T = TypeVar("T")
 
 
@@ -109,8 +107,8 @@ class SqliteDriver(ThreadedDriver):
 
     def __init__(self, options: _Options, readers: int) -> None:
         desk = Desk()
-        writes: Queue = SimpleQueue()
-        reads: Queue = writes if options.in_memory else SimpleQueue()
+        writes = JobQueue()
+        reads = writes if options.in_memory else JobQueue()
         lanes: list[_Lane] = [_Writer(options, writes, desk)]  # first: it makes the file, the log and the schema
         if not options.in_memory:
             lanes += [_Lane(options, reads, desk) for _ in range(readers)]
@@ -132,7 +130,7 @@ class _Lane:
 
     noun = "reader"
 
-    def __init__(self, options: _Options, queue: Queue, desk: Desk) -> None:
+    def __init__(self, options: _Options, queue: JobQueue, desk: Desk) -> None:
         self.options = options
         self.commits = 0
         self._queue = queue
@@ -157,7 +155,7 @@ class _Lane:
     def stop(self) -> None:
         """Have the thread end after the job in hand."""
         self._closing.set()
-        self._queue.put(None)
+        self._queue.stop()
 
     def join(self, until: float) -> bool:
         """Wait for the thread to end, at most until time.monotonic() says `until`. True if it has."""
@@ -396,18 +394,9 @@ class _Writer(_Lane):
         yield first
         until = time.monotonic() + BATCH_SECONDS
         for _ in range(BATCH_JOBS - 1):
-            if time.monotonic() > until or (job := self._next_queued()) is None:
+            if time.monotonic() > until or (job := self._queue.get_nowait()) is None:
                 return
             yield job
-
-    def _next_queued(self) -> Job | None:
-        try:
-            job = self._queue.get_nowait()
-        except Empty:
-            return None
-        if job is None:
-            self._queue.put(None)  # the word to stop is _main's to hear
-        return job
 
     def _behind_savepoint(self, job: Job) -> None:
         """Perform a job so that its failure undoes only itself. sqlite3.Error: the transaction is lost."""
@@ -427,7 +416,7 @@ class _Writer(_Lane):
                 if self._claim(waiting):
                     waiting.error = explained(error, waiting.subject)
                     refused.append(waiting)
-                waiting = self._next_queued()
+                waiting = self._queue.get_nowait()
             self._hand_back(*refused)
             return False
         return True

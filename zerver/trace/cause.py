@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from zerver.core import timeline as t
-from zerver.core.admission import Refusal
 from zerver.core.decisions import Fail
 from zerver.core.effects import Success
 from zerver.core.saga import Entry
+from zerver.core.tickets import Refusal
 from zerver.errors import EffectError, InvalidData
 from zerver.trace import describe
 from zerver.trace.describe import briefly

@@ -7,20 +7,18 @@ else by its arguments, masked first and cut last. What is cut ends in "…".
 from __future__ import annotations
 
 import re
-import sys
 from types import TracebackType
 
 from zerver.core.calls import Call
 from zerver.core.decisions import Fail
 from zerver.core.effects import Effect, EffectKind
+from zerver.core.frames import is_users, short_place
 from zerver.core.joins import Join
+from zerver.core.offload import OffloadKind
 from zerver.effects.http import Exchange
 from zerver.errors import EffectError
 from zerver.trace.facts import is_timeout
 from zerver.trace.veil import MASK, Veil
-
-#: Whose frames are not the user's.
-_NOT_USERS = frozenset({"zerver"}) | (sys.stdlib_module_names - {"__main__"})
 
 _ARGUMENTS = 40
 _REASON = 160
@@ -52,6 +50,8 @@ def effect(asked: Effect[object], veil: Veil, step: str) -> str:
     if veil.hides(step):
         return f"{kind}({MASK})"
     room = kind.partition(".")[0]
+    if isinstance(asked.kind, OffloadKind):  # its arguments are what the slots held
+        return kind
     try:
         if room == "sql":
             return f"{kind} {_statements(asked, veil)}".rstrip()
@@ -181,12 +181,8 @@ def place(error: BaseException) -> str:
     at: TracebackType | None = error.__traceback__
     while at is not None:
         code = at.tb_frame.f_code
-        last = f"{'/'.join(code.co_filename.replace(chr(92), '/').split('/')[-2:])}:{at.tb_lineno}"
-        if _is_users(str(at.tb_frame.f_globals.get("__name__", "")), code.co_filename):
+        last = short_place(code.co_filename, at.tb_lineno)
+        if is_users(str(at.tb_frame.f_globals.get("__name__", "")), code.co_filename):
             found = last
         at = at.tb_next
     return found or last
-
-
-def _is_users(module: str, file: str) -> bool:
-    return module.partition(".")[0] not in _NOT_USERS and "site-packages" not in file and not file.startswith("<")

@@ -187,7 +187,7 @@ class Facts:
         self.call(record[2]).hedges += 1
 
     def _failed(self, record: t.Record) -> None:
-        _, _, call, (_, error, _, wait) = record
+        _, _, call, (_, error, _, wait, _) = record
         facts = self.call(call)
         facts.failures += 1
         facts.timeouts += is_timeout(error)

@@ -10,9 +10,13 @@ from it up to the next event:
     input            start         settled, late     settled       ending, cut    interrupt (if it came from outside)
     committed        committed     doubted, lost     the same      undone         undone
     signalled        signalled     expired           expired       gave_up        give_up
+    turn (a node's)  resume
 
-Records of the runtime alone (received, admitted, turn, attempt, failed, hedged, resolved, and what happens to calls
-inside a join) are no events: they are passed on as they are.
+That a run breathed, and that a step did not begin because the deadline had passed, the machine saw on its clock. Here
+it sees it on the records': a replay breathes where the run breathed, however long its own steps take.
+
+Records of the runtime alone (received, admitted, any other turn, overrun, attempt, failed, hedged, resolved, and what
+happens to calls inside a join) are no events: they are passed on as they are.
 """
 
 from __future__ import annotations
@@ -26,8 +30,8 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.commands import Command, Unwind
 from zerver.core.joins import Join
-from zerver.core.machine import Machine
-from zerver.core.plan import UNWRITTEN, Plan
+from zerver.core.machine import FAR, Machine
+from zerver.core.plan import UNWRITTEN, Plan, StepNode
 from zerver.core.timeline import Record, Timeline
 from zerver.errors import InvalidData
 from zerver.trace.same import same_record
@@ -37,12 +41,14 @@ from zerver.trace.same import same_record
 class Inputs:
     """What a machine is started with.
 
-    parts, takes: in the order of the plan that is replayed. deadline_ns: on the records' clock, or None.
+    parts, takes: in the order of the plan that is replayed. deadline_ns: on the records' clock, or None. parallel: as
+    Machine has it.
     """
 
     parts: Sequence[Any] = ()
     takes: Sequence[Any] = ()
     deadline_ns: int | None = None
+    parallel: int | None = None
 
 
 @attrs.frozen(eq=False)
@@ -89,11 +95,17 @@ def replay(plan: Plan, timeline: Timeline, inputs: Inputs | None = None) -> Repl
 
 #: Written by the runtime only.
 _RUNTIMES = frozenset(
-    {t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.INPUT, t.TURN, t.ATTEMPT, t.FAILED, t.HEDGED, t.RESOLVED}
+    {t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.INPUT, t.OVERRUN, t.ATTEMPT, t.FAILED, t.HEDGED, t.RESOLVED}
 )
 
 #: Written by the machine for a step's own calls, by the runtime for calls inside a join.
 _SHARED = frozenset({t.ASKED, t.SETTLED, t.LATE, t.CUT})
+
+
+def _is_runtimes(kind: str, subject: Any) -> bool:
+    if kind == t.TURN:
+        return not isinstance(subject, StepNode)
+    return kind in _RUNTIMES or (kind in _SHARED and subject.parent is not None)
 
 
 class _Replay:
@@ -106,9 +118,9 @@ class _Replay:
         self.began = _beginnings(self.recorded)
         self.asked_at = -1
         self.given = inputs or next((_fitted(r, plan) for r in self.recorded if r[0] == t.INPUT), None)
-        deadline = None if self.given is None else self.given.deadline_ns
+        given = self.given or Inputs()
         self.records: list[Record] = []  # index for index the recorded ones, for as long as nothing departs
-        self.machine = Machine(plan, timeline.run_id, self.clock, self.records, deadline)
+        self.machine = Machine(plan, timeline.run_id, self.clock, self.records, given.deadline_ns, given.parallel)
 
     def clock(self) -> int:
         """The recorded time of the record that the machine is about to write.
@@ -118,6 +130,8 @@ class _Replay:
         """
         at = min(len(self.records), len(self.recorded) - 1)
         first, self.asked_at = self.asked_at != at, at
+        if first and self.recorded[at][0] == t.BREATH:
+            return FAR  # the step was to begin, and its slice was over
         return self.began.get(at, self.recorded[at][1]) if first else self.recorded[at][1]
 
     # -- the loop --
@@ -138,7 +152,7 @@ class _Replay:
     def follow(self, record: Record) -> Divergence | None:
         """Let the replay do what the record says; where it does otherwise is the divergence."""
         kind, _, subject, _ = record
-        if kind in _RUNTIMES or (kind in _SHARED and subject.parent is not None):
+        if _is_runtimes(kind, subject):
             if self.has_gone_on():  # the machine has gone on where the recorded one waited
                 return Divergence(self.index, record, self.records[self.index])
             self.records.append(record)
@@ -186,6 +200,9 @@ class _Replay:
 
     def settled(self, record: Record) -> Command:
         return self.machine.settled(self.call(record[2]), record[3])
+
+    def resume(self, record: Record) -> Command:
+        return self.machine.resume(record[3])
 
     def committed(self, record: Record) -> Command | None:
         self.machine.committed(self.call(record[2]), record[3])
@@ -264,6 +281,7 @@ _Feed: TypeAlias = Callable[[_Replay, Record], Command | None]
 _EVENTS: dict[str, _Feed] = {
     t.SETTLED: _Replay.settled,
     t.LATE: _Replay.settled,
+    t.TURN: _Replay.resume,
     t.COMMITTED: _Replay.committed,
     t.DOUBTED: _Replay.doubted,
     t.LOST: _Replay.lost,
@@ -279,9 +297,9 @@ _EVENTS: dict[str, _Feed] = {
 
 def _fitted(record: Record, plan: Plan) -> Inputs:
     """The recorded inputs in the order of the plan: another version of the code may read them in another one."""
-    _, _, old, (parts, takes, deadline_ns) = record
+    _, _, old, (parts, takes, deadline_ns, parallel) = record
     if old is plan:
-        return Inputs(parts, takes, deadline_ns)
+        return Inputs(parts, takes, deadline_ns, parallel)
     known = {(read.part.source, read.name): value for read, value in zip(old.parts, parts, strict=True)}
     brought = {slot.name: value for slot, value in zip(old.takes, takes, strict=True)}
     wanted = [(read.part.source, read.name) for read in plan.parts]
@@ -289,11 +307,14 @@ def _fitted(record: Record, plan: Plan) -> Inputs:
     missing += [(f"slot {slot.name}", "was not recorded") for slot in plan.takes if slot.name not in brought]
     if missing:
         raise InvalidData(missing)
-    return Inputs([known[part] for part in wanted], [brought[slot.name] for slot in plan.takes], deadline_ns)
+    return Inputs([known[part] for part in wanted], [brought[slot.name] for slot in plan.takes], deadline_ns, parallel)
 
 
 def _beginnings(records: Sequence[Record]) -> dict[int, int]:
-    """Index of a step's first record -> when the step began, if one of its records tells: a Deadline depends on it."""
+    """Index of a step's first record -> when the step began: its Deadline depends on that, and whether it may begin.
+
+    If none of its records tells, then when the record before was written: it began no sooner, and was not too late.
+    """
     began = {r[2].name: r[3][0] for r in records if r[0] in _ANSWERS}
     first: dict[str, int] = {}
     for index, (kind, _, subject, _) in enumerate(records):
@@ -301,7 +322,7 @@ def _beginnings(records: Sequence[Record]) -> dict[int, int]:
             first.setdefault(subject.name, index)
         elif kind == t.ASKED and subject.parent is None:
             first.setdefault(subject.step, index)
-    return {index: began[name] for name, index in first.items() if name in began}
+    return {index: began.get(name, records[max(0, index - 1)][1]) for name, index in first.items()}
 
 
 _ANSWERS = frozenset({t.STEP, t.DEFECT, t.FAULT})

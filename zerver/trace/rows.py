@@ -12,17 +12,18 @@ from typing import Any, TypeAlias
 import attrs
 
 from zerver.core import timeline as t
-from zerver.core.admission import Refusal
 from zerver.core.calls import Call
 from zerver.core.decisions import Fail
 from zerver.core.effects import Cancelled, Outcome, Success
 from zerver.core.joins import Join
+from zerver.core.overruns import Overrun
 from zerver.core.plan import BranchNode
 from zerver.core.saga import Entry
+from zerver.core.tickets import Refusal
 from zerver.effects.http import Reply
 from zerver.errors import EffectError
 from zerver.trace import describe
-from zerver.trace.describe import milliseconds
+from zerver.trace.describe import briefly, milliseconds
 from zerver.trace.facts import CallFacts, Facts, StepFacts, depth, in_rollback, is_hedge, is_timeout
 from zerver.trace.veil import Veil
 
@@ -110,9 +111,13 @@ class _Rows:
         wait = self.facts.waits[self.index]
         return f"request read in {milliseconds(wait)}" if wait >= _SHOWS else ""
 
-    def turn(self, node: Any, detail: Any) -> str:
-        wait = self.facts.waits[self.index]
+    def turn(self, node: Any, since: int) -> str:
+        wait = self.records[self.index][1] - since
         return f"its turn came after {milliseconds(wait)}" if wait >= _SHOWS else ""
+
+    def overrun(self, subject: str, overrun: Overrun) -> str:
+        where = f", {'at' if overrun.seen else 'defined at'} {overrun.place}" if overrun.place else ""
+        return f"OVERRUN step {overrun.step} took {briefly(overrun.took)} of {overrun.budget / 1e6:g}ms{where}"
 
     def ending(self, subject: str, ending: t.Ending) -> str:
         if ending.status == "deadline":
@@ -208,8 +213,8 @@ class _Rows:
     def describe(self, call: Call) -> str:
         return describe.effect(call.effect, self.veil, call.step)
 
-    def failed(self, call: Call, detail: tuple[int, EffectError, bool, float | None]) -> str:
-        number, error, doubt, wait = detail
+    def failed(self, call: Call, detail: tuple[int, EffectError, bool, float | None, str]) -> str:
+        number, error, doubt, wait, why = detail
         reason = describe.reason(error, self.veil, call.step)
         what = reason if is_timeout(error) else f"failed: {reason}"
         several = number > 1 or wait is not None
@@ -218,6 +223,8 @@ class _Rows:
             text = f"{self.which(call)}attempts {self.alike[self.index]} to {number} failed in the same way"
         if doubt:
             text += ", outcome unknown"
+        if why and not several:
+            text += f"; not tried again: {why}"
         if not several and self.is_fault_of_step(call, error):
             self.swallowed[id(error)] = text
             return ""
@@ -225,7 +232,7 @@ class _Rows:
             again = f"retrying in {milliseconds(int(wait * 1e9))}" if wait >= _SHOWS / 1e9 else "retrying"
             text += f"; {again}" + (" with the same key" if call.effect.kind.takes_key else "")
         elif several:
-            text += "; gave up"
+            text += f"; gave up: {why}" if why else "; gave up"
         mark = "✗" if wait is None and not doubt else "⚠"
         return f"{_indent(call)}{mark} {text}"
 
@@ -359,6 +366,7 @@ _TELL: dict[str, _Tell] = {
     t.REFUSED: _Rows.refused,
     t.READ: _Rows.read,
     t.TURN: _Rows.turn,
+    t.OVERRUN: _Rows.overrun,
     t.STEP: _Rows.step,
     t.DEFECT: _Rows.defect,
     t.FAULT: _Rows.fault,

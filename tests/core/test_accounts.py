@@ -1,0 +1,101 @@
+"""Accounts are exact for thousands of tenants and bounded for any number; idle ones are forgotten; rules can change."""
+
+from __future__ import annotations
+
+from zerver.core.accounts import EXACT, Account, Accounts, deal
+from zerver.core.load import Usage
+from zerver.core.tenants import Tenant, Tenants
+
+
+def accounts(tenants: Tenants | None = None) -> Accounts:
+    return Accounts(tenants or Tenants(), lambda account: True)
+
+
+def test_who_is_idle_is_forgotten() -> None:
+    book = accounts()
+    busy = book.get("busy", 0.0)
+    busy.waiting = 1
+    for number in range(100_000):
+        book.get(f"t{number}", float(number))
+    assert len(book) <= 128
+    assert book.get("busy", 1e6) is busy
+
+
+def test_a_rate_that_is_not_whole_again_is_remembered() -> None:
+    book = accounts(Tenants(default=Tenant(rate=1.0, burst=10)))
+    spent = book.get("spent", 0.0)
+    assert spent.bucket is not None
+    assert spent.bucket.take(0.0)
+    for number in range(200):
+        book.get(f"t{number}", 0.5)
+    assert book.get("spent", 0.5) is spent
+    for number in range(200):
+        book.get(f"u{number}", 5.0)
+    assert book.find("spent") is None
+
+
+def test_memory_is_bounded_whatever_names_come() -> None:
+    book = accounts(Tenants({"named": Tenant(rate=5)}, Tenant(rate=1, weight=2.0)))
+    for number in range(3 * EXACT):
+        book.get(f"t{number}", 0.0).waiting += 1
+    assert len(book) == EXACT
+    crowd = book.get("one more", 0.0)
+    assert crowd.shared
+    assert not crowd.bounded, "one name is not refused for what another did"
+    assert crowd.shares[0].weight == 2.0
+    assert not book.get("named", 0.0).shared, "who was configured is counted exactly, always"
+    assert len(book) == EXACT + 1
+
+
+def test_a_hand_is_six_different_queues_and_the_same_everywhere() -> None:
+    hands = [deal(f"tenant {number}") for number in range(500)]
+    assert all(len(set(hand)) == 6 and min(hand) >= 0 and max(hand) < 128 for hand in hands)
+    assert {card for hand in hands for card in hand} == set(range(128))
+    assert deal("acme") == (1, 98, 91, 39, 92, 114)
+    assert deal("\ud800")  # a name that is no text is a name
+
+
+def test_a_mouse_finds_a_queue_without_the_elephant() -> None:
+    book = accounts()
+    for number in range(EXACT):
+        book.get(f"t{number}", 0.0).waiting += 1
+    for _ in range(1000):
+        book.get("elephant", 0.0).waiting += 1
+    assert all(not book.get(f"mouse {number}", 0.0).waiting for number in range(200))
+
+
+def test_rules_change_and_counts_stay() -> None:
+    book = accounts(Tenants({"acme": Tenant(rate=10)}))
+    acme, other = book.get("acme", 0.0), book.get("other", 0.0)
+    acme.shares[1].running = 3
+    changed = book.replace(Tenants({"acme": Tenant(rate=20, weight=3.0, runs=5)}, Tenant(rate=1)), 0.0)
+    assert changed == [acme]
+    assert (acme.under_way, acme.rule.runs, acme.bounded, other.bounded) == (3, 5, True, True)
+    book.replace(Tenants(), 0.0)
+    assert (acme.bucket, acme.bounded) == (None, False)
+
+
+class Told:
+    """A neighbour that has done what it is told to have done."""
+
+    def __init__(self) -> None:
+        self.usage = Usage(0, 0, 0.0)
+
+    def publish(self, tenant: str, running: int, begun: float, cost: float) -> None: ...
+
+    def elsewhere(self, tenant: str) -> Usage:
+        return self.usage
+
+
+def test_what_is_done_elsewhere_counts_from_the_first_look_on() -> None:
+    told, account = Told(), Account("acme", Tenant(rate=1, burst=10), 0.0)
+    told.usage = Usage(3, 1000, 50.0)
+    assert (account.look_elsewhere(told, 0.0), account.elsewhere) == (0.0, 3)
+    told.usage = Usage(2, 1004, 51.5)
+    assert account.look_elsewhere(told, 0.1) == 1.5
+    assert account.bucket is not None
+    assert account.bucket.quota(0.1).remaining == 6
+    told.usage = Usage(0, 900, 20.0)
+    assert account.look_elsewhere(told, 0.2) == 0.0, "a process has ended, and took its totals with it"
+    told.usage = Usage(0, 901, 30.0)
+    assert account.look_elsewhere(told, 60.0) == 0.0, "what was spent while nobody waited here is not held against it"

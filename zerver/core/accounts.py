@@ -1,0 +1,168 @@
+"""Accounts: what each tenant takes, for as long as it matters.
+
+Law: memory is bounded whatever names come. A tenant that runs nothing, waits for nothing and has its whole rate left is
+forgotten, because a new account would say the same. The first 4,096 have an account each; beyond these, names nobody
+has configured share 128, each name choosing the least busy of six that its hash deals it (shuffle sharding, as
+Kubernetes does it: two names have all six in common once in 5.4e9). Shared accounts bound no rate and no number of
+runs: one name must not be refused for another's use, and the seats and the queue protect the process all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, Final
+
+from zerver.core.load import Neighbours
+from zerver.core.quotas import Bucket
+from zerver.core.shares import Share
+from zerver.core.tenants import Tenant, Tenants
+
+EXACT: Final = 4096
+_SHARED: Final = 128
+_HAND: Final = 6
+_MOMENT: Final = 1.0  # seconds
+_SWEEP: Final = 0.1  # seconds between two searches for accounts to forget, when there is no more room
+
+
+class Account:
+    """What one tenant takes here.
+
+    shares: its place in each class. bucket: what is left of its rate, if that is bounded. bounded: by a rate, or by a
+    number of runs. begun, cost: totals, for the neighbours. shared: by many tenants.
+    """
+
+    __slots__ = (
+        "_looked", "_seen", "begun", "bounded", "bucket", "cost", "elsewhere", "name", "rule", "shared", "shares",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, name: str, rule: Tenant, now: float, *, shared: bool = False) -> None:
+        self.name = name
+        self.rule = rule
+        self.shared = shared
+        self.bucket = None if rule.rate is None else Bucket(rule.rate, rule.bucket, now)
+        self.bounded = rule.rate is not None or rule.runs is not None
+        # Any: what waits in them is a Waiting, which knows its account.
+        self.shares: tuple[Share[Any], ...] = (Share(rule.weight), Share(rule.weight), Share(rule.weight))
+        self.waiting = 0  # runs, of all classes
+        self.begun = 0
+        self.cost = 0.0
+        self.elsewhere = 0  # runs in other processes, when they were last asked
+        self._looked = now
+        self._seen: tuple[float, float] | None = None  # what they had begun and spent by then
+
+    @property
+    def under_way(self) -> int:
+        """Runs that run or wait here."""
+        first, second, third = self.shares
+        return first.running + second.running + third.running + self.waiting
+
+    def give_back(self) -> None:
+        """A run that was counted in the rate did not begin."""
+        if self.bucket is not None:
+            self.bucket.give_back()
+
+    def idle(self, now: float) -> bool:
+        """Whether a new account would say the same."""
+        return not self.under_way and (self.bucket is None or self.bucket.full(now))
+
+    def look_elsewhere(self, neighbours: Neighbours, now: float) -> float:
+        """Take over what the other processes have done for this tenant. Gives the seconds of CPU they spent on it since
+        the last time, if that was a moment ago: what was spent while nobody waited here is not held against it.
+
+        Totals that have become smaller are those of processes that have ended: nothing is taken back for them.
+        """
+        usage = neighbours.elsewhere(self.name)
+        self.elsewhere = usage.running
+        before, self._seen = self._seen, (usage.begun, usage.cost)
+        since, self._looked = now - self._looked, now
+        if before is None:
+            return 0.0
+        if self.bucket is not None and usage.begun > before[0]:
+            self.bucket.taken_elsewhere(usage.begun - before[0], now)
+        return max(0.0, usage.cost - before[1]) if since <= _MOMENT else 0.0
+
+    def obey(self, rule: Tenant, now: float) -> None:
+        """The rule has been replaced; what is under way goes on and counts. Weights are the caller's to change."""
+        self.rule = rule
+        self.bounded = rule.rate is not None or rule.runs is not None
+        if rule.rate is None:
+            self.bucket = None
+        elif self.bucket is None:
+            self.bucket = Bucket(rule.rate, rule.bucket, now)
+        else:
+            self.bucket.retune(rule.rate, rule.bucket, now)
+
+
+class Accounts:
+    """The accounts of one process. settled: whether an idle account is owed nothing by the queues either."""
+
+    def __init__(self, tenants: Tenants, settled: Callable[[Account], bool]) -> None:
+        self.tenants = tenants
+        self._settled = settled
+        self._by_name: dict[str, Account] = {}
+        self._shared: list[Account] = []
+        self._sweep_at = 64  # accounts; twice what the last sweep left, so that a sweep costs an arrival nothing much
+        self._sweep_after = -float("inf")
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def get(self, name: str, now: float) -> Account:
+        """The account of a tenant; opened if need be."""
+        return self._by_name.get(name) or self._open(name, now)
+
+    def find(self, name: str) -> Account | None:
+        """The account of a tenant, if it has one of its own."""
+        return self._by_name.get(name)
+
+    def replace(self, tenants: Tenants, now: float) -> list[Account]:
+        """Treat tenants by other rules from now on. Gives the accounts whose weight has changed."""
+        self.tenants = tenants
+        changed: list[Account] = []
+        for account in [*self._by_name.values(), *self._shared]:
+            rule = _shared_rule(tenants) if account.shared else tenants.get(account.name)
+            if rule.weight != account.rule.weight:
+                changed.append(account)
+            account.obey(rule, now)
+        return changed
+
+    def _open(self, name: str, now: float) -> Account:
+        by_name = self._by_name
+        if len(by_name) >= self._sweep_at and now >= self._sweep_after:
+            self._sweep(now)
+        if len(by_name) >= EXACT and name not in self.tenants.named:
+            return self._deal(name, now)
+        account = by_name[name] = Account(name, self.tenants.get(name), now)
+        return account
+
+    def _sweep(self, now: float) -> None:
+        for account in [account for account in self._by_name.values() if account.idle(now)]:
+            if self._settled(account):
+                del self._by_name[account.name]
+        self._sweep_at = min(EXACT, max(64, 2 * len(self._by_name)))
+        self._sweep_after = now + _SWEEP
+
+    def _deal(self, name: str, now: float) -> Account:
+        """The least busy of the six shared accounts that belong to a name."""
+        if not self._shared:
+            rule = _shared_rule(self.tenants)
+            self._shared = [Account("", rule, now, shared=True) for _ in range(_SHARED)]
+        return min((self._shared[card] for card in deal(name)), key=lambda account: account.under_way)
+
+
+def deal(name: str) -> tuple[int, ...]:
+    """The six accounts of 128 that belong to a name: the same in every process, and all of them different."""
+    # A cryptographic hash, as names may be chosen by whoever asks; Python's own hash differs between processes.
+    number = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    cards = list(range(_SHARED))
+    hand = []
+    for left in range(_SHARED, _SHARED - _HAND, -1):
+        number, place = divmod(number, left)
+        hand.append(cards.pop(place))
+    return tuple(hand)
+
+
+def _shared_rule(tenants: Tenants) -> Tenant:
+    return Tenant(weight=tenants.default.weight)
