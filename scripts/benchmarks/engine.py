@@ -17,6 +17,7 @@ from zerver.core.tickets import Ticket
 from zerver.core.work import Work
 from zerver.runtime import open_runtime
 from zerver.runtime.admission import AdmissionActor
+from zerver.runtime.run import Order
 
 STEPS = 100
 AGAIN = 20  # effects, joins or hedges of one run, where the figure is per effect and not per run
@@ -32,7 +33,7 @@ def per_run(times: int, flow: Flow, parts: int = 1) -> Measure:
             plan = runtime.plan(flow)
             began = time.perf_counter()
             for _ in range(times):
-                await runtime.execute(flow, plan)  # as an edge does; `runtime.run` adds a checkpoint
+                await runtime.execute(Order(flow, plan))  # as an edge does; `runtime.run` adds a checkpoint
             return (time.perf_counter() - began) / times / parts * 1e6
 
     return lambda: trio.run(run)
