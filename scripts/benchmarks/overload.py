@@ -21,9 +21,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -35,7 +37,8 @@ DEADLINES = {"interactive": 1.0, "default": 2.0, "batch": 30.0, "dependent": 2.0
 COSTS = {name: sum(slices) for name, (slices, _) in SHAPES.items()}
 COSTS["dependent"] = COSTS["default"]
 MIX = {"interactive": 0.2, "default": 0.3, "batch": 0.5}  # of the CPU that is asked for
-MOST_CONNECTIONS = 2000
+MOST_CONNECTIONS = 4000
+REST_SECONDS = 2.5  # of work for a client, between two of its requests
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -104,7 +107,6 @@ class Outcome:
     arrival: Arrival
     status: int = 0  # 0: no answer
     seconds: float = float("inf")
-    retry_after: float = 0.0
 
     @property
     def good(self) -> bool:
@@ -164,10 +166,10 @@ def max_min(asked: Mapping[str, float], capacity: float) -> dict[str, float]:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection; answers have a Content-Length, as both servers send."""
+    """One keep-alive connection of one client; answers have a Content-Length, as both servers send."""
 
-    def __init__(self, load: Load) -> None:
-        self.load = load
+    def __init__(self, clients: Clients) -> None:
+        self.clients = clients
         self.waiting: Outcome | None = None
         self.data = b""
         self.transport: asyncio.Transport | None = None
@@ -191,21 +193,68 @@ class Connection(asyncio.Protocol):
             return
         self.data = b""
         outcome, self.waiting = self.waiting, None
-        if outcome is not None:
-            outcome.retry_after = float(fields.get(b"retry-after", b"0"))
-            self.load.answered(outcome, int(head[9:12]))
+        status, retry_after = int(head[9:12]), float(fields.get(b"retry-after", b"0"))
         if fields.get(b"connection") == b"close":
             assert self.transport is not None
             self.transport.close()
         else:
-            self.load.idle.append(self)
+            self.clients.rest(self, retry_after)
+        if outcome is not None:
+            self.clients.load.answered(outcome, status, retry_after)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.load.open -= 1
-        if self in self.load.idle:
-            self.load.idle.remove(self)
+        self.clients.lost(self)
         if self.waiting is not None:
-            self.load.answered(self.waiting, 0)
+            self.clients.load.answered(self.waiting, 0, 0.0)
+
+
+class Clients:
+    """Those who ask for one kind of work for one tenant: a connection each, and a rest after a refusal, as it says."""
+
+    def __init__(self, load: Load, most: int) -> None:
+        self.load = load
+        self.most = most
+        self.open = 0
+        self.idle: deque[Connection] = deque()
+
+    async def connect(self) -> Connection | None:
+        self.open += 1
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(self), "127.0.0.1", self.load.port
+            )
+        except OSError:
+            self.open -= 1
+            return None
+        return connection
+
+    def send(self, outcome: Outcome) -> bool:
+        """Whether there was a client who could."""
+        if self.idle:
+            self.idle.popleft().ask(outcome)
+        elif self.open < self.most:
+            self.load.start(self._connect_and_ask(outcome))
+        else:
+            return False
+        return True
+
+    def rest(self, connection: Connection, seconds: float) -> None:
+        if seconds:
+            asyncio.get_running_loop().call_later(seconds, self.idle.append, connection)
+        else:
+            self.idle.append(connection)
+
+    def lost(self, connection: Connection) -> None:
+        self.open -= 1
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    async def _connect_and_ask(self, outcome: Outcome) -> None:
+        connection = await self.connect()
+        if connection is None:
+            self.load.answered(outcome, 0, 0.0)
+        else:
+            connection.ask(outcome)
 
 
 class Load:
@@ -215,15 +264,20 @@ class Load:
         self.port = port
         self.retries = retries
         self.rng = rng
-        self.idle: list[Connection] = []
-        self.open = 0
+        self.clients: dict[tuple[str, str], Clients] = {}
         self.outcomes: list[Outcome] = []
         self.under_way = 0
         self.began = 0.0
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, arrivals: Sequence[Arrival], patience: float) -> None:
+    async def run(
+        self, arrivals: Sequence[Arrival], seconds: float, patience: float, read_cpu: Callable[[], float] = lambda: 0.0
+    ) -> float:
+        """What the server's CPU was when all had connected and nobody had asked."""
         loop = asyncio.get_running_loop()
+        await self._connect(Counter((one.tenant, one.kind) for one in arrivals), seconds)
+        await asyncio.sleep(0.2)
+        cpu = read_cpu()
         self.began = loop.time() + 0.2
         for arrival in sorted(arrivals, key=lambda one: one.at):
             due = self.began + arrival.at - loop.time()
@@ -233,37 +287,37 @@ class Load:
         gives_up = loop.time() + patience
         while self.under_way and loop.time() < gives_up:  # noqa: ASYNC110 - a generator may look twenty times a second
             await asyncio.sleep(0.05)
+        return cpu
+
+    async def _connect(self, counts: Counter[tuple[str, str]], seconds: float) -> None:
+        """As many clients as can ask that often if each is refused now and then; connected before it begins."""
+        total = sum(counts.values())
+        for who, count in counts.items():
+            wanted = min(REST_SECONDS * count / seconds, MOST_CONNECTIONS * count / total)
+            clients = self.clients[who] = Clients(self, int(wanted) + 8)
+            for _ in range(int(wanted)):
+                connection = await clients.connect()
+                if connection is not None:
+                    clients.idle.append(connection)
+                await asyncio.sleep(0.0005)
 
     def send(self, arrival: Arrival) -> None:
         outcome = Outcome(arrival)
         self.outcomes.append(outcome)
-        if self.idle:
-            self.under_way += 1
-            self.idle.pop().ask(outcome)
-        elif self.open < MOST_CONNECTIONS:
-            self.under_way += 1
-            self.open += 1
-            task = asyncio.ensure_future(self._connect(outcome))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+        self.under_way += self.clients[arrival.tenant, arrival.kind].send(outcome)
 
-    async def _connect(self, outcome: Outcome) -> None:
-        try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self), "127.0.0.1", self.port
-            )
-            connection.ask(outcome)
-        except OSError:
-            self.open -= 1
-            self.answered(outcome, 0)
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
-    def answered(self, outcome: Outcome, status: int) -> None:
+    def answered(self, outcome: Outcome, status: int, retry_after: float) -> None:
         loop = asyncio.get_running_loop()
         self.under_way -= 1
         outcome.status, outcome.seconds = status, loop.time() - self.began - outcome.arrival.at
         arrival = outcome.arrival
         if not outcome.good and arrival.attempt < self.retries:
-            wait = max(outcome.retry_after, self.rng.uniform(0, 0.05 * 2**arrival.attempt))
+            wait = max(retry_after, self.rng.uniform(0, 0.05 * 2**arrival.attempt))
             again = attrs.evolve(arrival, at=loop.time() - self.began + wait, attempt=arrival.attempt + 1)
             loop.call_later(wait, self.send, again)
 
@@ -284,9 +338,8 @@ def measure(system: System, arrivals: Sequence[Arrival], seconds: float, retries
         _wait_port(port, server)
         load = Load(port, retries, random.Random(1))
         warm = [Arrival(0.02 * n, kind) for n, kind in enumerate(["interactive", "default"] * 20)]
-        asyncio.run(Load(port, 0, random.Random(0)).run(warm, 3.0))
-        before = _cpu_seconds(server.pid)
-        asyncio.run(load.run(arrivals, 3.0))
+        asyncio.run(Load(port, 0, random.Random(0)).run(warm, 1.0, 3.0))
+        before = asyncio.run(load.run(arrivals, seconds, 3.0, partial(_cpu_seconds, server.pid)))
         return Measured(load.outcomes, seconds, _cpu_seconds(server.pid) - before)
     finally:
         os.killpg(server.pid, 9)
