@@ -41,7 +41,9 @@ _FENCE = re.compile(r"^```([a-z]*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULT
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 #: Lines of a timeline that are there when something took long enough to be worth one.
-_FLEETING = re.compile(r"^(?:SLOW |\s*[\d.]+m?s +\S+ +(?:admitted after|request read in) ).*\n", re.MULTILINE)
+_FLEETING = re.compile(
+    r"^(?:SLOW |\s*[\d.]+m?s +\S+ +(?:admitted after|request read in|its turn came) ).*\n", re.MULTILINE
+)
 
 #: Commands that the page gives to somebody with a fresh clone, as what they come to once all is installed. The second
 #: value: how often they may be tried. The demo's timeouts are real ones, and a machine may be busy with other tests.

@@ -10,7 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from zerver.http import extract, framing, multipart, strict_json, trust
+from zerver.core import strict_json
+from zerver.http import extract, framing, multipart, trust
 from zerver.http.connection import Connection, Service
 from zerver.http.exchange import Exchange, Limits
 from zerver.http.gate import HeadLimits

@@ -17,7 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from zerver import AdmissionPolicy, App, Capability, Done, Fail, Flow, Slot, effect, step
 from zerver.effects import clock, kv
 from zerver.errors import DefinitionError
-from zerver.http import Body, Header, Path, open_http_listeners
+from zerver.http import Body, Header, Path, Response, open_http_listeners
 from zerver.http import Limits as HttpLimits
 from zerver.http import json as as_json
 from zerver.runtime import Result
@@ -584,6 +584,21 @@ async def test_an_observer_of_runs_that_raises_is_reported_and_spoils_no_answer(
     async with served(app_in(World()), on_run=on_run) as place:
         assert (await place.ask("GET /")).status == 200
         assert [type(defect) for defect in place.defects] == [BrokenPipeError]
+
+
+async def test_an_observer_of_runs_is_told_of_the_500_that_an_unsendable_answer_becomes() -> None:
+    @step
+    def broken() -> Done:
+        return Done(Response(200, {"x-bad": "a\nb"}))
+
+    app = App()
+    app.route("GET", "/", Flow("broken", [broken]))
+    async with served(app) as place:
+        answer = await place.ask("GET /")
+        ((result, status),) = place.runs
+        assert (answer.status, status, result.status) == (500, 500, "done")
+        assert answer.headers["x-request-id"] == result.run_id
+        assert [type(defect) for defect in place.defects] == [ValueError]
 
 
 Tenant = Annotated[str, Slot("tenant")]

@@ -27,7 +27,9 @@ SEEDS = range(admission.SEEDS if sys.flags.optimize else 2)
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_design_keeps_to_what_is_allowed(name: str) -> None:
-    line = judge(SCENARIOS[name], "zerver", SEEDS)
+    scenario = SCENARIOS[name]
+    # A pooled figure is one of all seeds together, as one seed has too few calls for it; so have two.
+    line = judge(scenario, "zerver", range(admission.SEEDS) if scenario.pooled else SEEDS)
     assert [f"{what}: {figure}" for what, figure in line.figures.items() if not figure.ok] == []
 
 

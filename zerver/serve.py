@@ -15,9 +15,8 @@ import attrs
 import trio
 
 from zerver.core.app import App, Route
-from zerver.core.flows import Flow
 from zerver.core.load import Neighbours
-from zerver.core.plan import Plan, compile_plan
+from zerver.core.plan import compile_plan
 from zerver.core.priorities import RANK, Priority
 from zerver.core.tenants import NOBODY, Identity, classify
 from zerver.errors import DefinitionError, ProtocolViolation
@@ -51,12 +50,13 @@ from zerver.http import (
 )
 from zerver.http.connection import log_defect
 from zerver.http.mounts import Mounted, mounted_at, open_mounts
+from zerver.http.prewritten import check_sendable
 from zerver.http.relay import SAFE_METHODS, Relays, check_passable, open_relays
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.live import Run
-from zerver.runtime.run import Order
+from zerver.runtime.run import Parts, Prepared
 
 #: Told of every run over HTTP once its response is made, and before it is sent: the result and the response's status.
 RunObserver = Callable[[Result, int], None]
@@ -73,8 +73,7 @@ class Endpoint:
     place when it is refused.
     """
 
-    flow: Flow
-    plan: Plan
+    prepared: Prepared
     extractor: Extractor
     label: str
     priority: Priority
@@ -82,7 +81,7 @@ class Endpoint:
 
     def is_watched(self, method: str) -> bool:
         """Whether a client that leaves ends the run. Nobody misses the answer of a method that only looks."""
-        return (self.flow.on_disconnect or ("cancel" if method in SAFE_METHODS else "finish")) == "cancel"
+        return (self.prepared.flow.on_disconnect or ("cancel" if method in SAFE_METHODS else "finish")) == "cancel"
 
 
 def compile_routes(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> Router[Endpoint]:
@@ -114,15 +113,16 @@ def _compile(route: Route) -> Endpoint:
     degrade, degrade_plan = None, route.degrade_plan()
     if route.flow.degrade is not None and degrade_plan is not None:
         extractor = compile_extractor(degrade_plan.parts, label, names)
-        degrade = Endpoint(route.flow.degrade, degrade_plan, extractor, route.label, priority)
+        degrade = Endpoint(Prepared(route.flow.degrade, degrade_plan), extractor, route.label, priority)
     plan = route.plan()
-    return Endpoint(route.flow, plan, compile_extractor(plan.parts, label, names), route.label, priority, degrade)
+    extractor = compile_extractor(plan.parts, label, names)
+    return Endpoint(Prepared(route.flow, plan), extractor, route.label, priority, degrade)
 
 
 def _compile_mount(mounted: Mounted) -> Endpoint:
     flow, label = mounted.flow(), f"{mounted.mount.prefix}/…"
     plan = compile_plan(flow)
-    return Endpoint(flow, plan, compile_extractor(plan.parts, label), label, flow.priority)
+    return Endpoint(Prepared(flow, plan), compile_extractor(plan.parts, label), label, flow.priority)
 
 
 def check_app(app: App, handled: frozenset[str] = BUILTIN_KINDS) -> None:
@@ -170,31 +170,34 @@ class Edge:
     async def _run(
         self, exchange: Exchange, caller: Caller, endpoint: Endpoint, params: Mapping[str, str], label: str
     ) -> Response:
-        head, flow, runtime = exchange.head, endpoint.flow, self.runtime
+        head, flow, runtime = exchange.head, endpoint.prepared.flow, self.runtime
         asked = head.headers.get
         who = _ANYBODY if self.app.identify is None else _identity(self.app.identify(head))
         rule = runtime.tenants.get(who.tenant)
 
-        def order(endpoint: Endpoint) -> Order:
-            parts = self._reader(exchange, caller, endpoint.extractor, params) if endpoint.plan.parts else ()
-            return Order(endpoint.flow, endpoint.plan, parts)
+        def parts(endpoint: Endpoint) -> Parts:
+            reads = endpoint.prepared.plan.parts
+            return self._reader(exchange, caller, endpoint.extractor, params) if reads else ()
 
         def watch(run: Run) -> None:
             exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
 
         result = await runtime.execute(
-            order(endpoint),
+            endpoint.prepared,
+            parts(endpoint),
             tenant=who.tenant,
             priority=classify(endpoint.priority, rule, who.priority, _asked_priority(asked(_PRIORITY_HEADER))),
             deadline=_asked_deadline(asked(_TIMEOUT_HEADER)),
             label=label,
             on_wait=watch if endpoint.is_watched(head.method) else None,
             after=lambda sealed: self._tell(sealed, response.status),  # its rollback has outlived the answer
-            degrade=None if endpoint.degrade is None else order(endpoint.degrade),
+            degrade=None if endpoint.degrade is None else (endpoint.degrade.prepared, parts(endpoint.degrade), ()),
         )
         response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
         if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
             response = await self._open(response, head, result)
+        if self.on_run is not None:
+            response = self._sendable(response, result)
         if rule.rate is not None:
             quota = runtime.quota(who.tenant)
             response = response if quota is None else limited(response, quota)
@@ -226,6 +229,15 @@ class Edge:
             self.on_defect(defect)
             opened = problem(500, instance=result.run_id)
         return stamped(opened, result.run_id)
+
+    def _sendable(self, response: Response, result: Result) -> Response:
+        """The answer, or a 500 for one that the wire would refuse: whoever is told of its status is told the truth."""
+        try:
+            check_sendable(response.status, response.headers)
+        except ValueError as defect:
+            self.on_defect(defect)
+            return stamped(problem(500, instance=result.run_id), result.run_id)
+        return response
 
     def _tell(self, result: Result, status: int) -> None:
         if self.on_run is None:

@@ -17,7 +17,6 @@ from zerver.core.tickets import Ticket
 from zerver.core.work import Work
 from zerver.runtime import open_runtime
 from zerver.runtime.admission import AdmissionActor
-from zerver.runtime.run import Order
 
 STEPS = 100
 AGAIN = 20  # effects, joins or hedges of one run, where the figure is per effect and not per run
@@ -30,10 +29,10 @@ def per_run(times: int, flow: Flow, parts: int = 1) -> Measure:
 
     async def run() -> float:
         async with open_runtime(App()) as runtime:
-            plan = runtime.plan(flow)
+            prepared = runtime.prepare(flow)
             began = time.perf_counter()
             for _ in range(times):
-                await runtime.execute(Order(flow, plan))  # as an edge does; `runtime.run` adds a checkpoint
+                await runtime.execute(prepared)  # as an edge does; `runtime.run` adds a checkpoint
             return (time.perf_counter() - began) / times / parts * 1e6
 
     return lambda: trio.run(run)

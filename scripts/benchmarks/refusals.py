@@ -29,7 +29,7 @@ import trio
 
 from zerver.http import Exchange, Limits, Response, open_http_listeners, problem, serve_http
 from zerver.http.connection import random_id
-from zerver.http.wire import Prewritten
+from zerver.http.prewritten import Prewritten
 
 KINDS = ("echo", "problem", "prewritten", "brake", "accept")
 GET = b"GET / HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench/1\r\nAccept: */*\r\nAuthorization: Bearer xyz\r\n\r\n"

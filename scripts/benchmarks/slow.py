@@ -67,7 +67,8 @@ async def serve_app() -> None:
     async with trio.open_nursery() as nursery:
         serving: Serving = await nursery.start(partial(serve, app))
         gc.collect()
-        gc.freeze()  # as `zerver serve` does
+        gc.freeze()  # as `zerver serve` does, and so is this:
+        gc.set_threshold(10_000, 5, 1_000)
         print(serving.addresses[0].rpartition(":")[2], flush=True)
 
 

@@ -40,6 +40,7 @@ from tests.http.vectors import (
     head,
 )
 from zerver import App, Done, Flow, step
+from zerver.core.strict_json import MAX_DEPTH
 from zerver.errors import ProtocolViolation
 from zerver.http import Body, Cookie, Header, Path, Query, json
 from zerver.http.conversions import compile_json
@@ -47,7 +48,6 @@ from zerver.http.exchange import Limits
 from zerver.http.messages import NO_HEADERS, Headers, RequestHead
 from zerver.http.multipart import read_multipart
 from zerver.http.parsers import HeadParser, head_parser
-from zerver.http.strict_json import MAX_DEPTH
 from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
 from zerver.serve import serve
 

@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--policy", action="append", choices=sorted(POLICIES), help="only this one; may be repeated")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw them instead of printing (needs matplotlib)")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw instead of printing (needs matplotlib)")
     options = parser.parse_args()
     scenarios = load_all()
     if options.plots is not None:

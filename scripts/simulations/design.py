@@ -48,7 +48,8 @@ class Parked:
 class Loop:
     """A loop whose steps take turns as `zerver.core.turns` says, with the rules that `zerver.runtime.turns` keeps: who
     finds nobody waiting begins at once, for 3 ms of steps at most; otherwise there is a look at I/O between any two
-    turns, and who has the next is settled when the last one ends. All times are nanoseconds.
+    turns, and who has the next is settled when the last one ends, or after that look if it is worth one. All times are
+    nanoseconds.
     """
 
     def __init__(self, pressed: Callable[[], int]) -> None:
@@ -125,8 +126,9 @@ class Loop:
                 self._filled[level] += took
 
     def _hand_on(self) -> None:
-        self._given = self.queue.next()
-        self._baton = self._given is not None
+        chosen = self.queue.first()
+        self._baton = chosen is not None
+        self._given = None if chosen is None or chosen.worth_a_look else self.queue.next()
 
     # ---- load ---------------------------------------------------------------------------------
 
@@ -184,7 +186,7 @@ class Zerver:
 
     def abandon(self, job: Job, now: float) -> None:
         if self._queued.pop(job.noted, None) is not None:
-            self.admission.abandon(job.noted)
+            self.admission.abandon(job.noted, now)
 
     def granted(self, now: float) -> Iterable[tuple[Job, Refused | None]]:
         for entry, answer in self.admission.answers(now):

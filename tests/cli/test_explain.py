@@ -98,6 +98,8 @@ HEAD = """\
 POST /orders/{id:int}/pay → flow pay, version 1, owner payments
 
 class           interactive, as the flow says
+waits           50 ms at most for its ticket
+a step          may take 3 ms; a longer one is recorded as an overrun
 deadline        2 s
 undo deadline   10 s
 client leaves   the run goes on, because of the method
@@ -120,7 +122,22 @@ steps
 effects
   payments.charge, a write in payment.charge, compensated  (shop.py:32)
     policy          timeout 0.8 (effect); retries 2 (effect); backoff 0.2 (kind); backoff_cap 1 (target)
-    target          payments: breaker none, bulkhead """
+    target          payments
+"""
+
+TAIL = """
+targets
+  payments: breaker none, bulkhead auto, retry_ratio 0.1
+
+limits of admission
+  running             4 to 400
+  queued              2000
+  degraded            16
+  tenant_part         0.8
+
+limits of the HTTP server
+  head.start_line     8192
+"""
 
 
 def explained(folder: Path, *arguments: str) -> Any:
@@ -137,10 +154,30 @@ def test_it_is_a_page_to_read(tmp_path: Path) -> None:
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.startswith(HEAD)
     assert (
-        "    policy          timeout none; retries 0 (flow); backoff 0.05 (default); backoff_cap 1 (target)"
-        in ended.out
+        "    policy          timeout 5 (compensation); retries 0 (flow); "
+        "backoff 0.05 (compensation); backoff_cap 1 (target)" in ended.out
     )
-    assert "\nlimits of the HTTP server\n  head.start_line     8192\n" in ended.out
+    assert TAIL in ended.out
+
+
+def test_a_step_says_where_it_runs_and_a_fixed_limit_that_it_is_one(tmp_path: Path) -> None:
+    shop = (
+        SHOP.replace("@step\ndef wrap", '@step(offload="thread")\ndef wrap')
+        .replace("    policy=Policy(backoff_cap=9.0),", "    admission=AdmissionPolicy(running=7),")
+        .replace("import App,", "import AdmissionPolicy, App,")
+    )
+    ended = zerver(tmp_path, "explain", "shop:app", "GET", "/orders/7", shop=shop)
+    assert (ended.status, ended.err) == (0, "")
+    assert "\n    wrap: reads auth.user; writes gift?; runs in a thread  (shop.py:40)\n" in ended.out
+    assert "\n  running             7\n" in ended.out
+    assert "\na step          may take 10 ms; " in ended.out
+
+
+def test_what_others_may_be_asked_is_answered_by_the_server(tmp_path: Path) -> None:
+    ended = zerver(tmp_path, "explain", "shop:app", "OPTIONS", "/orders/7", shop=SHOP)
+    assert ended.status == 0
+    assert ended.out == "OPTIONS /orders/7 → answered by the server itself, with Allow: GET, HEAD, OPTIONS\n"
+    assert explained(tmp_path, "OPTIONS", "/orders/7")["allow"] == ["GET", "HEAD", "OPTIONS"]
 
 
 def test_a_routes_own_path_names_it_too(tmp_path: Path) -> None:
@@ -152,6 +189,8 @@ def test_json_has_all_of_it(tmp_path: Path) -> None:
     assert told["route"] == "GET /orders/{id:int}"
     assert told["priority"] == {"value": "default", "by": "route"}
     assert told["on_disconnect"] == {"value": "cancel", "by": "method"}
+    assert (told["patience"], told["budget"]) == (0.25, 0.01)
+    assert (told["admission"]["running"], told["admission"]["queued"]) == ([4, 400], 2000)
     assert told["limits"]["body"] == 10 * 1024 * 1024
     assert [line["name"] for line in told["stages"] if line["chain"]] == ["auth.verify"]
     assert told["effects"][0]["policy"]["timeout"] == {"value": 0.8, "by": "effect"}

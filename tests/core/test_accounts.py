@@ -76,26 +76,63 @@ def test_rules_change_and_counts_stay() -> None:
 
 
 class Told:
-    """A neighbour that has done what it is told to have done."""
+    """Neighbours that have done what they are told to have done, and note what they are told."""
 
     def __init__(self) -> None:
-        self.usage = Usage(0, 0, 0.0)
+        self.usage = Usage(0, 0.0, 0.0)
+        self.heard: list[tuple[str, int, float, float]] = []
 
-    def publish(self, tenant: str, running: int, begun: float, cost: float) -> None: ...
+    def publish(self, tenant: str, running: int, refill: float, cost: float) -> None:
+        self.heard.append((tenant, running, refill, cost))
 
     def elsewhere(self, tenant: str) -> Usage:
         return self.usage
 
 
-def test_what_is_done_elsewhere_counts_from_the_first_look_on() -> None:
+def test_what_is_taken_elsewhere_counts_from_the_first_look_on() -> None:
     told, account = Told(), Account("acme", Tenant(rate=1, burst=10), 0.0)
-    told.usage = Usage(3, 1000, 50.0)
+    told.usage = Usage(3, 4.0, 50.0)
     assert (account.look_elsewhere(told, 0.0), account.elsewhere) == (0.0, 3)
-    told.usage = Usage(2, 1004, 51.5)
-    assert account.look_elsewhere(told, 0.1) == 1.5
     assert account.bucket is not None
-    assert account.bucket.quota(0.1).remaining == 6
-    told.usage = Usage(0, 900, 20.0)
+    assert account.bucket.quota(0.0).remaining == 6, "a worker that has never seen the tenant gives it no new burst"
+
+
+def test_what_was_spent_elsewhere_is_charged_while_it_is_news() -> None:
+    told, account = Told(), Account("acme", Tenant(), 0.0)
+    told.usage = Usage(3, 0.0, 50.0)
+    assert account.look_elsewhere(told, 0.0) == 0.0
+    told.usage = Usage(2, 0.0, 51.5)
+    assert account.look_elsewhere(told, 0.1) == 1.5
+    told.usage = Usage(0, 0.0, 20.0)
     assert account.look_elsewhere(told, 0.2) == 0.0, "a process has ended, and took its totals with it"
-    told.usage = Usage(0, 901, 30.0)
+    told.usage = Usage(0, 0.0, 30.0)
     assert account.look_elsewhere(told, 60.0) == 0.0, "what was spent while nobody waited here is not held against it"
+
+
+def test_a_claim_that_fails_leaves_nothing_behind() -> None:
+    class Race(Told):
+        """While the account claims, somebody else does."""
+
+        def publish(self, tenant: str, running: int, refill: float, cost: float) -> None:
+            super().publish(tenant, running, refill, cost)
+            self.usage = Usage(1, 10.0, 0.0)
+
+    told, account = Race(), Account("acme", Tenant(rate=1, burst=10, runs=1), 0.0)
+    assert account.claim(told, 0.0) == "tenant over its runs"
+    assert [running for _, running, _, _ in told.heard] == [1, 0]
+    assert account.under_way == 0
+
+    told, account = Race(), Account("acme", Tenant(rate=1, burst=10), 0.0)
+    assert account.claim(told, 0.0) == "tenant over its rate"
+    assert told.heard[-1] == ("acme", 0, 10.0, 0.0)
+
+
+def test_a_token_that_another_takes_meanwhile_is_not_taken_twice() -> None:
+    class Other(Told):
+        def publish(self, tenant: str, running: int, refill: float, cost: float) -> None:
+            super().publish(tenant, running, refill, cost)
+            self.usage = Usage(1, 1.0, 0.0)
+
+    told, account = Other(), Account("acme", Tenant(rate=1, burst=10), 0.0)
+    assert account.claim(told, 0.0) is None
+    assert told.heard[-1] == ("acme", 1, 2.0, 0.0), "the other's token, and its own"

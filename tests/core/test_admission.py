@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import attrs
 import pytest
@@ -47,6 +46,20 @@ def admission(policy: AdmissionPolicy = PATIENT, **tenants: Tenant) -> Admission
     return Admission(policy, Tenants(tenants))
 
 
+class Elsewhere:
+    """Neighbours that have done what the test says."""
+
+    def __init__(self) -> None:
+        self.usage = Usage(0, 0.0, 0.0)
+        self.heard: list[tuple[str, int, float, float]] = []
+
+    def publish(self, tenant: str, running: int, refill: float, cost: float) -> None:
+        self.heard.append((tenant, running, refill, cost))
+
+    def elsewhere(self, tenant: str) -> Usage:
+        return self.usage if tenant == "heavy" else Usage(0, 0.0, 0.0)
+
+
 # ---- seats ----------------------------------------------------------------------------------
 
 
@@ -78,12 +91,12 @@ def test_who_went_away_owes_nothing() -> None:
     one = ticket(state.arrive("default", "acme", 0.0))
     entry = waiting(state.arrive("default", "acme", 0.0))
     assert state.quota("acme", 0.0) == Quota(2, 0, 2.0, 2.0)
-    state.abandon(entry)
+    state.abandon(entry, 0.0)
     assert state.quota("acme", 0.0) == Quota(2, 1, 1.0, 2.0)
     state.leave(one, 0.0)
     assert (state.answers(0.0), state.queued, state.running) == ([], 0, 0)
     with pytest.raises(KeyError):
-        state.abandon(entry)
+        state.abandon(entry, 0.0)
 
 
 def test_the_highest_class_goes_first_and_the_others_get_their_part() -> None:
@@ -254,56 +267,15 @@ def test_a_rate_is_kept_and_refused_with_the_time_it_takes() -> None:
 
 
 def test_runs_at_once_count_those_that_wait_and_those_elsewhere() -> None:
-    class Elsewhere:
-        running = 0
-
-        def publish(self, tenant: str, running: int, begun: float, cost: float) -> None: ...
-
-        def elsewhere(self, tenant: str) -> Usage:
-            return Usage(self.running, 0, 0.0)
-
     elsewhere = Elsewhere()
-    state = Admission(PATIENT, Tenants({"acme": Tenant(runs=3)}), elsewhere)
-    ticket(state.arrive("default", "acme", 0.0))
-    waiting(state.arrive("default", "acme", 0.0))
-    elsewhere.running = 1
-    answer = refusal(state.arrive("default", "acme", 0.0))
+    state = Admission(PATIENT, Tenants({"heavy": Tenant(runs=3)}), elsewhere)
+    ticket(state.arrive("default", "heavy", 0.0))
+    waiting(state.arrive("default", "heavy", 0.0))
+    elsewhere.usage = Usage(1, 0.0, 0.0)
+    answer = refusal(state.arrive("default", "heavy", 0.0))
     assert (answer.reason, answer.status) == ("tenant over its runs", 429)
-    elsewhere.running = 0
-    waiting(state.arrive("default", "acme", 0.0))
-
-
-def test_tokens_and_costs_of_neighbours_count_here() -> None:
-    class Shared:
-        """Two processes, and what each has published."""
-
-        def __init__(self) -> None:
-            self.rows: dict[tuple[str, str], Usage] = {}
-
-        def side(self, me: str, other: str) -> Any:
-            shared = self
-
-            class Side:
-                def publish(self, tenant: str, running: int, begun: float, cost: float) -> None:
-                    shared.rows[me, tenant] = Usage(running, begun, cost)
-
-                def elsewhere(self, tenant: str) -> Usage:
-                    return shared.rows.get((other, tenant), Usage(0, 0, 0.0))
-
-            return Side()
-
-    shared, tenants = Shared(), Tenants({"acme": Tenant(rate=10, burst=10)})
-    here = Admission(AdmissionPolicy(), tenants, shared.side("here", "there"))
-    there = Admission(AdmissionPolicy(), tenants, shared.side("there", "here"))
-    begun = 0
-    for tenth in range(1000):
-        for state in (here, there):
-            answer = state.arrive("default", "acme", tenth / 10)
-            if isinstance(answer, Ticket):
-                begun += 1
-                state.leave(answer, tenth / 10, 0.001)
-    assert begun <= 10 * 100 + 2 * 10, "both together, and no more than their bursts above"
-    assert begun >= 10 * 99
+    elsewhere.usage = Usage(0, 0.0, 0.0)
+    waiting(state.arrive("default", "heavy", 0.0))
 
 
 def test_rules_are_replaced_while_runs_run_and_wait() -> None:
@@ -319,7 +291,7 @@ def test_rules_are_replaced_while_runs_run_and_wait() -> None:
     state.leave(one, 0.0)
     [(told, answer)] = state.answers(0.0)
     assert (told, ticket(answer).rule, one.rule.runs) == (entry, Tenant(), 2)
-    state.abandon(other)
+    state.abandon(other, 0.0)
     state.leave(ticket(answer), 0.0)
     assert (state.running, state.queued) == (0, 0)
 
@@ -363,6 +335,108 @@ def test_backlogged_tenants_get_cpu_by_weight(costs: list[float]) -> None:
         holder = ticket(answer)
     for name, weight in weights.items():
         assert spent[name] / weight == pytest.approx(0.3, rel=0.05)
+
+
+def test_who_hammers_is_told_to_stay_away_and_nobody_else() -> None:
+    state = admission(AdmissionPolicy(), abuser=Tenant(rate=1, burst=1), victim=Tenant(rate=1, burst=1))
+    for tenth in range(600):
+        hammering = state.arrive("default", "abuser", tenth / 10)
+        if isinstance(hammering, Ticket):
+            state.leave(hammering, tenth / 10)
+    assert refusal(hammering).retry_after == pytest.approx(32 * 1.25)
+    ticket(state.arrive("default", "victim", 60.0))
+    assert refusal(state.arrive("default", "victim", 60.0)).retry_after == pytest.approx(1.25)
+
+
+def test_the_time_until_the_next_token_is_told_in_full() -> None:
+    state = admission(AdmissionPolicy(), acme=Tenant(rate=0.001, burst=1))
+    ticket(state.arrive("default", "acme", 0.0))
+    assert refusal(state.arrive("default", "acme", 0.0)).retry_after == pytest.approx(1250.0)
+
+
+def test_what_a_tenant_spends_elsewhere_counts_while_its_queue_is_served() -> None:
+    """Nobody arrives any more, and still who gets seats in other processes lets others go first in this one."""
+    elsewhere, told = Elsewhere(), Counter[str]()
+    state = Admission(PATIENT, neighbours=elsewhere)
+    holder = ticket(state.arrive("default", "other", 0.0))
+    for _ in range(40):
+        for name in ("heavy", "light"):
+            waiting(state.arrive("default", name, 0.0, INF, known(0.01)))
+    for number in range(40):
+        elsewhere.usage = Usage(0, 0.0, number * 0.03)
+        state.leave(holder, number / 10, 0.01)
+        [(_, answer)] = state.answers(number / 10)
+        holder = ticket(answer)
+        told[holder.tenant] += 1
+    assert told["light"] >= 28, "three quarters of all that both get, or nearly: it has nothing elsewhere"
+
+
+def test_who_goes_away_is_not_counted_elsewhere_any_more() -> None:
+    elsewhere = Elsewhere()
+    state = Admission(PATIENT, Tenants({"acme": Tenant(runs=3, rate=1, burst=3)}), elsewhere)
+    holder = ticket(state.arrive("default", "acme", 0.0))
+    entry = waiting(state.arrive("default", "acme", 0.0))
+    assert elsewhere.heard[-1] == ("acme", 2, 2.0, 0.0)
+    state.abandon(entry, 0.5)
+    assert elsewhere.heard[-1] == ("acme", 1, 0.5, 0.0)
+    assert refusal(state.arrive("default", "acme", 0.5, 0.5)).reason == "deadline too close"
+    assert elsewhere.heard[-1] == ("acme", 1, 0.5, 0.0), "a claim that came to nothing is taken back"
+    state.leave(holder, 2.0, 0.1)
+    assert elsewhere.heard[-1] == ("acme", 0, 0.0, 0.1)
+    state.leave(state.beside("acme", "default", 2.0), 3.0, 0.2)
+    assert elsewhere.heard[-1][3] == pytest.approx(0.3), "a run in place of a refused one costs, too"
+
+
+# ---- parked ---------------------------------------------------------------------------------
+
+
+def test_a_parked_run_leaves_its_seat_and_takes_one_when_it_goes_on() -> None:
+    work = known(0.01)
+    state = admission(AdmissionPolicy(running=1), acme=Tenant(runs=2))
+    approval = ticket(state.arrive("default", "acme", 0.0, INF, work))
+    entry = waiting(state.arrive("default", "other", 0.1))
+    state.park(approval, 0.1)
+    [(told, answer)] = state.answers(0.1)
+    assert (told, state.running, state.parked) == (entry, 1, 1)
+    state.leave(ticket(answer), 0.2)
+    second = ticket(state.arrive("default", "acme", 1.0))
+    assert refusal(state.arrive("default", "acme", 1.0)).reason == "tenant over its runs", "it takes memory here"
+    state.resume(approval, 3600.1)
+    assert (state.running, state.parked) == (2, 0), "what has begun is not refused in its midst"
+    waiting(state.arrive("default", "other", 3600.1))
+    state.leave(second, 3600.2)
+    assert state.answers(3600.2) == [], "there was one seat too few"
+    state.leave(approval, 3600.3, 0.01)
+    assert len(state.answers(3600.3)) == 1
+    assert work.duration == pytest.approx(0.3), "an hour's sleep is not how long it takes"
+
+
+def test_a_seat_is_left_once_and_taken_once() -> None:
+    state = admission(AdmissionPolicy(running=1))
+    one = ticket(state.arrive("default", "acme", -5.0))  # a clock may begin anywhere
+    with pytest.raises(ValueError, match="is not parked"):
+        state.resume(one, -5.0)
+    state.park(one, -5.0)
+    with pytest.raises(ValueError, match="no seat to leave"):
+        state.park(one, -4.0)
+    state.leave(one, -3.0)
+    assert (state.running, state.parked) == (0, 0)
+    with pytest.raises(ValueError, match="no seat to leave"):
+        state.park(one, -2.0)
+    beside = state.beside("acme", "default", 0.0)
+    state.park(beside, 0.0)
+    state.leave(beside, 1.0)
+    assert (state.running, state.parked) == (0, 0)
+
+
+def test_a_parked_hour_says_nothing_of_how_many_runs_are_needed() -> None:
+    state = admission(AdmissionPolicy())
+    for hour in range(50):
+        one = ticket(state.arrive("default", "acme", hour * 3600.0))
+        state.park(one, hour * 3600.0 + 0.01)
+        state.leave(one, hour * 3600.0 + 3599.0, 0.005)
+    assert max(state.limits[1:]) < 20
+    assert state.statistics()[1].guaranteed < 10
 
 
 # ---- draining, load, what can be seen -------------------------------------------------------
@@ -460,7 +534,17 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(which=st.integers(0, 1000))
     def abandon(self, which: int) -> None:
-        self.state.abandon(self.waiting.pop(which % len(self.waiting)))
+        self.state.abandon(self.waiting.pop(which % len(self.waiting)), self.now)
+        self.told()
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 1000))
+    def park_or_resume(self, which: int) -> None:
+        one = self.running[which % len(self.running)]
+        if one.parked is None:
+            self.state.park(one, self.now)
+        else:
+            self.state.resume(one, self.now)
         self.told()
 
     @rule(seconds=st.floats(0.0, 0.3) | st.floats(0.0, 20.0))
@@ -481,10 +565,12 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def counts_are_right(self) -> None:
         state = self.state
-        assert state.running == len(self.running)
+        assert state.parked == sum(ticket.parked is not None for ticket in self.running)
+        assert state.running == len(self.running) - state.parked
         assert state.queued == len(self.waiting) <= self.policy.queued
         assert [one.running for one in state.statistics()] == [
-            sum(ticket.priority == priority for ticket in self.running) for priority in PRIORITIES
+            sum(ticket.priority == priority and ticket.parked is None for ticket in self.running)
+            for priority in PRIORITIES
         ]
         assert [one.queued for one in state.statistics()] == [
             sum(entry.priority == priority for entry in self.waiting) for priority in PRIORITIES
@@ -508,7 +594,7 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "state"):
             return
         for entry in self.waiting:
-            self.state.abandon(entry)
+            self.state.abandon(entry, self.now)
         for one in self.running:
             self.state.leave(one, self.now)
         state = self.state

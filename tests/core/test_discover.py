@@ -70,6 +70,13 @@ def test_kinds_that_are_handed_on() -> None:
     assert kinds(handed) == ["test.read", "test.undo", "test.write"]
 
 
+def test_what_the_rollback_performs() -> None:
+    async def undone() -> None:
+        await join.all(WRITE().compensate(lambda _: UNDO(), resolve=HIDDEN), READ())
+
+    assert {mention.kind.name for mention in mentions(undone) if mention.undoes} == {"test.undo", "test.hidden"}
+
+
 def test_closures_and_recursion() -> None:
     secret = HIDDEN
 

@@ -61,3 +61,38 @@ def test_what_is_usual_moves_slowly() -> None:
         now += 0.01
         latencies.add(1.0, now)
     assert latencies.usual_p99 > 0.9
+
+
+def test_that_all_is_slow_is_known_after_a_few_answers() -> None:
+    latencies, now = Latencies(), 0.0
+    for number in range(6000):
+        now += 0.01
+        latencies.add(10.0 if number % 50 == 0 else 0.1, now)
+        assert not latencies.slow_lately  # one in fifty is not all of it
+    for number in range(30):
+        assert latencies.slow_lately == (number > 21)
+        latencies.add(0.3, now + 0.01 * number)
+    for _ in range(30):
+        latencies.add(0.1, now + 0.4)
+    assert not latencies.slow_lately
+
+
+def test_what_was_cut_counts_only_among_the_slowest() -> None:
+    latencies = Latencies()
+    latencies.add_cut(9.0, 0.0)  # nobody knows yet what is slow
+    for number in range(200):
+        latencies.add(number / 200, 0.0)
+    before = latencies.samples(2.0)[:]
+    latencies.add_cut(0.5, 2.0)
+    latencies.add_cut(0.99, 2.0)
+    assert latencies.samples(4.0) == sorted([*before, 0.99])
+
+
+def test_the_share_of_what_is_slower() -> None:
+    latencies = Latencies()
+    assert latencies.share_over(1.0, 0.0) is None
+    for number in range(200):
+        latencies.add(float(number), 0.0)
+    assert latencies.share_over(149.0, 2.0) == 0.25
+    assert latencies.share_over(199.0, 2.0) == 0.0
+    assert latencies.share_over(-1.0, 2.0) == 1.0

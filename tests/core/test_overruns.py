@@ -1,4 +1,4 @@
-"""Three overruns within a minute put a flow one class down, and a clean minute puts it back."""
+"""Three grave overruns within a minute put a flow one class down, and a clean minute puts it back."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ def test_three_within_a_minute_demote_and_a_clean_minute_promotes() -> None:
     assert offenders.demoted("f", 160.0) == 0
     offenders.note("f", overrun(), 161.0)
     assert offenders.demoted("f", 161.0) == 0, "it begins anew"
+
+
+def test_a_machine_that_is_slow_for_a_while_demotes_nobody() -> None:
+    offenders = Offenders()
+    for now in range(10):
+        offenders.note("f", overrun(took=5), float(now))
+    assert offenders.demoted("f", 10.0) == 0
+    assert offenders.statistics()[0].count == 10
+    for _ in range(3):
+        offenders.note("f", overrun(took=6), 10.0)
+    offenders.note("f", overrun(took=5), 69.0)
+    assert offenders.demoted("f", 69.0) == 1
+    assert offenders.demoted("f", 70.0) == 0, "the last grave one was a minute ago"
 
 
 def test_steps_are_counted_and_where_one_was_seen_is_kept() -> None:

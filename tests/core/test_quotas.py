@@ -45,11 +45,29 @@ def test_what_was_not_begun_is_given_back() -> None:
     assert bucket.quota(0.0).remaining == 2, "and never more than there can be"
 
 
-def test_what_others_take_counts_and_shuts_nobody_out_for_ever() -> None:
+def test_of_two_who_draw_on_one_bucket_the_emptier_view_is_right() -> None:
+    one, two = Bucket(1.0, 10.0, 0.0), Bucket(1.0, 10.0, 0.0)
+    for _ in range(4):
+        one.take(0.0)
+    assert two.heed(one.refill(0.0), 0.0)
+    assert two.quota(0.0) == Quota(10, 6, 4.0, 10.0)
+    assert not one.heed(two.refill(1.0), 1.0), "it says the same"
+    assert not one.heed(0.0, 1.0), "who has not looked knows of nothing"
+    assert one.quota(1.0).remaining == 7
+
+
+def test_an_hour_of_use_elsewhere_is_no_debt() -> None:
+    """What counts is how empty the bucket is now, not how much was taken while nobody looked."""
+    one, two = Bucket(10.0, 10.0, 0.0), Bucket(10.0, 10.0, 0.0)
+    for tenth in range(36_000):
+        assert one.take(tenth / 10)
+    two.heed(one.refill(3600.0), 3600.0)
+    assert two.quota(3600.0).remaining == 10
+
+
+def test_nobody_is_shut_out_for_ever() -> None:
     bucket = Bucket(1.0, 10.0, 0.0)
-    bucket.taken_elsewhere(4.0, 0.0)
-    assert bucket.quota(0.0) == Quota(10, 6, 4.0, 10.0)
-    bucket.taken_elsewhere(1e9, 0.0)
+    assert bucket.heed(1e9, 0.0)
     assert bucket.wait(0.0) == pytest.approx(11.0)
     assert bucket.full(20.0)
 
@@ -93,12 +111,17 @@ def test_it_doubles_while_refusals_keep_coming_and_comes_down_when_they_stop() -
 
 
 @given(st.floats(0, 1000), st.floats(0, 1, exclude_max=True), st.integers(0, 200))
-def test_it_is_jittered_and_within_bounds(least: float, draw: float, refused: int) -> None:
+def test_it_is_jittered_and_within_bounds(guess: float, draw: float, refused: int) -> None:
     pushback = Pushback()
     for number in range(refused):
         pushback.refused(number / 10)
-    seconds = pushback.retry_after(refused / 10, least, draw)
-    assert max(1.0, min(least, RETRY_MOST)) <= seconds <= 1.5 * RETRY_MOST
+    seconds = pushback.retry_after(refused / 10, guess, draw)
+    assert max(1.0, min(guess, RETRY_MOST)) <= seconds <= 1.5 * RETRY_MOST
+
+
+def test_what_is_certain_is_told_in_full() -> None:
+    assert Pushback().retry_after(0.0, 0.0, 0.5, certain=600.0) == 750.0
+    assert Pushback().retry_after(0.0, 0.0, 0.0, certain=float("inf")) == 86_400.0
 
 
 def test_quiet_is_forgotten_at_once() -> None:

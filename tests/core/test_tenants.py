@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zerver.core.tenants import Tenant, Tenants, classify
+from zerver.core.tenants import Identity, Tenant, Tenants, classify
 from zerver.errors import DefinitionError
 
 
@@ -13,12 +13,22 @@ from zerver.errors import DefinitionError
     [
         {"weight": 0}, {"weight": -1.0}, {"weight": float("inf")}, {"weight": float("nan")}, {"rate": 0.0},
         {"rate": float("inf")}, {"rate": 1.0, "burst": 0.5}, {"burst": 5}, {"runs": 0}, {"effects": 0},
-        {"parallel": -1}, {"priority": "urgent"},
+        {"parallel": -1}, {"priority": "urgent"}, {"rate": "3"}, {"weight": True}, {"rate": 1.0, "burst": "2"},
+        {"runs": 2.5}, {"runs": True}, {"effects": "4"},
     ],
 )  # fmt: skip
 def test_a_rule_that_bounds_nothing_or_everything_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(DefinitionError, match=next(reversed(wrong))):
         Tenant(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_what_is_no_rule_and_no_class_is_refused_when_it_is_said() -> None:
+    with pytest.raises(DefinitionError, match="tenant 'acme' has 3 for a rule"):
+        Tenants({"acme": 3})  # type: ignore[dict-item]  # wrong on purpose
+    with pytest.raises(DefinitionError, match="tenant 'default' has None for a rule"):
+        Tenants({}, None)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(DefinitionError, match="identity of tenant 'acme': priority 'urgent' is unknown"):
+        Identity("acme", priority="urgent")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,11 @@ def test_every_constructor_is_found_in_the_code_of_a_step() -> None:
 
     assert [mention.kind for mention in ask.mentions] == [http.READ, http.WRITE]
     assert [mention.kind for mention in others.mentions] == [http.WRITE] * 3
+
+
+def test_a_reply_that_is_written_to_be_costly_is_not_read() -> None:
+    for body in (b"[" + b"1e308," * 1_000_000 + b"1]", b"[" * 1_000, b"[" + b"[]," * 200_000 + b"[]]"):
+        with pytest.raises(InvalidData, match="reply: the body") as refused:
+            Reply(200, {}, body).json(list[Any])
+        assert len(refused.value.problems) == 1
+    assert Reply(200, {}, b"[" + b"1.5," * 200_000 + b"1]").json(list[float])[0] == 1.5

@@ -103,28 +103,85 @@ async def test_what_was_pipelined_is_answered_once_the_hold_is_over(autojump_clo
 # ---- the process -----------------------------------------------------------------------------
 
 
-async def test_time_is_short_when_the_loop_looks_away_again_and_again(mock_clock: MockClock) -> None:
-    strain = Strain(Limits(lag_seconds=0.125))
+class Loop:
+    """A loop as its Strain sees it."""
 
-    def loop_pass(seconds: float) -> None:
-        strain.after_io_wait(0)
-        mock_clock.jump(seconds)
-        strain.before_io_wait(0)
+    def __init__(self, clock: MockClock, **limits: float) -> None:
+        self.clock = clock
+        self.strain = Strain(Limits(**limits))  # type: ignore[arg-type]  # all that are given are numbers
 
-    loop_pass(0.5)
-    mock_clock.jump(2)
-    loop_pass(0.25)
-    loop_pass(0.125)
-    assert strain.shortage(-1) is None  # two of them; and one that was as long as it may be
-    loop_pass(0.25)
-    assert strain.shortage(-1) is None  # three, but most of the time all was well
-    loop_pass(0.25)
-    assert strain.shortage(-1) == "time"
-    mock_clock.jump(2)
-    assert strain.shortage(-1) is None
-    for _ in range(3):
-        loop_pass(10)
-    assert strain.shortage(-1) == "time"
+    def work(self, *passes: float) -> str | None:
+        """Pass after pass of so many seconds, with something to do at the end of each. What is short then."""
+        for seconds in passes:
+            self.clock.jump(seconds)
+            self.strain.before_io_wait(0)
+            self.strain.after_io_wait(0)
+        return self.strain.shortage(-1)
+
+    def rest(self, seconds: float = 0.002) -> str | None:
+        self.strain.before_io_wait(seconds)
+        self.clock.jump(seconds)
+        self.strain.after_io_wait(seconds)
+        return self.strain.shortage(-1)
+
+
+async def test_time_is_short_when_the_loop_lags_for_a_second_and_has_no_rest(mock_clock: MockClock) -> None:
+    loop = Loop(mock_clock, lag_seconds=0.125)
+    assert loop.work(*[0.25] * 4) is None  # not long enough
+    assert loop.work(0.25) == "time"
+    assert loop.work(*[0.25] * 20) == "time"
+    assert loop.rest() is None
+    assert loop.work(*[0.25] * 4) is None
+    assert loop.work(5) == "time"  # one pass may be longer than all of that
+    assert loop.work(*[0.01] * 200) is None  # busy still, and prompt again
+
+
+async def test_work_that_lets_the_loop_look_often_turns_nobody_away(mock_clock: MockClock) -> None:
+    loop = Loop(mock_clock)
+    assert {loop.work(0.003) for _ in range(10_000)} == {None}  # steps of one tenant, as long as turns allow
+    assert {loop.work(0.09, 0.1) for _ in range(100)} == {None}
+
+
+async def test_pauses_turn_nobody_away_however_many_they_are(mock_clock: MockClock) -> None:
+    loop = Loop(mock_clock)
+    for _ in range(20):
+        assert loop.work(0.3) is None  # as for a collection of garbage, or a neighbour that has the core
+        assert loop.rest() is None
+    for _ in range(20):
+        assert loop.work(0.3, *[0.01] * 70) is None  # and in the midst of work
+
+
+async def test_who_is_turned_away_hears_it_even_if_it_asks_on() -> None:
+    async with trio.open_nursery() as nursery:
+        start = partial(serve_http, refusing, await open_http_listeners(), limits=Limits(connections=0))
+        server: Server = await nursery.start(start)
+        async with await trio.open_tcp_stream("127.0.0.1", int(server.addresses[0].rpartition(":")[2])) as client:
+            while not server.statistics().refused:
+                await trio.lowlevel.checkpoint()
+            for _ in range(5):  # with a broken pipe, if its connection had been closed at once
+                await client.send_all(GET)
+                await wait_all_tasks_blocked()
+            answer = b"".join([bytes(data) async for data in client])
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert answer.endswith(b'"detail":"too many connections are open"}')
+        nursery.cancel_scope.cancel()
+
+
+async def test_those_turned_away_are_let_go_in_time(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        start = partial(serve_http, refusing, await open_http_listeners(), limits=Limits(connections=0))
+        server: Server = await nursery.start(start)
+        port = int(server.addresses[0].rpartition(":")[2])
+        clients = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(40)]
+        while server.statistics().refused < 40:
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(3)
+        for client in clients:
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    await client.send_all(GET)
+            await client.aclose()
+        nursery.cancel_scope.cancel()
 
 
 async def test_files_are_short_at_nine_tenths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import pytest
 import trio
 
-from zerver import App, Done, Flow, Slot, step
+from zerver import App, Done, Flow, Slot, join, step
 from zerver.core.effects import INJECTED, CallInfo, Failure, IdempotencyKey, Success, Unknown, effect
 from zerver.effects import http
 from zerver.effects.http import Reply
@@ -74,6 +74,37 @@ async def test_reads_and_writes() -> None:
     assert post.headers.get("idempotency-key")
     assert 0 < int(get.headers.get("x-request-timeout-ms") or 0) <= 5050
     assert post.headers.get("content-type") == "application/json"
+
+
+async def test_how_often_it_was_tried_is_told_from_the_second_attempt_on() -> None:
+    told: list[str | None] = []
+
+    async def verbose(exchange: Exchange) -> Response:
+        told.append(exchange.head.headers.get("x-request-attempt"))
+        return Response(200, {}, b"" if len(told) > 2 else b"more than is wanted")
+
+    async with service(verbose) as url:
+        make = asking(lambda url: http.get(url, limit=1).with_policy(retries=2, backoff=0.001))
+        result = await run(make, url)
+    assert isinstance(result.value, Success)
+    assert told == [None, "2", "3"]
+
+
+async def test_a_hedge_is_a_second_attempt_and_says_so() -> None:
+    told: list[str | None] = []
+    second = trio.Event()
+
+    async def stuck(exchange: Exchange) -> Response:
+        told.append(exchange.head.headers.get("x-request-attempt"))
+        if len(told) > 1:
+            second.set()
+        await second.wait()
+        return Response(200, {}, b"")
+
+    async with service(stuck) as url:
+        result = await run(asking(lambda url: join.hedge(http.get(url), after=0.0)), url)
+    assert isinstance(result.value, Success)
+    assert sorted(map(str, told)) == ["2", "None"]
 
 
 async def test_what_the_exchange_says_wins() -> None:

@@ -263,6 +263,21 @@ async def test_the_body_limit_holds_exactly(sent: Callable[[int], bytes], autoju
         assert not seen.defects
 
 
+@pytest.mark.parametrize("sent", [post(b"12345", close=False), chunked(b"12345", close=False)])
+async def test_a_body_over_the_limit_ends_the_connection_whoever_answers(
+    sent: bytes, autojump_clock: MockClock
+) -> None:
+    async def small(exchange: Exchange) -> Response:
+        try:
+            return text((await exchange.read_body(limit=4)).decode())
+        except ProtocolViolation as violation:
+            return Response(violation.status)
+
+    seen = await talk(sent + LAST, handler=small)
+    assert seen.statuses == [413]
+    assert seen.answers[0].headers["connection"] == "close"
+
+
 async def test_a_body_that_says_it_is_too_large_is_not_waited_for(autojump_clock: MockClock) -> None:
     seen = await talk(post(b"").replace(b"Length: 0", b"Length: 1048577"))
     assert seen.statuses == [413]
@@ -840,6 +855,23 @@ async def test_cancelling_at_any_step_leaves_nothing_behind() -> None:
         assert trio.lowlevel.current_statistics().tasks_living == tasks
     assert steps > 20
     assert pieces.closed == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 100_000])
+async def test_an_answer_that_cannot_be_sent_leaves_its_id_to_the_one_that_is(body: bytes) -> None:
+    defects: list[Exception] = []
+    for said, told in (("run_7", "run_7"), ("a\nb", "req_1"), (None, "req_1")):
+        headers = {"x-bad": "a\nb"} | ({} if said is None else {"x-request-id": said})
+        handler = answering(Response(200, headers, body))
+        client, server = memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            service = Service(handler, on_defect=defects.append, new_id=lambda: "req_1")
+            nursery.start_soon(Connection(server, service).run)
+            await client.send_all(LAST)
+            answers, _ = parse(b"".join([bytes(data) async for data in client]), "GET")
+            await client.aclose()
+        assert [(answer.status, answer.headers["x-request-id"]) for answer in answers] == [(500, told)]
+        assert defects.pop().__notes__ == [f"while serving {told}"]
 
 
 async def test_a_defect_and_its_answer_carry_one_id() -> None:

@@ -12,8 +12,9 @@ from zerver.errors import ProtocolViolation
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, RequestHead, ResponseHead
 from zerver.http.parsers import H11Parser
+from zerver.http.prewritten import Prewritten
 from zerver.http.response import problem
-from zerver.http.wire import ClientWire, EndOfMessage, Mark, Prewritten, ServerWire
+from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
 
 HOST = Headers.of({"host": "a"})
 
@@ -399,3 +400,63 @@ def test_what_cannot_be_prewritten_is_refused(field: tuple[bytes, bytes]) -> Non
 def test_the_status_line_and_the_title_say_the_same(status: int) -> None:
     title = json.loads(problem(status).body)["title"]  # type: ignore[arg-type]  # bytes, of a problem
     assert ServerWire().send_head(status, Headers(), 0).startswith(f"HTTP/1.1 {status} {title}\r\n".encode())
+
+
+# ---- short cuts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("status", [200, 204, 304, 503])
+@pytest.mark.parametrize("fields", [Headers.of({"a": "b"}), Prewritten.of({"a": "b"})])
+@pytest.mark.parametrize("close", [False, True])
+def test_a_whole_answer_is_what_its_parts_are(method: str, status: int, fields: Headers, close: bool) -> None:
+    seen = []
+    for whole in (True, False):
+        wire = ServerWire()
+        wire.receive(f"{method} / HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        wire.next_event()
+        assert wire.pass_empty_body() or not whole
+        if whole:
+            seen.append(wire.send_whole(status, fields, b"hello", 5, close=close, date=b"date: now\r\n"))
+        else:
+            head = wire.send_head(status, fields, 5, close=close, date=b"date: now\r\n")
+            seen.append(head + wire.send_data(b"hello") + (b"" if method == "HEAD" else wire.send_end()))
+        assert wire.closing is close
+        assert not wire.sends_body or not whole
+        if whole:
+            assert wire.reusable is not close
+    assert seen[0] == seen[1]
+
+
+def test_a_whole_answer_of_another_length_than_is_told_is_refused_and_nothing_has_begun() -> None:
+    wire = ServerWire()
+    with pytest.raises(ValueError, match="cannot be sent as one of 4"):
+        wire.send_whole(200, Headers(), b"hello", 4)
+    wire.send_whole(200, Headers(), b"hello", 5)
+    with pytest.raises(RuntimeError):
+        wire.send_whole(200, Headers(), b"hello", 5)
+
+
+def test_a_head_that_was_kept_says_the_same_again_and_another_one_what_it_says() -> None:
+    wire = ServerWire()
+    wire.keep_heads(True)
+    other = b"POST /y HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+    heads = []
+    for raw in (POST, POST, other, POST, other):
+        heads.append(feed(wire, raw))
+        wire.send_whole(200, Headers(), b"", 0)
+        wire.next_cycle()
+    fresh = feed(ServerWire(), POST), feed(ServerWire(), other)
+    assert heads == [fresh[0], fresh[0], fresh[1], fresh[0], fresh[1]]
+    wire.keep_heads(False)
+    assert feed(wire, POST) == fresh[0]
+
+
+def test_a_body_that_is_announced_is_not_passed() -> None:
+    for raw in (POST, CHUNKED):
+        wire = ServerWire()
+        wire.receive(raw)
+        wire.next_event()
+        assert not wire.pass_empty_body()
+        assert not wire.request_complete
+    assert not ServerWire().pass_empty_body()

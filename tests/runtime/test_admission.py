@@ -230,6 +230,47 @@ async def test_a_ticket_and_the_end_of_patience_in_the_same_breath(autojump_cloc
     assert seen.queued == 0
 
 
+class Hurried(trio.abc.Clock):
+    """A clock of a process that is stopped for a while between any two looks at it."""
+
+    def __init__(self) -> None:
+        self.now = self.pause = 0.0
+
+    def start_clock(self) -> None: ...
+
+    def current_time(self) -> float:
+        self.now += self.pause
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        self.now = max(self.now, min(deadline, 1e9))
+        return 0.0
+
+
+def test_a_process_that_is_stopped_while_somebody_begins_to_wait_answers_all_the_same() -> None:
+    """A collection of garbage is enough: the patience of the newest and of all others is over when it looks again."""
+    clock, answers = Hurried(), list[str]()
+    admission = AdmissionActor(AdmissionPolicy(running=1))
+
+    async def wait() -> None:
+        answer = await admission.acquire("interactive")
+        assert isinstance(answer, Refusal)
+        answers.append(answer.reason)
+
+    async def main() -> None:
+        ticket = await held(admission)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.lowlevel.checkpoint()
+            clock.pause = INTERACTIVE.patience
+            nursery.start_soon(wait)
+        admission.release(ticket)
+
+    trio.run(main, clock=clock)
+    assert answers == ["waited too long"] * 2
+    assert (admission.statistics().running, admission.statistics().queued) == (0, 0)
+
+
 async def test_no_seat_is_lost_in_any_crowd(autojump_clock: MockClock) -> None:
     """Hundreds come, some wait too long, some go away, the rest run; in the end nothing is left."""
     admission, chance = AdmissionActor(AdmissionPolicy(running=5)), Random(7)

@@ -24,9 +24,9 @@ from zerver import (
     join,
     step,
 )
-from zerver.core.calls import Call
 from zerver.core.effects import EffectKind
 from zerver.core.priorities import Priority
+from zerver.core.tenants import Tenant
 from zerver.effects import clock
 from zerver.errors import (
     ConnectFailed,
@@ -39,8 +39,6 @@ from zerver.errors import (
     Rejected,
 )
 from zerver.runtime import Result, Runtime, open_runtime
-from zerver.runtime.bulkhead import Bulkhead
-from zerver.runtime.live import Run
 from zerver.testing import Scripted, fails, hangs, loses_reply, script, scripted, slow
 
 
@@ -474,16 +472,9 @@ async def test_a_tenant_bounds_what_each_run_has_in_flight(autojump_clock: MockC
         nested = join.all(join.all(rate(), rate()), join.all(rate(), join.hedge(rate(), after=9)))
         return Done(await nested)
 
-    async with open_runtime(App(), handlers={"bank.rate": count}) as runtime:
-        perform = runtime.interpreter.perform
-
-        def bounded(run: Run, call: Call) -> Any:
-            if run.gate is None:
-                run.gate = Bulkhead(2)  # as of a run whose tenant may have two in flight
-            return perform(run, call)
-
-        runtime.interpreter.perform = bounded  # type: ignore[method-assign]  # the tenant's rule is admission's to bring
-        result = await runtime.run(Flow("f", [many]))
+    app = App(tenants={"small": Tenant(effects=2)})
+    async with open_runtime(app, handlers={"bank.rate": count}) as runtime:
+        result = await runtime.run(Flow("f", [many]), tenant="small")
     assert (result.ok, most) == (True, 2)
     assert trio.current_time() == pytest.approx(2)
 

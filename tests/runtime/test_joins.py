@@ -1,5 +1,6 @@
 """A join starts its members, cancels the losers, tells the saga about them, and leaves nothing running."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from zerver import INJECTED, App, Done, Effect, Failure, Flow, IdempotencyKey, Success, effect, join, step
+from zerver import INJECTED, App, Done, Effect, Failure, Flow, IdempotencyKey, Success, Target, effect, join, step
 from zerver.core.effects import Unknown
 from zerver.errors import ConnectFailed, EffectError, EffectTimeout, JoinFailed, OutcomeUnknown, Rejected
 from zerver.runtime import Result, open_runtime
@@ -199,6 +200,134 @@ async def test_a_percentile_hedges_only_when_enough_is_known(autojump_clock: Moc
         began = trio.current_time()
         assert (await runtime.run(flow)).value == "again"
         assert trio.current_time() - began == pytest.approx(0.1)
+
+
+async def test_the_attempts_of_a_hedge_are_numbered_in_a_row_and_its_retries_with_them(
+    autojump_clock: MockClock,
+) -> None:
+    handlers = world(rate=script([slow(9)("late"), fails(1, ConnectFailed("down"))("never"), "third"]))
+    result = await run(lambda: join.hedge(rate(0).with_policy(retries=2, backoff=0.01), after=2), handlers)
+    assert (result.value, [call.attempt for call in handlers.calls]) == ("third", [1, 2, 3])
+    numbers = [record[3] for record in result.timeline.records if record[0] in ("hedged", "attempt")]
+    assert numbers == [2, 3]
+    assert [record[3][0] for record in result.timeline.records if record[0] == "failed"] == [2]
+
+
+def held(result: Result) -> list[tuple[float, str]]:
+    """When, in seconds since the start, and why."""
+    records = result.timeline.records
+    return [((at - records[0][1]) / 1e9, why) for kind, at, _, why in records if kind == "held"]
+
+
+async def test_what_holds_a_hedge_back_is_told_and_looked_at_again(autojump_clock: MockClock) -> None:
+    lag = 1.0
+
+    @step
+    async def ask() -> Done:
+        return Done(await join.hedge(rate(0), after=1))
+
+    async def recover() -> None:
+        nonlocal lag
+        await trio.sleep(5)
+        lag = 0.0
+
+    handlers = world(rate=script([slow(99)("late"), "again"]))
+    async with open_runtime(App(), handlers=handlers) as runtime, trio.open_nursery() as nursery:
+        runtime.interpreter.targets.loop_lag = lambda: lag
+        nursery.start_soon(recover)
+        result = await runtime.run(Flow("asked", [ask]))
+        (seen,) = (target for target in runtime.interpreter.targets.statistics() if target.name == "bank")
+    assert (result.value, trio.current_time()) == ("again", pytest.approx(8))  # looked at after 1, 2, 4 and 8 seconds
+    assert held(result) == [(pytest.approx(1), "the event loop lags")]
+    assert kinds(result).count("hedged") == 1
+    assert (seen.hedges, seen.hedges_held_back) == (1, 1)
+
+
+async def test_a_full_bulkhead_holds_a_hedge_back_until_a_place_is_free(autojump_clock: MockClock) -> None:
+    stuck = True
+
+    async def answer(seconds: float) -> str:
+        nonlocal stuck
+        seconds, stuck = (99 if stuck and not seconds else seconds), stuck and bool(seconds)
+        return await after(seconds)
+
+    @step
+    async def ask() -> Done:
+        return Done(await join.all(join.hedge(rate(0), after=1), rate(3)))
+
+    app = App(targets={"bank": Target(bulkhead=2)})
+    async with open_runtime(app, handlers=world(rate=answer)) as runtime:
+        result = await runtime.run(Flow("asked", [ask]))
+    assert result.value == ("at 0", "at 3")
+    assert trio.current_time() == pytest.approx(4)
+    assert held(result) == [(pytest.approx(1), "its bulkhead is full")]
+
+
+async def test_an_open_breaker_holds_a_hedge_back(autojump_clock: MockClock) -> None:
+    handlers = world(rate=slow(9)("late"))
+
+    @step
+    async def ask() -> Done:
+        return Done(await join.hedge(rate(0), after=1))
+
+    async with open_runtime(App(), handlers=handlers) as runtime:
+
+        async def break_it() -> None:
+            await trio.sleep(0.5)
+            breaker = runtime.interpreter.targets.get("bank").operation("bank.rate").breaker
+            while breaker is not None and breaker.state == "closed":
+                breaker.record(0, True, False, trio.current_time(), 0.5)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(break_it)
+            result = await runtime.run(Flow("asked", [ask]))
+    assert (result.value, len(handlers.calls)) == ("late", 1)
+    assert held(result) == [(pytest.approx(1), "its breaker is open")]
+
+
+async def test_in_a_closed_loop_strays_are_hedged_and_a_slow_target_is_not(autojump_clock: MockClock) -> None:
+    """Ten clients ask all the time; one answer in a hundred takes a hundred times as long. Then all of them do."""
+    asked, slower, told = 0, 1.0, Counter[str]()
+
+    async def answer(seconds: float) -> str:
+        nonlocal asked
+        asked += 1
+        await trio.sleep(slower * (1.0 if asked % 100 == 0 else 0.01 * (1 + asked * 7 % 13 / 100)))
+        return "an answer"
+
+    @step
+    async def ask() -> Done:
+        return Done(await join.hedge(rate(0), after="p95"))
+
+    flow, took = Flow("asked", [ask]), list[float]()
+    app = App(targets={"bank": Target(breaker=None)})  # which would end the slowness by refusing
+    async with open_runtime(app, handlers=world(rate=answer)) as runtime:
+        state = runtime.interpreter.targets.get("bank")
+
+        async def client() -> None:
+            while True:
+                began = trio.current_time()
+                result = await runtime.run(flow)
+                assert result.ok
+                took.append(trio.current_time() - began)
+                told.update(why for _, why in held(result))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(client)
+            await trio.sleep(5)
+            warm, firsts, hedges = len(took), state.firsts, state.hedges
+            await trio.sleep(8)
+            strays = sum(seconds > 0.1 for seconds in took[warm:])
+            assert strays < 0.001 * (len(took) - warm)
+            assert hedges <= state.hedges <= 5 + 0.02 * state.firsts
+            assert state.hedges - hedges > 0.008 * (state.firsts - firsts)
+            slower, hedges = 30.0, state.hedges
+            told.clear()
+            await trio.sleep(15)
+            assert state.hedges - hedges <= 5
+            assert told["all of it is slow"] > 100
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_hedged_write_commits_once(autojump_clock: MockClock) -> None:

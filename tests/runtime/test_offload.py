@@ -51,6 +51,26 @@ def dies(number: Number) -> Answer:
     raise LookupError(f"no {number}")
 
 
+@step(offload="process")
+def takes_anything(thing: Annotated[Any, Slot("thing")], number: Number) -> Answer:
+    return number
+
+
+@step(offload="process")
+def returns_a_lock(number: Number) -> Annotated[Any, Slot("thing")]:
+    return threading.Lock()
+
+
+@step(offload="process")
+def leaves(number: Number) -> Answer:
+    sys.exit("enough")
+
+
+@step(offload="process")
+def is_killed(number: Number) -> Answer:
+    os._exit(3)
+
+
 FLOW = Flow("f", [seven, doubled, where], gives=[Answer, Place], deadline=60.0)
 
 
@@ -130,6 +150,34 @@ async def test_a_process_performs_it() -> None:
         assert (result.status, result.value % 7, pid == os.getpid()) == ("done", 0, False)
         failed = await runtime.run(Flow("g", [seven, dies], gives=[Answer]))
         assert (failed.status, str(failed.cause)) == ("defect", "no 7")
+
+
+async def test_what_cannot_go_to_a_process_or_come_from_it_is_named() -> None:
+    pytest.importorskip("trio_parallel")
+
+    @step
+    def lock() -> Annotated[Any, Slot("thing")]:
+        return threading.Lock()
+
+    async with open_runtime(App()) as runtime:
+        there = await runtime.run(Flow("there", [seven, lock, takes_anything], gives=[Answer]))
+        back = await runtime.run(Flow("back", [seven, returns_a_lock], gives=[Annotated[Any, Slot("thing")]]))
+    assert (there.status, back.status) == ("defect", "defect")
+    assert isinstance(there.cause, DefinitionError)
+    assert "what step 'takes_anything' reads as 'thing' cannot go to another process: cannot pickle" in str(there.cause)
+    assert isinstance(back.cause, DefinitionError)
+    assert "what step 'returns_a_lock' returns, a lock, cannot come back from its process: " in str(back.cause)
+
+
+async def test_a_process_that_ends_takes_nobody_along() -> None:
+    pytest.importorskip("trio_parallel")
+    async with open_runtime(App()) as runtime:
+        left = await runtime.run(Flow("left", [seven, leaves], gives=[Answer]))
+        killed = await runtime.run(Flow("killed", [seven, is_killed], gives=[Answer]))
+        after = await runtime.run(Flow("after", [seven, elsewhere], gives=[Answer]))
+    assert (left.status, str(left.cause)) == ("defect", "step 'leaves' has left its process by SystemExit: enough")
+    assert (killed.status, str(killed.cause)) == ("defect", "the process of step 'is_killed' died, with exit code 3")
+    assert after.ok
 
 
 async def test_without_trio_parallel_it_is_found_when_the_app_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:

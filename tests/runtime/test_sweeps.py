@@ -23,6 +23,7 @@ from zerver import (
     parallel,
     step,
 )
+from zerver.core.tenants import NOBODY, Tenant
 from zerver.errors import ConnectionLost
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.testing import SweepReport, cancel_sweep, fails, loses_reply
@@ -230,6 +231,18 @@ def test_a_write_that_nobody_can_undo_is_reported_when_it_is_in_doubt() -> None:
 def test_a_bulkhead_with_a_queue() -> None:
     app = App(targets={"bank": Target(bulkhead=1)})
     sweep(several_runs(Flow("single", [first, give]), 3), app=app)
+
+
+@pytest.mark.parametrize("name", ["all", "race"])
+def test_the_bound_of_a_tenant(name: str) -> None:
+    make = getattr(join, name)
+    app = App(tenants={NOBODY: Tenant(effects=1)}, targets={"bank": Target(bulkhead=2)})
+    sweep(several_runs(flow_of(lambda: make(buy(0.01), buy(0.02), buy(0.01))), 2), app=app)
+
+
+def test_a_hedge_within_the_bound_of_a_tenant() -> None:
+    app = App(tenants={NOBODY: Tenant(effects=2)})
+    sweep(one_run(flow_of(lambda: join.hedge(buy(0.05), after=0.02))), app=app)
 
 
 @pytest.mark.parametrize("name", ["all", "settle", "race"])

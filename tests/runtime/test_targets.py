@@ -64,13 +64,33 @@ def test_what_is_no_size_is_refused() -> None:
 def test_hedges_are_held_back_when_their_budget_is_spent() -> None:
     state = Targets({}).get("bank")
     operation = state.operation("bank.rate")
-    assert [state.may_hedge(operation, 0.0, 0.0) for _ in range(7)] == [True] * 5 + [False] * 2
-    assert (state.hedges, state.hedges_held_back) == (5, 2)
+
+    def hold(lag: float = 0.0) -> str:
+        return state.hold_hedge(operation, 1.0, lag, 0.0)
+
+    assert [hold() for _ in range(7)] == [""] * 5 + ["its budget is spent"] * 2
+    assert state.hedges == 5
     state.firsts += 50
-    assert state.may_hedge(operation, 0.0, 0.0)
+    assert hold() == ""
     state.firsts += 500
-    assert not state.may_hedge(operation, 0.011, 0.0)  # the loop lags
-    assert state.may_hedge(operation, 0.0, 0.0)
+    assert hold(lag=0.011) == "the event loop lags"
+    assert hold() == ""
+
+
+def test_the_last_tokens_are_for_the_slowest() -> None:
+    state = Targets({}).get("bank")
+    operation = state.operation("bank.rate")
+    for number in range(1000):
+        operation.latencies.add(number / 1000, 0.0)
+
+    def hold(waited: float) -> str:
+        return state.hold_hedge(operation, waited, 0.0, 5.0)
+
+    assert hold(0.97) == "its budget is kept for slower ones"
+    assert hold(0.98) == ""  # the slowest two in a hundred, with all tokens left
+    assert hold(0.98) == "its budget is kept for slower ones"
+    assert [hold(0.99) for _ in range(3)] == ["", "", "its budget is kept for slower ones"]
+    assert [hold(1.0) for _ in range(3)] == ["", "", "its budget is spent"]
 
 
 async def test_the_number_of_targets_is_bounded(mock_clock: MockClock) -> None:

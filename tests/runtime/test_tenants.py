@@ -109,9 +109,11 @@ async def test_it_is_reloaded_at_once_when_asked(tmp_path: Path) -> None:
     path.write_text(rate(2))
     assert await file.reload(taker)
     assert taker.taken.receive_nowait() == Tenants({}, Tenant(rate=2))
+    path.write_bytes(b"\xef\xbb\xbf" + rate(3).encode())  # as some editors write it
+    assert await file.reload(taker)
     path.write_text("[")
     assert not await file.reload(taker)
-    assert file.tenants == Tenants({}, Tenant(rate=2))
+    assert file.tenants == Tenants({}, Tenant(rate=3))
 
 
 @pytest.mark.parametrize(
@@ -119,8 +121,10 @@ async def test_it_is_reloaded_at_once_when_asked(tmp_path: Path) -> None:
     [
         (None, "No such file or directory"),
         (b"\xff", "it is not UTF-8"),
-        (b"[default]\nrate = 0", "default: tenant rate=0 is not above 0"),
+        (b"[default]\nrate = 0", "default: tenant rate=0 is not a number above 0"),
         (b"x = [1,\n2", "it is not TOML: "),
+        (b"x = " + 9999 * b"[", "it is nested too deeply"),
+        (b"[default]\nruns = " + 9999 * b"9", "it is not TOML: "),
     ],
 )
 async def test_a_file_that_makes_no_sense_at_first_is_an_error(

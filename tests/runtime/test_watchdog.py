@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from zerver.runtime.watchdog import PERIOD, Watchdog
+from zerver.runtime.watchdog import PERIOD, WATCHES, Watchdog
 
 
 def test_it_looks_when_a_turn_is_due_and_sees_its_line() -> None:
@@ -34,11 +34,15 @@ def test_its_thread_wakes_looks_parks_and_ends() -> None:
         looked.set()
         return 0
 
-    before = threading.active_count()
-    watchdog = Watchdog(lambda: 0, due)
-    watchdog.wake()
-    assert looked.wait(10)
-    watchdog.park()
+    before, now = threading.active_count(), [0]
+    watchdog = Watchdog(lambda: now[0], due)
+    for _ in range(3):
+        watchdog.wake()
+        looked.clear()
+        assert looked.wait(10)
+        now[0] += WATCHES
+        while watchdog._working.is_set():  # it looks once more, and parks
+            assert looked.wait(10)
     watchdog.wake()
     watchdog.close()
     assert threading.active_count() == before

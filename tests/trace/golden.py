@@ -15,8 +15,8 @@ POST /v2/checkout  201  [ID]  interactive · tenant acme
  15.8ms  reserve       ✓ 2.0ms   io 2.0ms
  15.8ms  receipt       → http.post mail:25/send?…  key=…:receipt:1
  15.8ms  notice        → http.post warehouse/notices  key=…:notice:1
- 18.8ms  notice        ✓ 3.0ms   io 3.0ms  http 202
  18.8ms  receipt       ✓ 3.0ms   io 3.0ms  http 202
+ 18.8ms  notice        ✓ 3.0ms   io 3.0ms  http 202
  18.8ms  render        ✓ 0.0ms
 slots  written auth.user payment order.id   read auth.user payment order.id
 total 18.8ms = admission 0.0 + turn 0.0 + cpu 0.0 + io 18.8 + parked 0.0
@@ -34,8 +34,8 @@ checkout  done  [ID]  default · tenant default
  93.0ms  reserve       ✓ 2.0ms   io 2.0ms
  93.0ms  receipt       → http.post mail:25/send?…  key=…:receipt:1
  93.0ms  notice        → http.post warehouse/notices  key=…:notice:1
- 96.0ms  notice        ✓ 3.0ms   io 3.0ms  http 202
  96.0ms  receipt       ✓ 3.0ms   io 3.0ms  http 202
+ 96.0ms  notice        ✓ 3.0ms   io 3.0ms  http 202
  96.0ms  render        ✓ 0.0ms
 SLOW charge took 87ms of 96ms: 1 timeout + 1 retry
 slots  written auth.user payment order.id   read auth.user payment order.id
@@ -57,8 +57,8 @@ checkout  done  [ID]  default · tenant default
 220.1ms  reserve       ✓ 2.0ms    io 2.0ms
 220.1ms  receipt       → http.post mail:25/send?…  key=…:receipt:1
 220.1ms  notice        → http.post warehouse/notices  key=…:notice:1
-223.1ms  notice        ✓ 3.0ms    io 3.0ms  http 202
 223.1ms  receipt       ✓ 3.0ms    io 3.0ms  http 202
+223.1ms  notice        ✓ 3.0ms    io 3.0ms  http 202
 223.1ms  render        ✓ 0.0ms
 SLOW charge took 214ms of 223ms: 3 timeouts + 2 retries
 slots  written auth.user payment order.id   read auth.user payment order.id

@@ -20,7 +20,7 @@ from zerver.cli.load import WrongName, load_app
 from zerver.core.app import App, Mount, Route
 from zerver.core.tenants import NOBODY, Tenants
 from zerver.errors import DefinitionError, ProtocolViolation
-from zerver.http import Entry, Match, RequestHead, Router
+from zerver.http import Entry, Match, Miss, RequestHead, Router
 from zerver.http.mounts import Mounted, mounted_at
 from zerver.runtime.tenants import load_tenants
 from zerver.serve import check_app
@@ -53,6 +53,9 @@ def explain(
         prefix = found.prefix or "/"
         told = {"mount": prefix, "limits": limits}
         words = [f"{method.upper()} {path} → the application mounted at {prefix}: what it does, it knows itself"]
+    elif isinstance(found, Miss):
+        told = {"allow": found.allow, "limits": limits}
+        words = [f"{method.upper()} {path} → answered by the server itself, with Allow: {', '.join(found.allow)}"]
     else:
         explanation = explain_route(loaded, found, rules, tenant, limits)
         told, words = attrs.asdict(explanation), list(_text(explanation))
@@ -69,7 +72,8 @@ def _read_tenants(path: str) -> Tenants:
 # ---- finding --------------------------------------------------------------------------------
 
 
-def _find(app: App, method: str, path: str) -> Route | Mount:
+def _find(app: App, method: str, path: str) -> Route | Mount | Miss:
+    """What takes the request; a Miss when it asks what others it may ask."""
     own = [route for route in app.routes if (route.method, route.path) == (method, path)]
     if own:
         return own[0]
@@ -83,6 +87,8 @@ def _find(app: App, method: str, path: str) -> Route | Mount:
         return found.payload
     if mounted is not None:
         return mounted.mount
+    if found.status == 204:
+        return found
     if found.allow:
         raise WrongName(f"{path} takes no {method}; it takes {', '.join(found.allow)}")
     raise WrongName(f"no route takes {method} {path}; " + _near(app, method, path))
@@ -102,8 +108,10 @@ def _text(it: Explanation) -> Iterator[str]:
     yield f"{it.route} → flow {it.flow}, version {it.version}{owner}"
     yield ""
     yield _line("class", f"{it.priority.value}, {_by(it.priority)}")
-    yield _line("deadline", "none" if it.deadline is None else f"{it.deadline:g} s")
-    yield _line("undo deadline", f"{it.undo_deadline:g} s")
+    yield _line("waits", f"{_time(it.patience)} at most for its ticket")
+    yield _line("a step", f"may take {_time(it.budget)}; a longer one is recorded as an overrun")
+    yield _line("deadline", "none" if it.deadline is None else _time(it.deadline))
+    yield _line("undo deadline", _time(it.undo_deadline))
     ends = "the run is cancelled" if it.on_disconnect.value == "cancel" else "the run goes on"
     yield _line("client leaves", f"{ends}, {_by(it.on_disconnect)}")
     yield _line("when refused", "429 or 503" if it.degrade is None else f"flow {it.degrade} runs in its place")
@@ -116,6 +124,13 @@ def _text(it: Explanation) -> Iterator[str]:
         yield "effects"
         for effect in it.effects:
             yield from _effect(effect)
+        yield ""
+        yield "targets"
+        for target, rule in {effect.target: effect.rule for effect in it.effects if effect.rule is not None}.items():
+            yield f"  {target}: {_pairs(rule.items())}"
+    yield ""
+    yield "limits of admission"
+    yield from (f"  {name:20}{_range(value)}" for name, value in it.admission.items())
     yield ""
     yield "limits of the HTTP server"
     yield from (f"  {name:20}{_plain(value)}" for name, value in it.limits.items())
@@ -131,7 +146,7 @@ def _by(said: Said) -> str:
 
 def _tenant(tenant: TenantLine) -> str:
     rule = ", ".join(f"{name} {_plain(value)}" for name, value in tenant.rule.items() if value is not None)
-    return f"{tenant.name}, by {tenant.by}: {rule}"
+    return f"{tenant.name or repr('')}, by {tenant.by}: {rule}"
 
 
 def _stage(line: StageLine) -> str:
@@ -141,6 +156,7 @@ def _stage(line: StageLine) -> str:
         _listed("reads", line.reads),
         _listed("writes", line.writes),
         _listed("asks for", line.effects),
+        f"runs in a {line.offload}" if line.offload else "",
     ]
     about = "; ".join(filter(None, parts))
     place = f"  ({line.place})" if line.place else ""
@@ -155,10 +171,7 @@ def _effect(effect: EffectLine) -> Iterator[str]:
     how = ", compensated" if effect.compensated else ", handed on" if effect.handed_on else ""
     yield f"  {effect.kind}, a {effect.access} in {effect.step}{how}  ({effect.place})"
     yield f"    {'policy':{_WIDTH}}" + "; ".join(_policies(effect.policy))
-    if effect.rule is None:
-        yield f"    {'target':{_WIDTH}}chosen by its arguments"
-    else:
-        yield f"    {'target':{_WIDTH}}{effect.target}: {_pairs(effect.rule.items())}"
+    yield f"    {'target':{_WIDTH}}{effect.target or 'chosen by its arguments'}"
 
 
 def _policies(policy: Mapping[str, Said]) -> Iterator[str]:
@@ -172,6 +185,18 @@ def _pairs(fields: Iterable[tuple[str, Any]]) -> str:
         f"{name} ({_pairs(value.items())})" if isinstance(value, dict) else f"{name} {_plain(value)}"
         for name, value in fields
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds >= 1.0 else f"{1000 * seconds:g} ms"
+
+
+def _range(value: Any) -> str:
+    """A number; or least and most, when it is found between them."""
+    if not isinstance(value, tuple):
+        return _plain(value)
+    least, most = value
+    return _plain(most) if least == most else f"{least} to {most}"
 
 
 def _plain(value: Any) -> str:

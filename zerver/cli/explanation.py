@@ -15,13 +15,16 @@ import attrs
 
 from zerver.core.app import App, Route
 from zerver.core.check import steps_of
+from zerver.core.classes import AdmissionPolicy, ClassPolicy
 from zerver.core.discover import Mention
-from zerver.core.policy import Policy, resolve
+from zerver.core.policy import COMPENSATION, Policy, resolve
+from zerver.core.priorities import RANK
 from zerver.core.signatures import PartRead, Read, SlotRead
 from zerver.core.stages import Block, Branch, Dag, Parallel, Pivot, Stage
-from zerver.core.steps import Step
+from zerver.core.steps import Offload, Step
 from zerver.core.targets import Target
 from zerver.core.tenants import Tenants, classify
+from zerver.core.turns import BUDGETS
 
 #: Methods after which a client that leaves is not missed (RFC 9110 §9.2.1).
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -38,7 +41,8 @@ class Said:
 @attrs.frozen
 class StageLine:
     """A stage, in order. depth: of nesting. what: "step", "parallel", "dag", "branch", "then", "otherwise", "pivot" or
-    "flow". chain: whether it is of a before-chain. place: file and line of a step. effects: their kinds.
+    "flow". chain: whether it is of a before-chain. place: file and line of a step. effects: their kinds. offload: where
+    a step runs that does not run on the loop.
     """
 
     depth: int
@@ -49,12 +53,14 @@ class StageLine:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     effects: tuple[str, ...] = ()
+    offload: Offload | None = None
 
 
 @attrs.frozen
 class EffectLine:
     """An effect that a step's code mentions. target: None when its arguments choose it. policy: by field. rule: how the
-    target is treated, by field; None with the target. handed_on: it is an undoing, or the like.
+    target is treated, by field; None with the target. handed_on: it is an undoing, or the like; a rollback tries harder
+    than others where nobody says otherwise, and that is the level "compensation".
     """
 
     step: str
@@ -79,13 +85,18 @@ class TenantLine:
 
 @attrs.frozen
 class Explanation:
-    """Everything that applies to a route. limits: of the HTTP server, by name."""
+    """Everything that applies to a route. patience: seconds that a run of its class waits for a ticket at most; budget:
+    seconds that one of its steps may take. admission: the numbers of the app's AdmissionPolicy, by name. limits: of the
+    HTTP server, by name.
+    """
 
     route: str
     flow: str
     version: str
     owner: str | None
     priority: Said
+    patience: float
+    budget: float
     deadline: float | None
     undo_deadline: float
     on_disconnect: Said
@@ -93,6 +104,7 @@ class Explanation:
     tenant: TenantLine
     stages: tuple[StageLine, ...]
     effects: tuple[EffectLine, ...]
+    admission: dict[str, Any]
     limits: dict[str, Any]
 
 
@@ -101,12 +113,16 @@ def explain_route(app: App, route: Route, tenants: Tenants, tenant: str, limits:
     flow = route.flow
     rule = tenants.get(tenant)
     own = len(flow.before)
+    priority = _priority(route, tenants, tenant)
+    rank = RANK[priority.value]
     return Explanation(
         route=route.label,
         flow=flow.name,
         version=flow.version,
         owner=flow.owner,
-        priority=_priority(route, tenants, tenant),
+        priority=priority,
+        patience=app.admission.classes[rank].patience,
+        budget=BUDGETS[rank] / 1e9,
         deadline=flow.deadline,
         undo_deadline=flow.undo_deadline,
         on_disconnect=_on_disconnect(route),
@@ -122,21 +138,30 @@ def explain_route(app: App, route: Route, tenants: Tenants, tenant: str, limits:
             for step in steps_of((*route.before, *flow.stages))
             for mention in step.mentions
         ),
+        admission=_admission(app.admission),
         limits=limits,
     )
 
 
 def policy_levels(
-    app: App, flow: Policy | None, kind: Policy | None, target: Target | None, effect: Policy | None
+    app: App,
+    flow: Policy | None,
+    kind: Policy | None,
+    target: Target | None,
+    effect: Policy | None,
+    undo: Policy | None = None,
 ) -> list[tuple[str, Policy | None]]:
-    """The policies that may apply to an effect, strongest first: those of `Interpreter.levels`."""
-    return [
+    """The policies that may apply to an effect, strongest first: those of `Interpreter.levels`, and what the rollback
+    says (undo) of those that it performs.
+    """
+    levels = [
         ("effect", effect),
         ("flow", flow),
         ("target", None if target is None else target.policy),
         ("kind", kind),
         ("app", app.policy),
     ]
+    return levels if undo is None else [*levels, ("compensation", undo)]
 
 
 def _priority(route: Route, tenants: Tenants, tenant: str) -> Said:
@@ -145,6 +170,12 @@ def _priority(route: Route, tenants: Tenants, tenant: str) -> Said:
     if chosen != said:
         return Said(chosen, f"tenant {tenant}")
     return Said(chosen, "flow" if route.priority is None else "route")
+
+
+def _admission(policy: AdmissionPolicy) -> dict[str, Any]:
+    """By field, but those of the classes: a route is told of its own."""
+    fields = attrs.asdict(policy, filter=lambda _, given: not isinstance(given, ClassPolicy))
+    return {name: tuple(value.values()) if isinstance(value, dict) else value for name, value in fields.items()}
 
 
 def _on_disconnect(route: Route) -> Said:
@@ -197,6 +228,7 @@ def _step(step: Step[..., Any], depth: int, chain: bool) -> StageLine:
         tuple(map(_read, step.signature.reads)),
         tuple(write.slot.name + ("?" if write.optional else "") for write in step.signature.writes),
         tuple(dict.fromkeys(mention.kind.name for mention in step.mentions)),
+        step.offload,
     )
 
 
@@ -221,7 +253,8 @@ def _effect(app: App, flow: Policy | None, step: Step[..., Any], mention: Mentio
     target = kind.target if isinstance(kind.target, str) else None
     rule = None if target is None else app.targets.get(target, Target())
     said = {name: value for name, value in mention.policy.items() if name in attrs.fields_dict(Policy)}
-    policy, sources = resolve(policy_levels(app, flow, kind.policy, rule, Policy(**said) if said else None))
+    undo = COMPENSATION if mention.undoes else None
+    policy, sources = resolve(policy_levels(app, flow, kind.policy, rule, Policy(**said) if said else None, undo))
     return EffectLine(
         step=step.name,
         kind=kind.name,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from zerver.core.load import Neighbours
-from zerver.core.quotas import Bucket
+from zerver.core.quotas import Bucket, Pushback, Quota
 from zerver.core.shares import Share
 from zerver.core.tenants import Tenant, Tenants
 
@@ -23,18 +23,23 @@ _SHARED: Final = 128
 _HAND: Final = 6
 _MOMENT: Final = 1.0  # seconds
 _SWEEP: Final = 0.1  # seconds between two searches for accounts to forget, when there is no more room
+_TRIES: Final = 4  # to take a token before somebody else does
+
+#: The bounds of its own that a tenant can reach.
+Bound: TypeAlias = Literal["tenant over its rate", "tenant over its runs"]
 
 
 class Account:
     """What one tenant takes here.
 
     shares: its place in each class. bucket: what is left of its rate, if that is bounded. bounded: by a rate, or by a
-    number of runs. begun, cost: totals, for the neighbours. shared: by many tenants.
+    number of runs. cost: seconds of CPU in all, for the neighbours. shared: by many tenants. pushback: of its own, so
+    that who hammers is told to stay away, and nobody else.
     """
 
     __slots__ = (
-        "_looked", "_seen", "begun", "bounded", "bucket", "cost", "elsewhere", "name", "rule", "shared", "shares",
-        "waiting",
+        "_looked", "_seen", "bounded", "bucket", "cost", "elsewhere", "name", "parked", "pushback", "rule", "shared",
+        "shares", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, rule: Tenant, now: float, *, shared: bool = False) -> None:
@@ -45,23 +50,58 @@ class Account:
         self.bounded = rule.rate is not None or rule.runs is not None
         # Any: what waits in them is a Waiting, which knows its account.
         self.shares: tuple[Share[Any], ...] = (Share(rule.weight), Share(rule.weight), Share(rule.weight))
-        self.waiting = 0  # runs, of all classes
-        self.begun = 0
+        self.waiting = self.parked = 0  # runs, of all classes
+        self.pushback = Pushback()
         self.cost = 0.0
         self.elsewhere = 0  # runs in other processes, when they were last asked
         self._looked = now
-        self._seen: tuple[float, float] | None = None  # what they had begun and spent by then
+        self._seen: float | None = None  # what they had spent by then
 
     @property
     def under_way(self) -> int:
-        """Runs that run or wait here."""
+        """Runs that run, wait or are parked here."""
         first, second, third = self.shares
-        return first.running + second.running + third.running + self.waiting
+        return first.running + second.running + third.running + self.waiting + self.parked
+
+    def claim(self, neighbours: Neighbours | None, now: float) -> Bound | None:
+        """Take a token and a place among the runs, for a run that the caller counts in then; or say what there is none
+        of, and nothing is taken. The caller has just looked elsewhere.
+
+        What is taken is published first, and then looked at again: of two processes that take the last one at once, at
+        least one sees the other, and neither has it unseen. Both may give it up: a bound is kept, if need be for a
+        moment too strictly.
+        """
+        runs, bucket = self.rule.runs, self.bucket
+        for _ in range(_TRIES):
+            if runs is not None and self.under_way + self.elsewhere >= runs:
+                return "tenant over its runs"
+            if bucket is not None and not bucket.take(now):
+                return "tenant over its rate"
+            if neighbours is None:
+                return None
+            self.publish(neighbours, now, claimed=1)
+            usage = neighbours.elsewhere(self.name)
+            self.elsewhere = usage.running
+            crowded = runs is not None and self.under_way + usage.running >= runs
+            if bucket is not None:  # with its token back: did anybody take one from where it took its own?
+                bucket.give_back()
+                crowded = bucket.heed(usage.refill, now) or crowded
+            if not crowded:
+                if bucket is not None:
+                    bucket.take(now)
+                return None
+            self.publish(neighbours, now)
+        return "tenant over its rate"
 
     def give_back(self) -> None:
         """A run that was counted in the rate did not begin."""
         if self.bucket is not None:
             self.bucket.give_back()
+
+    def publish(self, neighbours: Neighbours, now: float, claimed: int = 0) -> None:
+        """Tell the other processes. claimed: runs that are not counted yet."""
+        refill = 0.0 if self.bucket is None else self.bucket.refill(now)
+        neighbours.publish(self.name, self.under_way + claimed, refill, self.cost)
 
     def idle(self, now: float) -> bool:
         """Whether a new account would say the same."""
@@ -71,17 +111,15 @@ class Account:
         """Take over what the other processes have done for this tenant. Gives the seconds of CPU they spent on it since
         the last time, if that was a moment ago: what was spent while nobody waited here is not held against it.
 
-        Totals that have become smaller are those of processes that have ended: nothing is taken back for them.
+        Costs that have become smaller are those of processes that have ended: nothing is taken back for them.
         """
         usage = neighbours.elsewhere(self.name)
         self.elsewhere = usage.running
-        before, self._seen = self._seen, (usage.begun, usage.cost)
+        if self.bucket is not None:
+            self.bucket.heed(usage.refill, now)
+        before, self._seen = self._seen, usage.cost
         since, self._looked = now - self._looked, now
-        if before is None:
-            return 0.0
-        if self.bucket is not None and usage.begun > before[0]:
-            self.bucket.taken_elsewhere(usage.begun - before[0], now)
-        return max(0.0, usage.cost - before[1]) if since <= _MOMENT else 0.0
+        return 0.0 if before is None or since > _MOMENT else max(0.0, usage.cost - before)
 
     def obey(self, rule: Tenant, now: float) -> None:
         """The rule has been replaced; what is under way goes on and counts. Weights are the caller's to change."""
@@ -116,6 +154,14 @@ class Accounts:
     def find(self, name: str) -> Account | None:
         """The account of a tenant, if it has one of its own."""
         return self._by_name.get(name)
+
+    def quota(self, name: str, now: float) -> Quota | None:
+        """What is left of a tenant's rate; None when it is not bounded."""
+        account = self._by_name.get(name)
+        if account is not None:
+            return None if account.bucket is None else account.bucket.quota(now)
+        rule = self.tenants.get(name)
+        return None if rule.rate is None else Bucket(rule.rate, rule.bucket, now).quota(now)
 
     def replace(self, tenants: Tenants, now: float) -> list[Account]:
         """Treat tenants by other rules from now on. Gives the accounts whose weight has changed."""

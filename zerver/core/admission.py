@@ -27,10 +27,8 @@ from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import Final, TypeAlias
 
-import attrs
-
 from zerver.core.accounts import Account, Accounts
-from zerver.core.classes import AdmissionPolicy
+from zerver.core.classes import AdmissionPolicy, ClassStatistics
 from zerver.core.concurrency import Concurrency
 from zerver.core.congestion import TICK, Congestion
 from zerver.core.load import Load, Neighbours
@@ -38,7 +36,7 @@ from zerver.core.priorities import PRIORITIES, RANK, Priority
 from zerver.core.quotas import Pushback, Quota
 from zerver.core.shares import Credits, FairQueue
 from zerver.core.tenants import Tenant, Tenants
-from zerver.core.tickets import Reason, Refusal, Ticket, Waiting
+from zerver.core.tickets import OWN_DOING, Reason, Refusal, Ticket, Waiting
 from zerver.core.work import LEAST, Work
 
 INF: Final = float("inf")
@@ -54,32 +52,11 @@ _GUESS: Final = 0.002
 #: The part of the places in the queue that a class and those below it may take together.
 _PLACES: Final = (1.0, 0.75, 0.5)
 
-#: Reasons that are the tenant's own doing, and so 429 in every class.
-_OWN_DOING: Final = frozenset[Reason](["tenant over its rate", "tenant over its runs", "tenant over its share"])
-
-
-@attrs.frozen
-class ClassStatistics:
-    """One class. running, queued: runs, now. limit: runs of this class and those above that may run at once.
-    guaranteed: seats of its own beyond that. admitted, refused: since the start. overloaded: whether its queue stands.
-    rate: seconds of CPU per second it is reckoned to be served with.
-    """
-
-    priority: Priority
-    running: int
-    queued: int
-    limit: float
-    guaranteed: int
-    admitted: int
-    refused: int
-    overloaded: bool
-    rate: float
-
 
 class Admission:
     """The state: seats, queues, and what tenants take.
 
-    draw: gives numbers in [0, 1), for the jitter of Retry-After. queued: runs that wait.
+    draw: gives numbers in [0, 1), for the jitter of Retry-After. queued: runs that wait. parked: runs without a seat.
     """
 
     def __init__(
@@ -91,11 +68,10 @@ class Admission:
     ) -> None:
         self.policy = policy or AdmissionPolicy()
         self.draining = False
-        self.queued = 0
+        self.queued = self.parked = 0
         self.refused: dict[Reason, int] = {}
-        classes = self.policy.classes
+        self._classes = classes = self.policy.classes
         shares = [one.share for one in classes]
-        self._classes = classes
         self._seats = Concurrency(self.policy.running, shares, [one.standing for one in classes])
         self._credits = Credits(shares)
         self._queues: tuple[FairQueue[Waiting], ...] = (FairQueue(), FairQueue(), FairQueue())
@@ -110,9 +86,7 @@ class Admission:
         self._due: list[tuple[float, int, Waiting]] = []  # those that do not wait any more are stale
         self._serial = 0
         self._dropped: list[Answer] = []
-        self._ticked = -INF
-        self._next_lesson = -INF
-        self._next_tick = -INF
+        self._ticked = self._next_tick = self._next_lesson = -INF
 
     # ---- what happens ------------------------------------------------------------------------
 
@@ -136,7 +110,7 @@ class Admission:
                 return over
         if work is None:
             work = self._unnamed[rank]
-        if not self._queues[rank] and self._seats.free(rank):
+        if not (self.queued and self._queues[rank]) and self._seats.free(rank):
             if self.queued:  # others wait, who cannot have this seat: they are owed their part of what it costs
                 self._credits.spend(rank, self._cost(work, rank), self._queues)
             return self._begin(account, tenant, priority, rank, work, now, 0.0)
@@ -149,17 +123,21 @@ class Admission:
         """
         if not ticket.held:
             raise ValueError(f"{ticket!r} is not held any more")
+        if ticket.parked is not None:
+            self.resume(ticket, now)
         ticket.held = False
         account, rank = ticket.account, ticket.rank
         if ticket.beside:
             account.cost += cpu or 0.0
+            self._publish(account, now)
             return
         account.shares[rank].running -= 1
-        self._seats.leave(rank)
+        self._seats.running[rank] -= 1
         if cpu is not None:
             seconds = now - ticket.begun
             ticket.work.learn(cpu, seconds)
-            self._seats.ended(rank, cpu, max(0.0, seconds - cpu - turn))
+            io = seconds - cpu - turn
+            self._seats.ended(rank, cpu, io if io > 0.0 else 0.0)
             account.cost += cpu
             if now >= self._next_lesson:
                 self._next_lesson = now + TICK
@@ -167,7 +145,26 @@ class Admission:
             if ticket.cost:
                 self._queues[rank].charge(account.shares[rank], max(LEAST, cpu) - ticket.cost)
         if self._neighbours is not None:
-            self._publish(account)
+            self._publish(account, now)
+
+    def park(self, ticket: Ticket, now: float) -> None:
+        """A run waits for the world, maybe for hours: its seat is for others meanwhile. It is its tenant's run still,
+        because it takes memory. Raises ValueError when it is parked, or has ended.
+        """
+        if not ticket.held or ticket.parked is not None:
+            raise ValueError(f"{ticket!r} has no seat to leave")
+        ticket.parked = now
+        if not ticket.beside:
+            self._sit(ticket, -1)
+
+    def resume(self, ticket: Ticket, now: float) -> None:
+        """A parked run goes on, at once, if need be above the limit: what may have written goes before what has not."""
+        if ticket.parked is None:
+            raise ValueError(f"{ticket!r} is not parked")
+        ticket.begun += now - ticket.parked  # parked time says nothing of how long the next run takes
+        ticket.parked = None
+        if not ticket.beside:
+            self._sit(ticket, 1)
 
     def beside(self, tenant: str, priority: Priority, now: float) -> Ticket:
         """A ticket without a seat: whoever gives it bounds how many there are. `leave` must follow, as for others."""
@@ -178,11 +175,11 @@ class Admission:
         """What the last tick of the steps showed: the limits follow."""
         self._seats.tick(load)
 
-    def abandon(self, entry: Waiting) -> None:
+    def abandon(self, entry: Waiting, now: float) -> None:
         """Who waited has gone away, and owes nothing. Raises KeyError when it does not wait any more."""
         self._queues[entry.rank].remove(entry)
         self._forget(entry)
-        entry.account.give_back()
+        self._give_back(entry.account, now)
 
     def late(self, entry: Waiting, now: float) -> Refusal:
         """The refusal for somebody whose `due` has come, and who is out of the queue already."""
@@ -210,7 +207,7 @@ class Admission:
         answers, self._dropped = self._dropped, []
         for queue in self._queues:
             while (entry := queue.oldest) is not None:
-                self.abandon(entry)
+                self.abandon(entry, now)
                 answers.append((entry, self._refuse("draining", entry.rank, entry.account, now)))
         return answers
 
@@ -218,7 +215,7 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """Runs with a ticket."""
+        """Runs with a seat."""
         return self._seats.levels[2]
 
     @property
@@ -252,11 +249,7 @@ class Admission:
 
     def quota(self, tenant: str, now: float) -> Quota | None:
         """What is left of a tenant's rate; None when it is not bounded."""
-        account = self._accounts.find(tenant)
-        if account is not None:
-            return None if account.bucket is None else account.bucket.quota(now)
-        rule = self.tenants.get(tenant)
-        return None if rule.rate is None else Quota(int(rule.bucket), int(rule.bucket), 0.0, rule.bucket / rule.rate)
+        return self._accounts.quota(tenant, now)
 
     def statistics(self) -> tuple[ClassStatistics, ...]:
         """By class, highest first."""
@@ -278,14 +271,10 @@ class Admission:
     # ---- judging an arrival ------------------------------------------------------------------
 
     def _over(self, account: Account, rank: int, now: float) -> Refusal | None:
-        """Whether a tenant that has bounds has reached one; otherwise a token of its rate is taken."""
+        """Whether a tenant that has bounds has reached one; otherwise its claim is made, in all processes."""
         self._look_elsewhere(account, rank, now)
-        runs = account.rule.runs
-        if runs is not None and account.under_way + account.elsewhere >= runs:
-            return self._refuse("tenant over its runs", rank, account, now)
-        if account.bucket is not None and not account.bucket.take(now):
-            return self._refuse("tenant over its rate", rank, account, now, least=account.bucket.wait(now))
-        return None
+        bound = account.claim(None if account.shared else self._neighbours, now)
+        return None if bound is None else self._refuse(bound, rank, account, now)
 
     def _enqueue(
         self, account: Account, tenant: str, priority: Priority, rank: int, work: Work, now: float, deadline: float
@@ -297,21 +286,25 @@ class Admission:
         wait = queue.ahead(share) / congestion.rate
         first = promise.newest_first and congestion.overloaded
         if now + work.duration + (0.0 if first else wait) >= deadline:
-            account.give_back()
+            self._give_back(account, now)
             return self._refuse("deadline too close", rank, account, now)
         if self._crowded(rank) or wait > promise.slack * promise.patience:
             reason: Reason = "tenant over its share" if queue.over(share) else "queue full"
             if rank == _BATCH or not share.line:
                 # A batch that waits is an investment; and nobody is put out for somebody else's sake.
-                account.give_back()
+                self._give_back(account, now)
                 return self._refuse(reason, rank, account, now)
+            account.waiting += 1  # before the other is not counted any more: its claim stands all the time
             oldest = next(iter(share.line))
-            self.abandon(oldest)
+            self.abandon(oldest, now)
             self._dropped.append((oldest, self._refuse(reason, rank, account, now)))
+        else:
+            account.waiting += 1
         due = min(now + promise.patience, deadline)
         entry = Waiting(account, tenant, priority, work, now, deadline, due, self._cost(work, rank))
         queue.push(share, entry, entry.cost)
-        account.waiting += 1
+        if not account.bounded:
+            self._publish(account, now)  # others have claimed already
         self.queued += 1
         self._serial += 1
         heappush(self._due, (due, self._serial, entry))
@@ -337,7 +330,7 @@ class Admission:
     def _answer_due(self, now: float, answers: list[Answer]) -> None:
         while self.due <= now:
             entry = self._due[0][2]
-            self.abandon(entry)
+            self.abandon(entry, now)
             answers.append((entry, self.late(entry, now)))
         for rank, promise in enumerate(self._classes):
             if not (promise.newest_first and self._congestion[rank].overloaded):
@@ -348,7 +341,7 @@ class Admission:
                 at_risk = now + promise.patience + oldest.work.duration > oldest.deadline
                 if now - oldest.since <= 2.0 * promise.sojourn or not at_risk:
                     break
-                self.abandon(oldest)
+                self.abandon(oldest, now)
                 answers.append((oldest, self._refuse("deadline too close", rank, oldest.account, now)))
 
     def _next_class(self) -> int:
@@ -370,9 +363,10 @@ class Admission:
         oldest = queue.oldest
         congestion.seen(0.0 if oldest is None else now - oldest.since)
         account = entry.account
+        self._look_elsewhere(account, rank, now)
         if now + entry.work.duration >= entry.deadline:
             queue.charge(account.shares[rank], -entry.cost)
-            account.give_back()
+            self._give_back(account, now)
             reason: Reason = "deadline passed while waiting" if now >= entry.deadline else "deadline too close"
             return entry, self._refuse(reason, rank, account, now)
         self._credits.spend(rank, entry.cost, waits)
@@ -385,12 +379,20 @@ class Admission:
         self, account: Account, tenant: str, priority: Priority, rank: int, work: Work, now: float, cost: float
     ) -> Ticket:
         account.shares[rank].running += 1
-        account.begun += 1
-        self._seats.begin(rank)
+        self._seats.running[rank] += 1
         self._admitted[rank] += 1
-        if self._neighbours is not None:
-            self._publish(account)
-        return Ticket(account, tenant, self._rule(account, tenant), rank, priority, work, now, cost)
+        if self._neighbours is not None and not (account.bounded or cost):
+            self._publish(account, now)  # who has bounds has claimed, and who has waited is counted already
+        rule = self._rule(account, tenant) if account.shared else account.rule
+        return Ticket(account, tenant, rule, rank, priority, work, now, cost)
+
+    def _sit(self, ticket: Ticket, change: int) -> None:
+        """A run that is under way takes a seat (1), or leaves it (-1)."""
+        account, rank = ticket.account, ticket.rank
+        self.parked -= change
+        account.parked -= change
+        account.shares[rank].running += change
+        self._seats.running[rank] += change
 
     def _rule(self, account: Account, tenant: str) -> Tenant:
         return self._accounts.tenants.get(tenant) if account.shared else account.rule
@@ -407,17 +409,17 @@ class Admission:
             self._due = [one for one in self._due if one[2].waits]
             heapify(self._due)
 
-    def _refuse(self, reason: Reason, rank: int, account: Account, now: float, least: float = 0.0) -> Refusal:
+    def _refuse(self, reason: Reason, rank: int, account: Account, now: float) -> Refusal:
         self.refused[reason] = self.refused.get(reason, 0) + 1
         self._turned_away[rank] += 1
         quota = None if account.bucket is None else account.bucket.quota(now)
-        if reason == "draining" or (rank != _BATCH and reason not in _OWN_DOING):
+        if reason == "draining" or (rank != _BATCH and reason not in OWN_DOING):
             return Refusal(reason, 503, 1.0, quota)
-        if rank == _BATCH:
-            least = max(least, self._queues[rank].backlog / self._congestion[rank].rate)
-        pushback = self._pushbacks[rank]
+        drained = self._queues[rank].backlog / self._congestion[rank].rate if rank == _BATCH else 0.0
+        token = account.bucket.wait(now) if account.bucket is not None and reason == "tenant over its rate" else 0.0
+        pushback = account.pushback if reason in OWN_DOING else self._pushbacks[rank]
         pushback.refused(now)
-        return Refusal(reason, 429, pushback.retry_after(now, least, self._draw()), quota)
+        return Refusal(reason, 429, pushback.retry_after(now, drained, self._draw(), token), quota)
 
     # ---- time, tenants, neighbours -----------------------------------------------------------
 
@@ -437,10 +439,14 @@ class Admission:
         if self._neighbours is None or account.shared:
             return
         spent = account.look_elsewhere(self._neighbours, now)
-        queue = self._queues[rank]
-        if spent and queue:
-            queue.charge(account.shares[rank], spent)
+        if spent and self._queues[rank]:
+            self._queues[rank].charge(account.shares[rank], spent)
 
-    def _publish(self, account: Account) -> None:
+    def _give_back(self, account: Account, now: float) -> None:
+        """A run that was claimed neither runs nor waits."""
+        account.give_back()
+        self._publish(account, now)
+
+    def _publish(self, account: Account, now: float) -> None:
         if self._neighbours is not None and not account.shared:
-            self._neighbours.publish(account.name, account.under_way, account.begun, account.cost)
+            account.publish(self._neighbours, now)

@@ -47,10 +47,16 @@ class RetryBudget:
         return min(self.cap, self.tokens + self.ratio * firsts + max(0.0, now - self.refilled) * self.floor)
 
 
+#: Hedges for one first attempt.
+HEDGE_RATIO: Final = 0.02
+
+_HEDGES_AT_ONCE: Final = 5.0
+
+
 def hedge_budget() -> RetryBudget:
     """Two hedges for a hundred first attempts, five at once, and none that come back with time.
 
     With a floor a quiet target would be asked twice for everything, and so would a dead one; Finagle's backup requests
     have none either.
     """
-    return RetryBudget(ratio=0.02, cap=5.0, floor=0.0, tokens=5.0)
+    return RetryBudget(ratio=HEDGE_RATIO, cap=_HEDGES_AT_ONCE, floor=0.0, tokens=_HEDGES_AT_ONCE)

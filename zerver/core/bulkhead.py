@@ -16,8 +16,15 @@ queue = limit * (1 - baseline / recent), TCP Vegas's estimate of how many of tho
 target. recent: the p90 of a window, median of five, then their moving average. baseline: the slow average of that,
 which learns upwards only while there are places free, or at the floor: what is slow while all places are taken may be
 slow by our own doing, and a baseline that learns an overload as normal lets the limit swing (Netflix/concurrency-
-limits#34, #165; here from 2 to 45 at a target that serves 5 at once, and from 2 to 12 now). The price: a target that
-becomes slower for good, while more is wanted than it can do, is taken down to the floor before its new pace is learnt.
+limits#34, #165; here from 2 to 45 at a target that serves 5 at once, and from 2 to 12 now).
+
+But a target may also have become slower for good, while more is wanted than it can do. Then nothing would ever be
+learnt, and the limit sinks to where its error is small: 54 to 11 at one that serves 50, for ever. So when the baseline
+has learnt nothing for 30 windows and is what keeps the limit from growing, one window is spent at half the limit. If
+half as many in flight are nearly as slow, they were not standing in line: that is how long it takes now. A line would
+be half as long, so an overload is not learnt (BBR's probe for the round trip is this idea, with nearly nothing in
+flight instead of half).
+
 The three lines about correlation (r, over 20 windows) are Uber Cinnamon's, as failsafe-go has them.
 
 Samples of attempts that began before the limit was last moved are thrown away: they say how it was before
@@ -42,6 +49,8 @@ _WARM: Final = 10  # windows until an average, or a correlation, is one
 _CORRELATED: Final = 20  # windows; with the 50 of failsafe-go a limit that falls falls much too far
 _LONGEST: Final = 30.0  # seconds: no window is longer, however slow the target
 _KEPT: Final = 1024  # samples of one window
+_BLIND: Final = 30  # windows without a lesson for the baseline, and then half the limit is tried
+_SAME: Final = 0.8  # of the latency, at half the limit: it was no line that made it
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +96,8 @@ class AdaptiveLimit:
         self._windows: deque[float] = deque(maxlen=_SMOOTHED)
         self._recent = _Average(_SMOOTHED)
         self._baseline = _Average(10)
+        self._blind = 0  # windows since the baseline has learnt
+        self._back_to = 0.0  # the limit before it was halved to look; 0.0 when it is not
         self._history: deque[tuple[float, float, float]] = deque(maxlen=_CORRELATED)  # in flight, throughput, latency
 
     @property
@@ -116,11 +127,17 @@ class AdaptiveLimit:
 
     def _end_window(self, now: float, full: bool) -> bool:
         ordered = sorted(self._took)
-        self._windows.append(ordered[min(len(ordered) - 1, int(_PERCENTILE * len(ordered)))])
-        recent = self._recent.add(sorted(self._windows)[len(self._windows) // 2])
+        took = max(1e-9, ordered[min(len(ordered) - 1, int(_PERCENTILE * len(ordered)))])
         before = self.limit
-        step = self._decide(max(recent, 1e-9), self._most, full)
-        self._exact = min(float(self.rule.ceiling), max(float(self.rule.floor), self._exact + step))
+        if self._back_to:
+            self._learn_at_half(took)
+        else:
+            self._windows.append(took)
+            recent = self._recent.add(sorted(self._windows)[len(self._windows) // 2])
+            step = self._decide(max(recent, 1e-9), self._most, full)
+            self._exact = min(float(self.rule.ceiling), max(float(self.rule.floor), self._exact + step))
+            if self._blind >= _BLIND and step <= 0.0 and self._exact >= 2 * self.rule.floor:
+                self._back_to, self._exact = self._exact, self._exact / 2
         self._next = now + min(_LONGEST, max(self.rule.window, 2 * self._fastest))
         self._took, self._seen, self._fastest, self._most = [], 0, math.inf, 0
         if self.limit == before:
@@ -128,11 +145,20 @@ class AdaptiveLimit:
         self._moved = now
         return True
 
+    def _learn_at_half(self, took: float) -> None:
+        """The window at half the limit has ended."""
+        if took > self._baseline.value and took >= _SAME * self._recent.value:
+            self._baseline.value = took
+        self._exact, self._back_to, self._blind = self._back_to, 0.0, 0
+
     def _decide(self, recent: float, in_flight: int, full: bool) -> float:
         """The table above: by how much to move."""
         step = max(1.0, math.log10(self._exact))
         if not full or recent < self._baseline.value or self._exact <= self.rule.floor or not self._history:
             self._baseline.add(recent)
+            self._blind = 0
+        else:
+            self._blind += 1
         queue = math.ceil(self._exact * (1.0 - self._baseline.value / recent))
         self._history.append((float(in_flight), in_flight / recent, recent))
         if queue > 6 * step or (full and self._grows_in_vain()):

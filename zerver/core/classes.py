@@ -8,6 +8,7 @@ from __future__ import annotations
 import attrs
 
 from zerver.core.concurrency import Seats
+from zerver.core.priorities import Priority
 
 _part = attrs.validators.and_(attrs.validators.gt(0.0), attrs.validators.le(1.0))
 
@@ -41,6 +42,24 @@ DEFAULT = ClassPolicy(
     share=0.25, floor=0.25, patience=0.250, slack=1.5, sojourn=0.020, newest_first=True, standing=0.008
 )
 BATCH = ClassPolicy(share=0.05, floor=0.05, patience=10.0, slack=0.8, sojourn=0.200, newest_first=False, standing=0.012)
+
+
+@attrs.frozen
+class ClassStatistics:
+    """What has become of it. running, queued: runs, now. limit: runs of this class and those above that may run at
+    once. guaranteed: seats of its own beyond that. admitted, refused: since the start. overloaded: whether its queue
+    stands. rate: seconds of CPU per second it is reckoned to be served with.
+    """
+
+    priority: Priority
+    running: int
+    queued: int
+    limit: float
+    guaranteed: int
+    admitted: int
+    refused: int
+    overloaded: bool
+    rate: float
 
 
 def _seats(given: Seats | int) -> Seats:

@@ -52,13 +52,14 @@ class Concurrency:
 
     shares: the guaranteed part of the CPU of each class. standing: seconds of CPU that may stand waiting on each level.
 
-    running: runs under way, by class. levels: the same, by level. limits: by level. guaranteed: seats by class that
-    are given beyond the limit of its level. cpu: seconds that a run takes, moving means by class; None: not known.
+    running: runs under way, by class; counted by whoever starts and ends them. limits: by level. guaranteed: seats by
+    class that are given beyond the limit of its level. cpu: seconds that a run takes, moving means by class; None: not
+    known.
     """
 
     __slots__ = (
         "_ended", "_fixed", "_io", "_moved", "_quiet", "_seats", "_shares", "_standing", "_sums", "cpu", "guaranteed",
-        "levels", "limits", "running",
+        "limits", "running",
     )  # fmt: skip
 
     def __init__(self, seats: Seats, shares: Sequence[float], standing: Sequence[float]) -> None:
@@ -70,7 +71,6 @@ class Concurrency:
         self.limits = [start] * _LEVELS
         self.guaranteed = [0] * _LEVELS if self._fixed else [1] * _LEVELS
         self.running = [0] * _LEVELS
-        self.levels = [0] * _LEVELS
         self._moved = [False] * _LEVELS  # since the controller has moved a limit, the first guess is not asked
         self._quiet = [0.0] * _LEVELS  # seconds in which it had no reason to
         self.cpu: list[float | None] = [None] * _LEVELS
@@ -80,27 +80,17 @@ class Concurrency:
 
     def free(self, rank: int) -> bool:
         """Whether one more run of a class may begin."""
+        first, second, third = running = self.running
         if self._fixed:
-            return self.levels[2] < self.limits[2]
-        return self.levels[rank] < self.limits[rank] or self.running[rank] < self.guaranteed[rank]
+            return first + second + third < self.limits[2]
+        level = first + second + third if rank == 2 else first + second if rank else first
+        return level < self.limits[rank] or running[rank] < self.guaranteed[rank]
 
-    def begin(self, rank: int) -> None:
-        self.running[rank] += 1
-        levels = self.levels
-        levels[2] += 1
-        if rank < 2:
-            levels[1] += 1
-            if rank == 0:
-                levels[0] += 1
-
-    def leave(self, rank: int) -> None:
-        self.running[rank] -= 1
-        levels = self.levels
-        levels[2] -= 1
-        if rank < 2:
-            levels[1] -= 1
-            if rank == 0:
-                levels[0] -= 1
+    @property
+    def levels(self) -> list[int]:
+        """Runs under way, by level."""
+        first, second, third = self.running
+        return [first, first + second, first + second + third]
 
     def ended(self, rank: int, cpu: float, io: float) -> None:
         """What a run was: seconds of CPU, and seconds in which it neither had the CPU nor waited for it."""
@@ -133,11 +123,12 @@ class Concurrency:
         """
         if self._fixed:
             return
+        levels = self.levels
         for level, limit in enumerate(self.limits):
             if load.standing[level] > self._standing[level]:
                 self.limits[level] = max(float(self._seats.least), limit - max(0.5, _SHRINK * limit))
                 self._moved[level], self._quiet[level] = True, 0.0
-            elif load.starved[level] > _STARVED * load.seconds and self.levels[level] + 1 > limit:
+            elif load.starved[level] > _STARVED * load.seconds and levels[level] + 1 > limit:
                 self.limits[level] = min(float(self._seats.most), limit + max(1.0, _GROW * limit))
                 self._moved[level], self._quiet[level] = True, 0.0
             elif not load.starved[level]:

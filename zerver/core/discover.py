@@ -26,7 +26,8 @@ class Mention:
 
     line: in the file that defines the function, or 0. policy: constant keywords of `.with_policy(...)` around it.
     compensated: whether `.compensate(...)` is called on it. hedge_after: `after=` of a hedge around it, if constant.
-    handed_on: it is not called here, but given to something that may, as `.compensate(refund)`.
+    handed_on: it is not called here, but given to something that may, as `.compensate(refund)`. undoes: it is given to
+    `.compensate(...)`, or called in there, and so performed by the rollback.
     """
 
     kind: EffectKind[..., Any]
@@ -35,6 +36,7 @@ class Mention:
     compensated: bool = False
     hedge_after: object = None
     handed_on: bool = False
+    undoes: bool = False
 
 
 def mentions(function: Callable[..., Any]) -> tuple[Mention, ...]:
@@ -90,6 +92,7 @@ class _Visitor(ast.NodeVisitor):
         self.found: list[Mention] = []
         self.called: list[types.FunctionType] = []
         self._outer: list[ast.Call] = []  # the calls around the node being visited, outermost first
+        self._undoing = False  # whether it is in the arguments of a `.compensate(...)`
 
     def visit_Call(self, node: ast.Call) -> None:
         callee = _resolve(node.func, self.names)
@@ -99,7 +102,12 @@ class _Visitor(ast.NodeVisitor):
         elif isinstance(callee, types.FunctionType):
             self.called.append(callee)
         self._outer.append(node)
-        self.generic_visit(node)
+        self.visit(node.func)
+        before = self._undoing
+        self._undoing = before or (isinstance(node.func, ast.Attribute) and node.func.attr == "compensate")
+        for argument in (*node.args, *node.keywords):
+            self.visit(argument)
+        self._undoing = before
         self._outer.pop()
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -116,7 +124,7 @@ class _Visitor(ast.NodeVisitor):
         value = _resolve(node, self.names)
         kind = value if isinstance(value, EffectKind) else getattr(value, "__zerver_kind__", None)
         if isinstance(kind, EffectKind):
-            self.found.append(Mention(kind, self._line(node), handed_on=True))
+            self.found.append(Mention(kind, self._line(node), handed_on=True, undoes=self._undoing))
         elif isinstance(value, types.FunctionType):
             self.called.append(value)
 
@@ -135,7 +143,7 @@ class _Visitor(ast.NodeVisitor):
                 inner = outer
             else:
                 break
-        return Mention(kind, self._line(node), policy, compensated, hedge_after)
+        return Mention(kind, self._line(node), policy, compensated, hedge_after, undoes=self._undoing)
 
     def _line(self, node: ast.expr) -> int:
         return self.first_line + node.lineno - 1

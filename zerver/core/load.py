@@ -28,22 +28,26 @@ class Load:
 
 @attrs.frozen
 class Usage:
-    """What a tenant takes elsewhere. running: runs at once. begun: runs since any fixed moment. cost: seconds of CPU
-    since that moment.
+    """What a tenant takes elsewhere. running: runs at once, those that wait included. refill: seconds until its rate is
+    whole again, as far as the others know: all draw on one bucket. cost: seconds of CPU since any fixed moment.
     """
 
     running: int
-    begun: float
+    refill: float
     cost: float
 
 
 class Neighbours(Protocol):
     """The other processes of this machine that serve the same tenants."""
 
-    def publish(self, tenant: str, running: int, begun: float, cost: float) -> None:
-        """Say what this process does for a tenant; totals, not differences. Must be quick, and must not raise."""
+    def publish(self, tenant: str, running: int, refill: float, cost: float) -> None:
+        """Say what this process does for a tenant, as in Usage. Must be quick, and must not raise. What is published
+        is seen by whoever looks afterwards: of two processes that publish and then look, at least one sees the other.
+        """
         ...
 
     def elsewhere(self, tenant: str) -> Usage:
-        """The sums over the other processes, those that have died not included in `running`."""
+        """The others' runs and costs, summed up, and the longest refill that one of them knows of. Who has died runs
+        nothing.
+        """
         ...

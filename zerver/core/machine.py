@@ -90,13 +90,15 @@ class Machine:
 
     def start(self, parts: Sequence[Any] = (), takes: Sequence[Any] = ()) -> Command:
         """Begin. parts: values in the order of `plan.parts`. takes: values in the order of `plan.takes`."""
-        cells = self.cells
-        for cell, value in zip(self.plan.part_cells, parts, strict=True):
-            cells[cell] = value
-        for slot, value in zip(self.plan.takes, takes, strict=True):
-            cells[self.plan.slots[slot.name]] = value
-        self._agenda.ahead.append(At(self.plan.line, None, None))
-        return self._go_on()
+        cells, plan = self.cells, self.plan
+        if parts or plan.part_cells:
+            for cell, value in zip(plan.part_cells, parts, strict=True):
+                cells[cell] = value
+        if takes or plan.takes:
+            for slot, value in zip(plan.takes, takes, strict=True):
+                cells[plan.slots[slot.name]] = value
+        self._walk(At(plan.line, None, None))
+        return self._command()
 
     def settled(self, call: Call, outcome: Outcome[Any]) -> Command:
         """A call that was to be performed came to its outcome."""
@@ -107,17 +109,16 @@ class Machine:
             return self._command()
         self.records.append((t.SETTLED, self.clock(), call, outcome))
         value, error = deliver(call.effect, outcome)
-        self._resume(activation, value, error)
-        return self._go_on()
+        return self._go_on(self._resume(activation, value, error))
 
     def resume(self, since_ns: int) -> Command:
         """A turn has come for a run that was to breathe. since_ns: from when on it waited for it."""
         ahead = self._agenda.ahead
         if not ahead:  # another event of the run has carried it on
             return _WAIT
-        place = ahead[-1]
+        place = ahead.pop()
         self.records.append((t.TURN, self.clock(), place.line[place.at], since_ns))
-        return self._go_on()
+        return self._go_on(place)
 
     def committed(self, call: Call, value: object) -> None:
         """A write has happened; told by the runtime the moment it knows, before the call is settled."""
@@ -151,18 +152,15 @@ class Machine:
         pause = activation.pause[0] if activation.pause else None
         if pause is not None and pause.resume is not None:
             activation.resume = pause.resume
-            self._resume(activation, value, None)
-        else:
-            self._answer(activation, value)
-        return self._go_on()
+            return self._go_on(self._resume(activation, value, None))
+        return self._go_on(self._answer(activation, value))
 
     def expired(self, signal: str) -> Command:
         """The signal has not come in time."""
         activation = self._woken(t.EXPIRED, signal, None)
         pause = activation.pause[0] if activation.pause else None
         decision = pause.expired if pause is not None else None
-        self._answer(activation, Fail("expired", signal) if decision is None else decision)
-        return self._go_on()
+        return self._go_on(self._answer(activation, Fail("expired", signal) if decision is None else decision))
 
     def undone(self, task: Task, outcome: Outcome[Any]) -> Command:
         """A task of the rollback came to its outcome."""
@@ -183,9 +181,12 @@ class Machine:
 
     # -- what is next --
 
-    def _go_on(self) -> Command:
-        if self._agenda.ahead:
-            self._walk()
+    def _go_on(self, place: At | None) -> Command:
+        """Walk on from a place, or else from where a step was stopped that another event has not yet carried on."""
+        if place is None and self._agenda.ahead:
+            place = self._agenda.next()
+        if place is not None:
+            self._walk(place)
         return self._command()
 
     def _command(self) -> Command:
@@ -212,7 +213,7 @@ class Machine:
         ending = self.ending
         if ending is None:
             raise InternalError("a run is unwound that has not ended")
-        task = self.saga.next_task(failing=self._failing)
+        task = self.saga.next_task(failing=self._failing) if self.saga.entries else None
         if task is not None:
             self.records.append((t.UNDO, self.clock(), task.entry, task.verb))
             return Unwind(task)
@@ -244,11 +245,12 @@ class Machine:
 
     # -- walking the plan --
 
-    def _walk(self) -> None:
-        """Run nodes until everything waits, the turn has been long enough, or the run has ended."""
+    def _walk(self, place: At | None) -> None:
+        """Run nodes from here until everything waits, the turn has been long enough, or the run has ended."""
         cells, records, clock, agenda = self.cells, self.records, self.clock, self._agenda
-        stop = self.slice_ns if self.deadline_ns is None else min(self.slice_ns, self.deadline_ns)
-        place: At | None = None
+        stop, deadline = self.slice_ns, self.deadline_ns
+        if deadline is not None and deadline < stop:
+            stop = deadline
         while True:
             if place is None:
                 place = agenda.next() if self.ending is None else None
@@ -256,7 +258,7 @@ class Machine:
                     return None
             line = place.line
             if place.at == len(line):
-                place = agenda.leave(place)
+                place = None if place.parent is None else agenda.leave(place)
                 continue
             node = line[place.at]
             if type(node) is not StepNode:
@@ -276,8 +278,7 @@ class Machine:
             if node.is_async:
                 activation = Activation(node, place, began)
                 activation.coroutine = answer
-                self._resume(activation, None, None)
-                place = None
+                place = self._resume(activation, None, None)
             elif answer.__class__ in _DECISIONS:
                 if not self._decide(node, place, began, answer):
                     place = None
@@ -324,8 +325,8 @@ class Machine:
 
     # -- steps that wait --
 
-    def _resume(self, activation: Activation, value: object, error: EffectError | None) -> None:
-        """Carry a waiting step on with what it waited for."""
+    def _resume(self, activation: Activation, value: object, error: EffectError | None) -> At | None:
+        """Carry a waiting step on with what it waited for: where the run goes on, if this was the end of its wait."""
         try:
             if activation.coroutine is None:
                 if error is not None:
@@ -337,31 +338,32 @@ class Machine:
                     activation.coroutine = answer
                     return self._resume(activation, None, None)
             else:
-                send = activation.coroutine
-                asked = send.send(value) if error is None else send.throw(error)
+                asked = activation.coroutine.send(value) if error is None else activation.coroutine.throw(error)
                 if isinstance(asked, Effect):
-                    return self._ask(activation, asked)
+                    self._ask(activation, asked)
+                    return None
                 raise impure(activation)
         except StopIteration as stop:
             answer = stop.value
         except EffectError as fault:
             self.records.append((t.FAULT, self.clock(), activation.node, (activation.began, fault)))
-            return self._end(t.Ending("failed", cause=fault))
+            self._end(t.Ending("failed", cause=fault))
+            return None
         except Exception as defect:
             self._close(activation)
-            return self._raised(activation.node, activation.began, defect)
+            self._raised(activation.node, activation.began, defect)
+            return None
         return self._answer(activation, answer)
 
-    def _answer(self, activation: Activation, answer: object) -> None:
-        """A step that had waited has answered: the run is to go on behind it."""
+    def _answer(self, activation: Activation, answer: object) -> At | None:
+        """A step that had waited has answered: where the run goes on behind it."""
         node, place, began = activation.node, activation.place, activation.began
         goes_on = (
             self._decide(node, place, began, answer, activation)
             if answer.__class__ in _DECISIONS
             else self._write(node, began, answer)
         )
-        if goes_on:
-            self._agenda.ahead.append(place)
+        return place if goes_on else None
 
     def _ask(self, activation: Activation, effect: Effect[Any]) -> None:
         activation.ordinal += 1

@@ -1,8 +1,12 @@
 """Overruns: steps that hold a loop for longer than their class may, and what becomes of their flows.
 
-Law: counted per flow and step, over seconds that the caller brings. Three within a minute put a flow one class down,
-for its turns and for its admission; a minute without any puts it back. One class, and no further: a flow that is slow
-now and then is not to be starved, only kept from being in the way of those who keep to their time.
+Law: counted per flow and step, over seconds that the caller brings. Three within a minute that took twice what they
+may put a flow one class down, for its turns and for its admission; a minute without any puts it back. One class, and no
+further: a flow that is slow now and then is not to be starved, only kept from being in the way of those who keep to
+their time.
+
+Refused: to demote for any overrun. A CPU that is slow for a while, which is nobody's doing, then demotes every flow
+whose steps had used a fifth of their time, all of them at once, and for a minute after it is well again.
 """
 
 from __future__ import annotations
@@ -15,9 +19,12 @@ import attrs
 from zerver.core.timeline import Record
 from zerver.core.values import value
 
-#: So many overruns within so many seconds demote a flow; so many seconds without any promote it.
+#: So many offences within so many seconds demote a flow; so many seconds without any promote it.
 OFFENCES: Final = 3
 MINUTE: Final = 60.0
+
+#: An overrun is an offence when it took so many times its budget.
+_GRAVE: Final = 2
 
 #: Steps that are told apart; the rest is counted as one. Names of inserted steps may be made up as they come.
 _MOST: Final = 1_000
@@ -48,41 +55,44 @@ class OverrunStatistics:
 
 
 class Offenders:
-    """Which flows have overrun of late."""
+    """Which flows have overrun of late.
+
+    down: flows that may be put down, and when their last offence was. Empty, it spares everybody a look at the clock.
+    """
 
     def __init__(self) -> None:
+        self.down: dict[str, float] = {}
         self._times: dict[str, list[float]] = {}
-        self._demoted: dict[str, float] = {}  # flow -> when it last overran
         self._steps: dict[tuple[str, str], OverrunStatistics] = {}
 
     def note(self, flow: str, overrun: Overrun, now: float) -> None:
         """A step of the flow has overrun."""
         self._count(flow, overrun)
-        if flow in self._demoted:
-            self._demoted[flow] = now
+        if overrun.took < _GRAVE * overrun.budget:
+            return
+        if flow in self.down:
+            self.down[flow] = now
             return
         times = [at for at in self._times.get(flow, ()) if now - at < MINUTE]
         times.append(now)
         self._times[flow] = times
         if len(times) >= OFFENCES:
             del self._times[flow]
-            self._demoted[flow] = now
+            self.down[flow] = now
 
     def demoted(self, flow: str, now: float) -> int:
         """By how many classes the flow is put down: 0 or 1."""
-        if not self._demoted:
-            return 0
-        last = self._demoted.get(flow)
+        last = self.down.get(flow)
         if last is None:
             return 0
         if now - last >= MINUTE:
-            del self._demoted[flow]
+            del self.down[flow]
             return 0
         return 1
 
     def flows(self, now: float) -> tuple[str, ...]:
         """The flows that are put down now."""
-        return tuple(flow for flow in tuple(self._demoted) if self.demoted(flow, now))
+        return tuple(flow for flow in tuple(self.down) if self.demoted(flow, now))
 
     def statistics(self) -> tuple[OverrunStatistics, ...]:
         """The steps that have overrun, most often first."""

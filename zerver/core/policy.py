@@ -61,6 +61,9 @@ def stated(timeout: float | None, retries: int | None, backoff: float | None, ba
 #: What holds when nobody says anything: one attempt, bounded by the run's deadline alone.
 DEFAULT_POLICY = Policy(retries=0, backoff=0.05, backoff_cap=2.0)
 
+#: How hard a rollback tries when nobody says otherwise: until its undo deadline, rather than until its patience ends.
+COMPENSATION = Policy(timeout=5.0, retries=20, backoff=0.05, backoff_cap=1.0)
+
 _EMPTY = Policy()
 
 

@@ -89,6 +89,12 @@ class ClassQueues(Generic[W]):
         """Who has waited longest in a class in which somebody waits."""
         return next(iter(self._lines[rank]))
 
+    def newest(self) -> W:
+        """Who will be served last, if nobody comes: the newest of the lowest class. IndexError when nobody waits."""
+        if not self.waiting:
+            raise IndexError("nobody waits")
+        return next(reversed(self._lines[self.waiting[-1]]))
+
     def add(self, waiter: W, priority: Priority) -> None:
         """Queue up, at the end of one's class."""
         self._lines[RANK[priority]][waiter] = None

@@ -9,6 +9,9 @@ from typing import Final
 
 import attrs
 
+#: Of a token: less is rounding. A refill that has been through another process's clock has lost some digits.
+_HAIR: Final = 5e-7
+
 
 @attrs.frozen
 class Quota:
@@ -37,7 +40,7 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Take a token, if there is one."""
-        if self._at(now) < 1.0:
+        if self._at(now) < 1.0 - _HAIR:
             return False
         self.tokens -= 1.0
         return True
@@ -46,11 +49,22 @@ class Bucket:
         """A token was taken for a run that never began."""
         self.tokens = min(self.size, self.tokens + 1.0)
 
-    def taken_elsewhere(self, tokens: float, now: float) -> None:
-        """Another process took them. A debt is never deeper than the bucket: news that come late, or twice, cannot
-        shut a tenant out for longer than it takes to fill it.
+    def refill(self, now: float) -> float:
+        """Seconds until it is full."""
+        return max(0.0, (self.size - self._at(now)) / self.rate)
+
+    def heed(self, refill: float, now: float) -> bool:
+        """Another process draws on this bucket too, and knows it to be full in so many seconds: of two that know, the
+        one that knows it emptier has seen more. Whether it is emptier than was known here.
+
+        A time, and no count of tokens: it stays true however long nobody has looked. It is the one number of GCRA
+        (ITU-T I.371), in which the newest state of many writers is the largest. A debt is never deeper than the bucket.
         """
-        self.tokens = max(-self.size, self._at(now) - tokens)
+        tokens = max(-self.size, self.size - refill * self.rate)
+        if tokens >= self._at(now) - _HAIR:
+            return False
+        self.tokens = tokens
+        return True
 
     def retune(self, rate: float, size: float, now: float) -> None:
         """The rule has changed: what was taken stays taken."""
@@ -80,6 +94,7 @@ class Bucket:
 #: Seconds that a refusal asks for, at least and at most, before the jitter.
 RETRY_LEAST: Final = 1.0
 RETRY_MOST: Final = 32.0
+RETRY_LONGEST: Final = 86_400.0  # where it is certain that it takes so long
 
 
 class Pushback:
@@ -102,12 +117,13 @@ class Pushback:
         self._look(now)
         self._refused += 1
 
-    def retry_after(self, now: float, least: float, draw: float) -> float:
-        """Seconds: max(the adaptive value, `least`) within 1 and 32, times 1 to 1.5, so that those who were refused
-        together do not come back together. draw: in [0, 1).
+    def retry_after(self, now: float, guess: float, draw: float, certain: float = 0.0) -> float:
+        """Seconds: max(the adaptive value, `guess`) within 1 and 32, times 1 to 1.5, so that those who were refused
+        together do not come back together. certain: seconds in which it would be refused again for sure, which are
+        told in full, up to a day. draw: in [0, 1).
         """
         self._look(now)
-        return min(RETRY_MOST, max(self.seconds, least)) * (1.0 + draw / 2.0)
+        return max(min(certain, RETRY_LONGEST), min(RETRY_MOST, max(self.seconds, guess))) * (1.0 + draw / 2.0)
 
     def _look(self, now: float) -> None:
         passed = now - self._since

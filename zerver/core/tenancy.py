@@ -46,7 +46,9 @@ def read_tenants(text: str) -> Tenants:
     """The tenants that a TOML text names; the keys are those of Tenant. Raises DefinitionError."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise DefinitionError("it is nested too deeply", "there are two levels: [tenants.NAME], and its keys") from None
+    except ValueError as error:  # TOMLDecodeError, and what Python says of a number with thousands of digits
         raise DefinitionError(f"it is not TOML: {error}", "mend that line") from None
     for key in document:
         if key not in _TABLES:

@@ -40,12 +40,17 @@ class Tenant:
 
     def __attrs_post_init__(self) -> None:
         for name, number in (("weight", self.weight), ("rate", self.rate)):
-            if number is not None and not 0 < number < float("inf"):
-                raise DefinitionError(f"tenant {name}={number!r} is not above 0", "give a number above 0")
-        for name, number in (("burst", self.burst), ("runs", self.runs), ("effects", self.effects),
-                             ("parallel", self.parallel)):  # fmt: skip
-            if number is not None and not 1 <= number < float("inf"):
-                raise DefinitionError(f"tenant {name}={number!r} is below 1", "give at least 1, or leave it out")
+            if number is not None and not (_is_number(number) and 0 < number < float("inf")):
+                raise DefinitionError(f"tenant {name}={number!r} is not a number above 0", "give a number above 0")
+        if self.burst is not None and not (_is_number(self.burst) and 1 <= self.burst < float("inf")):
+            raise DefinitionError(
+                f"tenant burst={self.burst!r} is not a number of at least 1", "give at least 1, or leave it out"
+            )
+        for name, count in (("runs", self.runs), ("effects", self.effects), ("parallel", self.parallel)):
+            if count is not None and not (type(count) is int and count >= 1):
+                raise DefinitionError(
+                    f"tenant {name}={count!r} is not a whole number of at least 1", "give at least 1, or leave it out"
+                )
         if self.burst is not None and self.rate is None:
             raise DefinitionError(f"tenant burst={self.burst!r} without a rate", "give a rate too, in runs per second")
         if self.priority is not None and self.priority not in PRIORITIES:
@@ -59,12 +64,24 @@ class Tenant:
         return max(1.0, self.rate or 0.0) if self.burst is None else self.burst
 
 
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool)
+
+
 @attrs.frozen
 class Tenants:
-    """The tenants an operator has named, and how all others are treated."""
+    """The tenants an operator has named, and how all others are treated.
+
+    Raises DefinitionError for what is no Tenant: the first request of that tenant would be too late to find out.
+    """
 
     named: Mapping[str, Tenant] = attrs.field(factory=dict)
     default: Tenant = attrs.field(factory=Tenant)
+
+    def __attrs_post_init__(self) -> None:
+        for name, rule in (*self.named.items(), ("default", self.default)):
+            if not isinstance(rule, Tenant):
+                raise DefinitionError(f"tenant {name!r} has {rule!r} for a rule", "make it Tenant(weight=…, runs=…)")
 
     def get(self, name: str) -> Tenant:
         """The rule for a tenant."""
@@ -77,10 +94,19 @@ class Identity:
 
     priority: the class this credential's runs get, in place of the flow's, the route's and the tenant's; None leaves it
     to them.
+
+    Raises DefinitionError for a priority that there is not.
     """
 
     tenant: str
     priority: Priority | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.priority is not None and self.priority not in PRIORITIES:
+            raise DefinitionError(
+                f"identity of tenant {self.tenant!r}: priority {self.priority!r} is unknown",
+                f"choose one of {', '.join(PRIORITIES)}",
+            )
 
 
 def classify(

@@ -5,7 +5,7 @@ Law: values that admission makes and others carry; only `zerver.core.admission` 
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
@@ -26,6 +26,9 @@ Reason: TypeAlias = Literal[
     "tenant over its share",
 ]
 
+#: Reasons that are the tenant's own doing, and so 429 in every class.
+OWN_DOING: Final = frozenset[Reason](["tenant over its rate", "tenant over its runs", "tenant over its share"])
+
 
 @attrs.frozen
 class Refusal:
@@ -43,10 +46,11 @@ class Ticket:
     """Permission to run, to be given back once.
 
     rule: what the tenant may take, as it was when the run began. begun: seconds, on the clock of `now`. cost: what the
-    run's tenant was charged in the queue; 0 when nobody waited. beside: it has no seat, and counts in no limit.
+    run's tenant was charged in the queue; 0 when nobody waited. beside: it has no seat, and counts in no limit. parked:
+    since when its seat is for others; None while it has one.
     """
 
-    __slots__ = ("account", "begun", "beside", "cost", "held", "priority", "rank", "rule", "tenant", "work")
+    __slots__ = ("account", "begun", "beside", "cost", "held", "parked", "priority", "rank", "rule", "tenant", "work")
 
     def __init__(
         self, account: Account, tenant: str, rule: Tenant, rank: int, priority: Priority, work: Work,
@@ -61,6 +65,7 @@ class Ticket:
         self.begun = begun
         self.cost = cost
         self.beside = beside
+        self.parked: float | None = None
         self.held = True
 
     def quota(self, now: float) -> Quota | None:

@@ -24,6 +24,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     failed      call        (number, EffectError, doubt, wait,    an attempt failed; seconds until the next, or None and
                              why)                                 why there is none though the policy allows it, or ""
     hedged      call        number                                a hedge starts attempt `number`
+    held        call        reason                                a hedge was due, and is held back for now
     committed   call        value                                 a write has happened
     doubted     call        EffectError                           a write may have happened
     resolved    call        Outcome                               the other side was asked about a write in doubt
@@ -72,6 +73,7 @@ ASKED: Final = "asked"
 ATTEMPT: Final = "attempt"
 FAILED: Final = "failed"
 HEDGED: Final = "hedged"
+HELD: Final = "held"
 COMMITTED: Final = "committed"
 DOUBTED: Final = "doubted"
 RESOLVED: Final = "resolved"
@@ -100,6 +102,7 @@ ACCOUNTS: Final[dict[str, Account]] = {
     ATTEMPT: "io",
     FAILED: "io",
     HEDGED: "io",
+    HELD: "io",
     COMMITTED: "io",
     DOUBTED: "io",
     RESOLVED: "io",

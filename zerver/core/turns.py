@@ -36,6 +36,10 @@ SLICES: Final = (3_000_000, 10_000_000, 5_000_000)
 #: Steps run for so long (ns) at most before the loop looks at I/O, timers and refusals again.
 PASS: Final = 3_000_000
 
+#: A turn that is expected to take so long (ns) is worth a look at I/O before it is given to a class below the highest:
+#: somebody more urgent may have come by then. A shorter one is over sooner than anybody would notice.
+LONG: Final = 1_000_000
+
 
 @attrs.frozen(eq=False)
 class Pace:
@@ -50,17 +54,18 @@ class Pace:
     look_ns: int
 
 
-#: By the rank of the run's own class, then by how far it is demoted.
-_PACES: Final = tuple(
-    tuple(Pace(rank, SLICES[rank], BUDGETS[own], 2 * BUDGETS[own]) for rank in range(own, len(PRIORITIES)))
-    for own in range(len(PRIORITIES))
-)
+def _paces(own: int) -> tuple[Pace, Pace]:
+    """Of the runs of a class, by whether they are demoted: there is no class below batch."""
+    first, *lower = (Pace(rank, SLICES[rank], BUDGETS[own], 2 * BUDGETS[own]) for rank in range(own, len(PRIORITIES)))
+    return first, lower[0] if lower else first
+
+
+_PACES: Final = {priority: _paces(rank) for priority, rank in RANK.items()}
 
 
 def pace_of(priority: Priority, demoted: int = 0) -> Pace:
-    """The pace of a run of this class. demoted: by how many classes; there is none below batch."""
-    paces = _PACES[RANK[priority]]
-    return paces[min(demoted, len(paces) - 1)]
+    """The pace of a run of this class. demoted: by how many classes, 0 or 1."""
+    return _PACES[priority][demoted]
 
 
 class Waiting:
@@ -73,6 +78,11 @@ class Waiting:
         self.cost = cost
         self.task = task
         self.waits = True
+
+    @property
+    def worth_a_look(self) -> bool:
+        """Whether the loop is to look at I/O, and to choose again, before this one has its turn."""
+        return self.rank > 0 and self.cost >= LONG
 
 
 class TurnQueue:
@@ -102,19 +112,18 @@ class TurnQueue:
         if entry.waits:
             self._take_out(entry)
             queue = self._queues[entry.rank]
-            while queue and not queue[0].waits:
+            while queue and not queue[0].waits:  # heads are alive, so that their cost is that of the next turn
                 queue.popleft()
+
+    def first(self) -> Waiting | None:
+        """Who would have the next turn, as things are; it stays in the queue. None when nobody waits."""
+        return self._queues[self._chosen()][0] if self.waiting else None
 
     def next(self) -> Waiting | None:
         """Who has the next turn; it is out of the queue. None when nobody waits."""
-        if not self.waiting:
-            return None
-        rank = self._chosen()
-        queue = self._queues[rank]
-        entry = queue.popleft()
-        while queue and not queue[0].waits:  # heads are alive, so that their cost is that of the next turn
-            queue.popleft()
-        self._take_out(entry)
+        entry = self.first()
+        if entry is not None:
+            self.withdraw(entry)
         return entry
 
     def charge(self, rank: int, took: int) -> None:
@@ -122,8 +131,10 @@ class TurnQueue:
         credits = self._credits
         for other, guarantee in enumerate(GUARANTEES):
             if self._counts[other]:
-                credits[other] = min(CREDIT_CAP, credits[other] + guarantee * took)
-        credits[rank] = max(-float(CREDIT_CAP), credits[rank] - took) if self._counts[rank] else 0.0
+                paid = took if other == rank else 0
+                credits[other] = max(-CREDIT_CAP, min(CREDIT_CAP, credits[other] + guarantee * took - paid))
+        if not self._counts[rank]:
+            credits[rank] = 0.0
 
     # -- what is told of it --
 

@@ -46,4 +46,5 @@ class Work:
         elif duration > self.duration:
             self.duration *= _STEP
         else:
-            self.duration = max(LEAST, self.duration / _STEP)
+            shorter = self.duration / _STEP
+            self.duration = shorter if shorter > LEAST else LEAST

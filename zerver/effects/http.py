@@ -16,8 +16,9 @@ import attrs
 
 from zerver.core.codec import decode_json, encode_json
 from zerver.core.effects import Effect, EffectKind
+from zerver.core.strict_json import check_text, collected_later
 from zerver.effects.catalogue import makes
-from zerver.errors import DefinitionError
+from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 
 T = TypeVar("T")
 
@@ -36,8 +37,18 @@ class Reply:
         return 200 <= self.status < 300
 
     def json(self, type_: type[T]) -> T:
-        """The body decoded as JSON into an attrs class or builtin type. Raises InvalidData."""
-        return decode_json(self.body, type_, where="reply")
+        """The body decoded as JSON into an attrs class or builtin type.
+
+        Raises InvalidData, also for JSON that is only written to be costly (see `zerver.core.strict_json`): a few MiB
+        of it would hold the loop for seconds. A name twice in one object is not looked for: nobody has judged the reply
+        before us, by the other one.
+        """
+        try:
+            check_text(self.body)
+        except ProtocolViolation as violation:
+            raise InvalidData([("reply", str(violation))]) from None
+        with collected_later(self.body):
+            return decode_json(self.body, type_, where="reply")
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ Law: the more often a server has to refuse, the less a refusal costs it; and not
 need. There are four steps, each cheaper than the one before it:
 
     0  a connection that is refused three times in a row is not read until it may try again        `Brake`
-    1  an answer's fields are checked and written once, not for each refusal                         `wire.Prewritten`
+    1  an answer's fields are checked and written once, not for each refusal                         `prewritten.py`
     2  a connection is refused as it comes, and nothing of it read, when the process is short of
        time, files or memory                                                                         `Strain`
     3  when many come to be refused, none is accepted for a moment: the kernel keeps them            `server.py`
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -31,7 +30,7 @@ if sys.platform != "win32":
 
 
 class Brake:
-    """Holds back connections that go on asking though they were refused. One for a server.
+    """Which connections are held back: those that go on asking though they were refused. One for a server.
 
     held: connections at this moment, at most MOST: those over it are read on, and refused.
     """
@@ -43,67 +42,65 @@ class Brake:
     def __init__(self) -> None:
         self.held = 0
 
-    async def hold(self, retry_after: str | None) -> None:
-        """Wait for what Retry-After said, but not for longer than LONGEST."""
+    def seconds(self, retry_after: str | None) -> float:
+        """How long to hold a connection: for what Retry-After said, but not for longer than LONGEST."""
         if self.held >= self.MOST:
-            return
+            return 0.0
         asked = int(retry_after) if retry_after is not None and retry_after.isdecimal() else self.LONGEST
-        self.held += 1
-        try:
-            await trio.sleep(min(asked, self.LONGEST))
-        finally:
-            self.held -= 1
+        return min(asked, self.LONGEST)
 
 
 class Strain(trio.abc.Instrument):
     """Whether this process can take another connection. An instrument of Trio: it sees how long the loop looks away.
 
-    Time: the loop has looked away from its sockets for more than Limits.lag_seconds, three times, and for a third of
-    the time between; one pause, as for a garbage collection, is no overload. Ten such spans after the last one, all is
-    well again. No timer measures it, so an idle loop stays idle. Files: the kernel gives out the lowest number that is
-    free, so a new descriptor's number says how many are open. Memory: of this process, resident, as Linux counts it.
+    Time: for ten times Limits.lag_seconds the loop had no rest, and looked at its sockets less than ten times. A rest
+    is a wait of a millisecond: by then, all that was to be done is done. So it is the lag that stays which counts, as
+    in CoDel the queue that stands: a collection of garbage, a step that took too long, a neighbour that has the core
+    turn nobody away, and nor does a loop that is always busy and looks often. The next rest, or the next such span that
+    was better, and all is well again. No timer measures it, so an idle loop stays idle.
+
+    Files: the kernel gives out the lowest number that is free, so a new descriptor's number says how many are open.
+    Memory: of this process, resident, as Linux counts it.
     """
 
-    _PASSES: Final = 3
     _SPANS: Final = 10
-    _SHARE: Final = 1 / 3
+    _REST_SECONDS: Final = 0.001
     _FILES: Final = 0.9
     _MEMORY: Final = 0.95
     _MEMORY_SECONDS: Final = 0.1  # between two looks at it
 
     def __init__(self, limits: Limits) -> None:
-        self._lag = limits.lag_seconds
+        self._window = limits.lag_seconds * self._SPANS
         self._memory = limits.memory
         self._files = _most_files() * self._FILES
-        self._turned = trio.current_time()
-        self._long: deque[tuple[float, float]] = deque(maxlen=self._PASSES)  # when the last long passes began and ended
+        self._lags = False
+        self._began = self._turned = trio.current_time()  # the window; and when the loop last looked at its sockets
+        self._looks = 0  # in the window
         self._looked = -self._MEMORY_SECONDS
         self._resident = 0
 
-    def after_io_wait(self, timeout: float) -> None:
-        self._turned = trio.current_time()
-
     def before_io_wait(self, timeout: float) -> None:
+        now = self._turned = trio.current_time()
+        self._looks += 1
+        if now - self._began >= self._window:
+            self._lags = self._looks < self._SPANS
+            self._began, self._looks = now, 0
+
+    def after_io_wait(self, timeout: float) -> None:
         now = trio.current_time()
-        if now - self._turned > self._lag:
-            self._long.append((self._turned, now))
+        if now - self._turned >= self._REST_SECONDS:
+            self._lags = False
+            self._began, self._looks = now, 0
 
     def shortage(self, descriptor: int) -> str | None:
         """What there is too little of for the connection with this descriptor (-1: none); None if all is well."""
-        now = trio.current_time()
-        if self._lags(now):
+        if self._lags:
             return "time"
         if descriptor > self._files:
             return "files"
-        if self._memory is not None and self._read_resident(now) > self._memory * self._MEMORY:
+        if self._memory is not None and self._read_resident(trio.current_time()) > self._memory * self._MEMORY:
             return "memory"
         return None
-
-    def _lags(self, now: float) -> bool:
-        long = self._long
-        if len(long) < self._PASSES or now - long[-1][1] > self._SPANS * self._lag:
-            return False
-        return sum(ended - began for began, ended in long) > (long[-1][1] - long[0][0]) * self._SHARE
 
     def _read_resident(self, now: float) -> int:
         if now - self._looked >= self._MEMORY_SECONDS:

@@ -13,7 +13,6 @@ to go, it still gets its answer.
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,11 +24,12 @@ import attrs
 import trio
 
 from zerver.errors import InternalError, ProtocolViolation
+from zerver.http.alarms import Alarms
 from zerver.http.bodies import dispose, finish, pour
 from zerver.http.brakes import Brake
 from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Limits, WireExchange
 from zerver.http.hangups import Hangups
-from zerver.http.messages import Deferred, Headers, RequestHead, Response, Writer
+from zerver.http.messages import NO_HEADERS, Deferred, Headers, RequestHead, Response, Writer
 from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.response import problem
 from zerver.http.streams import Inlet, Outlet, PeerGone
@@ -73,9 +73,11 @@ class Service:
         headers = answer.headers.adding("x-request-id", self.new_id()).adding("connection", "close")
         return Response(answer.status, headers, answer.body)
 
-    def stumble(self, defect: Exception) -> Response:
-        """What the client hears of a bug: that there is one. What it was is in the report."""
-        request_id = self.new_id()
+    def stumble(self, defect: Exception, instead: Response | None = None) -> Response:
+        """What the client hears of a bug: that there is one. What it was is in the report. instead: of this answer,
+        which could not be sent, and whose X-Request-Id stays: it may be that of a run.
+        """
+        request_id = (instead and _id_of(instead)) or self.new_id()
         defect.add_note(f"while serving {request_id}")
         self.report(defect)
         return Response(500, _DEFECT_FIELDS.adding("x-request-id", request_id), _DEFECT_BODY)
@@ -88,8 +90,8 @@ class Service:
 
 
 class Connection:
-    """One client's connection. peer: its address, for the handler to see. hangups: of its server, if it has them.
-    heard: what has been read of the stream already.
+    """One client's connection. peer: its address, for the handler to see. hangups, alarms: of its server, if it has
+    one. heard: what has been read of the stream already.
     """
 
     def __init__(
@@ -99,10 +101,11 @@ class Connection:
         peer: str = "",
         hangups: Hangups | None = None,
         heard: bytes = b"",
+        alarms: Alarms | None = None,
     ) -> None:
         self.requests = 0  # answered so far
         self._refusals = 0  # the last answers that were such
-        self._retry_after: str | None = None  # of the last of these
+        self._refused_with = NO_HEADERS  # the fields of the last of these
         self._stream = stream
         self._service = service
         self._limits = service.limits
@@ -114,8 +117,10 @@ class Connection:
         scheme = "https" if isinstance(stream, trio.SSLStream) else "http"
         self._channel = Channel(self._wire, self._inlet, self._outlet, service.limits, peer, scheme)
         self._closing = False
-        # One scope for all waits for a head, its deadline moved: to make one for each request costs twice as much.
-        self._waiting = trio.CancelScope()
+        self._alarms = alarms or Alarms()
+        self._is_alone = alarms is None  # then its alarms are its own
+        self._waiting = trio.CancelScope()  # around all waits for a head: to make one for each costs more than a wait
+        self._held: trio.lowlevel.Task | None = None  # while nothing is read
         self._idle = False
         self._writer: Writer | None = None  # of the answer under way
 
@@ -135,19 +140,35 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection to its end. Always closes the stream; raises nothing but cancellation."""
         try:
+            if not (self._is_alone or self._inlet.needs_nursery):
+                await self._serve_and_close()
+                return
             with unwrapped():
                 async with trio.open_nursery() as nursery:
                     self._inlet.nursery = nursery
+                    if self._is_alone:
+                        nursery.start_soon(self._alarms.run)
                     await self._serve_and_close()
-                    nursery.cancel_scope.cancel()  # a read that is pending for nobody
+                    nursery.cancel_scope.cancel()  # a read that is pending for nobody, and the alarms
         finally:
             self._inlet.nursery = None
             self._inlet.close()
             await self._cut()
 
+    def ring(self) -> None:
+        """See `Sleeper`: it has been held, or has waited for a head, long enough."""
+        held, self._held = self._held, None
+        if held is None:
+            self._waiting.cancel()
+        else:
+            trio.lowlevel.reschedule(held)
+
     async def _cut(self) -> None:
         try:
-            await trio.aclose_forcefully(self._stream)
+            if isinstance(self._stream, trio.SocketStream):
+                self._stream.socket.close()  # all that its `aclose` does, but for a checkpoint
+            else:
+                await trio.aclose_forcefully(self._stream)
         except Exception as defect:
             self._service.report(defect)
 
@@ -155,8 +176,9 @@ class Connection:
         try:
             if await self._serve():
                 await self._linger()
-            with trio.move_on_after(self._limits.linger_seconds):
-                await self._stream.aclose()
+            if not isinstance(self._stream, trio.SocketStream):  # that one is closed without a word
+                with trio.move_on_after(self._limits.linger_seconds):
+                    await self._stream.aclose()
         except PeerGone:
             pass  # there is nobody left to tell
         except Exception as defect:
@@ -189,15 +211,20 @@ class Connection:
 
     async def _answer(self, head: RequestHead) -> bool:
         """Answer one request. Whether another may follow."""
-        response = await self._ask(WireExchange(head, self._channel))
+        exchange = WireExchange(head, self._channel)
+        response = await self._ask(exchange)
+        if exchange.failed:
+            self._closing = True
         await self._send(response)
         self.requests += 1
-        if response.refusal:
-            self._refusals += 1
-            self._retry_after = response.headers.get("retry-after")
-        else:
-            self._refusals = 0
+        if response.refusal or self._refusals:
+            self._count_refusal(response)
         return await self._next_cycle()
+
+    def _count_refusal(self, response: Response) -> None:
+        self._refusals = self._refusals + 1 if response.refusal else 0
+        self._refused_with = response.headers
+        self._wire.keep_heads(response.refusal)
 
     @property
     def _may_bring_more(self) -> bool:
@@ -218,32 +245,45 @@ class Connection:
 
     async def _hold_back(self) -> None:
         """Read nothing until the client may try again: what it says meanwhile, its kernel and ours keep."""
+        brake = self._service.brake
+        seconds = brake.seconds(self._refused_with.get("retry-after"))
+        if seconds <= 0:
+            return
         self._idle = not self._wire.has_rest
+        self._held = trio.lowlevel.current_task()
+        self._alarms.set(self, seconds)
+        brake.held += 1
         try:
-            await self._service.brake.hold(self._retry_after)
+            await trio.lowlevel.wait_task_rescheduled(_let_go)
         finally:
+            brake.held -= 1
+            self._alarms.take_back(self, seconds)
+            self._held = None
             self._idle = False
+        self._inlet.expect()  # it has asked again long since
 
     async def _wait_head(self) -> ServerEvent:
-        """The event that ends the wait. Its time is `_waiting`'s deadline; when it is up, the connection's is too."""
-        wire, limits, waiting = self._wire, self._limits, self._waiting
+        """The event that ends the wait. When its time is up, the connection's is too."""
+        wire, limits, alarms = self._wire, self._limits, self._alarms
         event: ServerEvent = Mark.NEED_DATA
         if not wire.has_rest:
             if self._closing:
                 return event
             self._idle = True
         silence = limits.idle_seconds if self.requests and self._idle else limits.head_seconds
-        waiting.deadline = trio.current_time() + silence
+        alarms.set(self, silence)
         try:
             while event is Mark.NEED_DATA:
                 wire.receive(await self._inlet.receive())
                 event = wire.next_event()
                 if self._idle and event is Mark.NEED_DATA:  # from the first byte on, the whole head has a deadline
                     self._idle = False
-                    waiting.deadline = trio.current_time() + limits.head_seconds
+                    alarms.take_back(self, silence)
+                    silence = limits.head_seconds
+                    alarms.set(self, silence)
         finally:
             self._idle = False
-            waiting.deadline = math.inf
+            alarms.take_back(self, silence)
         return event
 
     async def _ask(self, exchange: Exchange) -> Response:
@@ -251,8 +291,7 @@ class Connection:
         try:
             if "%" in exchange.head.target:
                 _ = exchange.head.segments  # a bad escape is refused here, never found by a router
-            if self._wire.body_length == 0:
-                self._wire.next_event()  # EndOfMessage: a request without a body is complete
+            self._wire.pass_empty_body()  # a request without one is complete
         except ProtocolViolation as violation:
             return self._service.refuse(violation)
         return await ask(self._service, exchange)
@@ -314,25 +353,38 @@ class Connection:
             await dispose(body, self._limits.cleanup_seconds, self._service.report)
 
     async def _send_whole(self, response: Response, body: bytes) -> None:
-        declared = _declared_length(response) if self._wire.answers_head_only else None
+        if len(body) <= Outlet.PIECE:
+            await self._outlet.send_soon(self._whole(response, body))  # one write; one packet, if it fits
+            return
         try:
-            start = self._start(response, len(body) if declared is None else declared)
-        except Exception as defect:  # a status or a header that cannot be sent
-            response, body = self._service.stumble(defect), _DEFECT_BODY
-            start = self._start(response, len(body))
-        answer = self._wire.send_data(body)
-        end = self._wire.send_end()
-        if len(answer) <= Outlet.PIECE:
-            await self._outlet.send_soon(start + answer + end)  # one write; one packet, if it fits
-        else:
-            await self._outlet.send_soon(start)
-            await self._outlet.send_soon(answer)
+            start = self._start(response, self._told_length(response, body))
+        except Exception as defect:
+            await self._outlet.send_soon(self._whole(self._service.stumble(defect, response), _DEFECT_BODY))
+            return
+        await self._outlet.send_soon(start)
+        await self._outlet.send_soon(self._wire.send_data(body))
+        self._wire.send_end()
+
+    def _whole(self, response: Response, body: bytes) -> bytes:
+        """The whole answer; that of a defect, if it has a status or a header that cannot be sent."""
+        wire, close, date = self._wire, self._ends_with(), _date_at(int(time.time()))
+        try:
+            length = self._told_length(response, body)
+            return wire.send_whole(response.status, response.headers, body, length, close=close, date=date)
+        except Exception as defect:
+            fields = self._service.stumble(defect, response).headers
+            return wire.send_whole(500, fields, _DEFECT_BODY, len(_DEFECT_BODY), close=True, date=date)
+
+    def _told_length(self, response: Response, body: bytes) -> int:
+        """What a Content-Length says of a body that is at hand: a HEAD may be told of another."""
+        declared = _declared_length(response) if self._wire.answers_head_only else None
+        return len(body) if declared is None else declared
 
     async def _send_pieces(self, response: Response, body: AsyncIterator[bytes] | Writer) -> None:
         try:
             start = self._start(response, _declared_length(response))
         except Exception as defect:
-            await self._send_whole(self._service.stumble(defect), _DEFECT_BODY)
+            await self._send_whole(self._service.stumble(defect, response), _DEFECT_BODY)
             return
         with trio.CancelScope() as scope:
             try:
@@ -367,10 +419,15 @@ class Connection:
 
     def _start(self, response: Response, length: int | None) -> bytes:
         """The head of the answer, as bytes. Raises for what cannot be sent; then nothing has begun."""
+        date = _date_at(int(time.time()))
+        return self._wire.send_head(response.status, response.headers, length, close=self._ends_with(), date=date)
+
+    def _ends_with(self) -> bool:
+        """Whether the connection ends with the answer that is about to begin."""
         wire = self._wire
-        unread = not wire.request_complete and (wire.body_length or 0) > self._limits.drain
-        close = self._closing or unread or wire.expects_continue
-        return wire.send_head(response.status, response.headers, length, close=close, date=_date_at(int(time.time())))
+        if self._closing or wire.request_complete:
+            return self._closing
+        return wire.expects_continue or (wire.body_length or 0) > self._limits.drain
 
 
 async def ask(service: Service, exchange: Exchange) -> Response:
@@ -388,6 +445,10 @@ async def ask(service: Service, exchange: Exchange) -> Response:
         exchange.end()
 
 
+def _let_go(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.SUCCEEDED
+
+
 def _check_response(response: object) -> Response:
     if not isinstance(response, Response):
         raise TypeError(f"the handler returned {type(response).__name__}, not Response")
@@ -400,6 +461,12 @@ def _check_response(response: object) -> Response:
 def _declared_length(response: Response) -> int | None:
     declared = response.headers.get("content-length")
     return None if declared is None else int(declared)
+
+
+def _id_of(response: Response) -> str | None:
+    """Its X-Request-Id, if that can be sent again."""
+    said = response.headers.get("x-request-id")
+    return said if said is not None and said.isascii() and said.isprintable() else None
 
 
 _DEFECT_BODY: Final = b'{"type":"about:blank","title":"Internal Server Error","status":500}'

@@ -18,9 +18,9 @@ from typing import Any, Final, Union
 from msgspec import inspect
 
 from zerver.core.codec import convert, decode_json
+from zerver.core.strict_json import check_text, check_value, collected_later
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 from zerver.http.messages import RequestHead
-from zerver.http.strict_json import check_text, check_value, collected_later
 
 
 def without_none(type_: Any) -> Any:

@@ -76,16 +76,20 @@ class Exchange(ABC):
     or "". scheme: of the connection, "http" or "https". What a proxy says of either is for `Trust` to judge.
     """
 
+    # Of the class, until a body is read: most requests have none, and those that are refused are not asked for it.
+    _pieces: list[bytes] | None = None
+    _size = 0
+    _waited = 0.0  # seconds, for the client to send its body
+    _failure: HttpError | None = None
+    _ended = False
+    _complete = False
+    _piecewise = False
+
     def __init__(self, head: RequestHead, peer: str, scheme: str, limits: Limits) -> None:
         self.head = head
         self.peer = peer
         self.scheme = scheme
         self.limits = limits
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._waited = 0.0  # seconds, for the client to send its body
-        self._failure: HttpError | None = None
-        self._ended = self._complete = self._piecewise = False
 
     async def read_body(self, limit: int | None = None) -> bytes:
         """The whole body. It is read now and not before: a request that is refused costs its head only.
@@ -98,10 +102,11 @@ class Exchange(ABC):
         """
         if self._piecewise:
             raise RuntimeError("the body has been read piece by piece")
+        pieces = self._pieces = self._pieces or []
         while (piece := await self._next(limit)) is not None:
-            self._pieces.append(piece)
-        self._pieces = [b"".join(self._pieces)]
-        return self._pieces[0]
+            pieces.append(piece)
+        pieces[:] = [b"".join(pieces)]
+        return pieces[0]
 
     async def next_piece(self, limit: int | None = None) -> bytes:
         """The next bytes of the body; b"" at its end. None is kept, and no more is read than is asked for.
@@ -133,6 +138,11 @@ class Exchange(ABC):
     def end(self) -> None:
         """The handler has returned: what the stream brings from now on belongs to the next request."""
         self._ended = True
+
+    @property
+    def failed(self) -> bool:
+        """Whether the body was over its limit, too slow, or none: what follows on the connection is not read."""
+        return self._failure is not None
 
     def owns(self, error: BaseException) -> bool:
         """Whether the error came out of this exchange, and so is the client's doing and not the handler's."""

@@ -224,6 +224,18 @@ class BodyWriter:
             self._wrap = BodyWriter._counted
             self._left = length
 
+    def skip(self) -> None:
+        """A whole message has been written elsewhere: head, body and end."""
+        if self._wrap is not None:
+            raise RuntimeError("a head has already been written in this cycle")
+        self._wrap = BodyWriter._dropped
+        self.over = True
+
+    def renew(self) -> None:
+        """The next cycle: no head has been written yet."""
+        self.over = False
+        self._wrap = None
+
     def data(self, data: bytes) -> bytes:
         if self._wrap is None or self.over:
             raise RuntimeError("body data outside a message")

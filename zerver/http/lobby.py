@@ -21,7 +21,7 @@ import os
 import select
 import socket
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
@@ -37,6 +37,7 @@ _SMALL: Final = 256  # bytes; half of what the smallest path of the internet car
 _LOOK_SECONDS: Final = 0.02
 _CLOCK_SECONDS: Final = 0.05  # deadlines are kept as exactly as that, and many at a time
 _AT_ONCE: Final = 16  # sockets between two turns of the others
+_MOST_REFUSED: Final = 1000  # who are given time to read why; the others' answer may be lost with their connection
 
 
 class Host(Protocol):
@@ -81,7 +82,9 @@ class Lobby:
         self._silent: _Room = OrderedDict()
         self._begun: _Room = OrderedDict()
         self._leaving: _Room = OrderedDict()  # told that they are late, and given time to read it
+        self._refused: deque[tuple[float, socket.socket]] = deque()  # as they came; when to close them
         self._woken = trio.Event()
+        self._next = math.inf  # when it is looked for drips and deadlines, unless woken
 
     @property
     def silent(self) -> int:
@@ -97,12 +100,26 @@ class Lobby:
         """A new connection. Its descriptor is non-blocking, as Trio's are."""
         descriptor = stream.socket.fileno()
         guest = _Guest(stream, trio.current_time() + self._limits.head_seconds)
-        if not (self._silent or self._begun or self._leaving):
-            self._woken.set()
         self._silent[descriptor] = guest
         self._hear(descriptor, guest)  # the first request is often there already
-        if guest.epoll is None and descriptor in (self._begun if guest.heard else self._silent):
+        if descriptor not in self._silent and descriptor not in self._begun:
+            return
+        self._look_by(guest.deadline)
+        if guest.epoll is None:
             self._attend(descriptor, guest, self._prompt)
+
+    def see_out(self, refused: socket.socket) -> bool:
+        """Close a connection that has been answered as it came, once it has had time to read that; whether there is
+        room for it. Closed at once, it would be reset by its own request, and its client find a broken pipe.
+        """
+        if len(self._refused) >= _MOST_REFUSED:
+            return False
+        with suppress(OSError):
+            refused.shutdown(socket.SHUT_WR)
+        deadline = trio.current_time() + self._limits.linger_seconds
+        self._refused.append((deadline, refused))
+        self._look_by(deadline)
+        return True
 
     def close(self) -> None:
         """Nobody waits here any more: who is silent is sent away, who has begun is sent in, to have its last answer."""
@@ -115,6 +132,8 @@ class Lobby:
         for room in (self._silent, self._begun, self._leaving):
             for descriptor, guest in list(room.items()):
                 self._send_away(room, descriptor, guest)
+        while self._refused:
+            self._refused.popleft()[1].close()
 
     # ---- listening ----------------------------------------------------------------------------
 
@@ -127,7 +146,8 @@ class Lobby:
         """Look for drips and for deadlines, as long as anybody is here."""
         while True:
             self._woken = trio.Event()
-            with trio.CancelScope(deadline=self._next_look()):
+            self._next = self._next_look()
+            with trio.CancelScope(deadline=self._next):
                 await self._woken.wait()
             for _ in range(0, self._drips, _AT_ONCE):  # each is heard once, whoever drips faster
                 if not self._hear_some(self._coarse):
@@ -136,15 +156,22 @@ class Lobby:
             for room in (self._silent, self._begun, self._leaving):
                 while self._dismiss_some(room):
                     await trio.lowlevel.checkpoint()
+            while self._close_some():
+                await trio.lowlevel.checkpoint()
+
+    def _look_by(self, deadline: float) -> None:
+        if deadline < self._next:
+            self._next = deadline
+            self._woken.set()
 
     def _next_look(self) -> float:
         now = trio.current_time()
         if self._drips:
             return now + _LOOK_SECONDS
-        rooms = (self._silent, self._begun, self._leaving)
-        return max(
-            now + _CLOCK_SECONDS, min((next(iter(room.values())).deadline for room in rooms if room), default=math.inf)
-        )
+        deadlines = [next(iter(room.values())).deadline for room in (self._silent, self._begun, self._leaving) if room]
+        if self._refused:
+            deadlines.append(self._refused[0][0])
+        return max(now + _CLOCK_SECONDS, min(deadlines, default=math.inf))
 
     def _hear_some(self, epoll: select.epoll) -> bool:
         """Hear those who have something to say, but not too many. Whether there were any."""
@@ -231,6 +258,15 @@ class Lobby:
                 self._send_away(room, descriptor, guest)
         return True
 
+    def _close_some(self) -> bool:
+        """Close those who were refused, but not too many. Whether there may be more."""
+        now = trio.current_time()
+        for _ in range(_AT_ONCE):
+            if not self._refused or self._refused[0][0] > now:
+                return False
+            self._refused.popleft()[1].close()
+        return True
+
     def _tell_late(self, descriptor: int, guest: _Guest, now: float) -> None:
         """Answer, and close in a way that lets the peer read it, as `Connection` does when it lingers."""
         self._forget(self._begun, descriptor, guest)
@@ -239,6 +275,7 @@ class Lobby:
         with suppress(OSError):  # it has left, or does not read: then there is nobody to tell
             os.write(descriptor, self._host.farewell())
             guest.stream.socket.shutdown(socket.SHUT_WR)
+        self._look_by(guest.deadline)
 
 
 @asynccontextmanager

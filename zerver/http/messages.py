@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeAlias, Union, cast
@@ -66,13 +66,17 @@ class Headers:
         Joined, not first or last: two `Authorization` lines must not mean one thing to a proxy and another to
         us. `Cookie` is joined with "; ", as RFC 9113 §8.2.3 does.
         """
-        wanted = name.lower().encode("latin-1")
-        found = [value for field, value in self.raw if field == wanted]
-        if not found:
-            return None
-        if len(found) == 1:
-            return found[0].decode("latin-1")
-        return (b"; " if wanted == b"cookie" else b", ").join(found).decode("latin-1")
+        wanted = _wire_name(name)
+        found: bytes | None = None
+        for field, value in self.raw:  # a comprehension would cost a call, and this is asked for each request
+            if field == wanted:
+                if found is not None:
+                    break
+                found = value
+        else:
+            return None if found is None else found.decode("latin-1")
+        values = [value for field, value in self.raw if field == wanted]
+        return (b"; " if wanted == b"cookie" else b", ").join(values).decode("latin-1")
 
     def get_all(self, name: str) -> list[str]:
         """Every value of a field, one for each line it came in, in order."""
@@ -107,6 +111,13 @@ class Headers:
 
 
 NO_HEADERS = Headers()
+
+
+@lru_cache(maxsize=512)
+def _wire_name(name: str) -> bytes:
+    """A field's name as it is kept. Names that are asked for are the program's own, and few."""
+    return name.lower().encode("latin-1")
+
 
 #: Statuses as RFC 9110 §15 names them, in status lines and titles: Python's names of some changed with 3.13.
 PHRASES: Final[Mapping[int, str]] = {

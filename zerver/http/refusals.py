@@ -14,8 +14,8 @@ from typing import Final
 from zerver.core.quotas import Quota
 from zerver.core.tickets import Refusal
 from zerver.http.messages import Headers, Response
+from zerver.http.prewritten import Prewritten
 from zerver.http.response import problem
-from zerver.http.wire import Prewritten
 
 #: What a policy is called in the two fields: tenants are told of their own alone, so it needs no name of theirs.
 _POLICY: Final = "tenant"
@@ -35,7 +35,7 @@ def refused(refusal: Refusal, request_id: str) -> Response:
     wait = None if refusal.retry_after is None else max(1, ceil(refusal.retry_after))
     fields, begun = _beforehand(refusal.status, wait, refusal.reason == "draining")
     stamp = request_id.encode("ascii")
-    return Response(refusal.status, fields.extended(b"x-request-id", stamp), begun + stamp + b'"}', refusal=True)
+    return Response(refusal.status, fields.stamped(stamp), b'%b%b"}' % (begun, stamp), refusal=True)
 
 
 def limited(response: Response, quota: Quota) -> Response:

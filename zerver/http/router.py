@@ -134,8 +134,12 @@ class Router(Generic[T]):
 
     def find(self, head: RequestHead) -> Match[T] | Miss:
         """The route of a request. GET routes answer HEAD too. Raises ProtocolViolation (400) for a bad escape."""
-        literal = self._literal
-        methods = literal.get(head.target) or literal.get(head.path)
+        literal, target = self._literal, head.target
+        methods = literal.get(target)
+        if methods is None and "?" in target:  # the path, if the target has the usual form
+            methods = literal.get(target.partition("?")[0])
+        if methods is None and not target.startswith("/"):
+            methods = literal.get(head.path)
         if methods is not None:
             found = methods.get(head.method)
             if found is not None:

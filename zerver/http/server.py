@@ -10,19 +10,21 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import attrs
 import trio
 
 from zerver.errors import InternalError
+from zerver.http.alarms import Alarms, open_alarms
 from zerver.http.brakes import Strain, watched_loop
 from zerver.http.connection import Connection, Service, late_head, log_defect, random_id
 from zerver.http.exchange import DEFAULT_LIMITS, Handler, Limits
 from zerver.http.hangups import Hangups, open_hangups
-from zerver.http.listeners import address_of, peer_of
+from zerver.http.listeners import UnixListener, address_of, peer_of
 from zerver.http.lobby import Lobby, open_lobby
 from zerver.http.parsers import ParserName, head_parser
 from zerver.http.wire import ServerWire
@@ -34,6 +36,13 @@ _log = logging.getLogger(__name__)
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PAUSE_SECONDS: Final = 0.1
 
+# What it says of a connection that has failed before it was accepted: of the next one it may say something else.
+_PASSING: Final = frozenset(
+    {errno.EPERM, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN,
+     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH}
+)  # fmt: skip
+
+_AT_ONCE: Final = 16  # connections accepted between two turns of the others
 _MANY: Final = 100  # connections refused one after another; then those that come next wait in the kernel for a moment
 
 _REFUSED_BODY: Final = b'{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"%s"}'
@@ -105,6 +114,7 @@ class Server:
         self._refused = 0
         self._requests = 0  # of connections that have ended
         self._draining = False
+        self._alarms: Alarms | None = None
         self._hangups: Hangups | None = None
         self._lobby: Lobby | None = None
         self._nursery: trio.Nursery | None = None  # of the connections
@@ -148,6 +158,7 @@ class Server:
             with unwrapped(), self._serving:
                 async with (
                     open_hangups() as self._hangups,
+                    open_alarms() as self._alarms,
                     trio.open_nursery() as self._nursery,
                     open_lobby(self, self._service.limits) as self._lobby,
                 ):
@@ -166,36 +177,58 @@ class Server:
         """Like trio.serve_listeners, but bounded, and without a traceback in the log for each failed attempt."""
         short, refused = False, 0
         async with listener:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    if error.errno not in _SHORTAGES:
-                        raise
-                    if not short:  # once for each shortage, however long it lasts
-                        _log.error("no connection can be accepted for now: %s", error.strerror or error)
-                    short = True
-                    await trio.sleep(_PAUSE_SECONDS)
-                    continue
-                short = False
-                self._accepted += 1
-                reason = self._lacking(stream, strain)
-                if reason is None:
-                    refused = 0
-                    self._receive(stream)
-                    continue
-                self._refused += 1
-                await _turn_away(stream, reason, self._service.new_id())
-                refused += 1
-                if refused % _MANY == 0:
-                    await trio.sleep(_PAUSE_SECONDS)
+            with _door_of(listener) as door:
+                while True:
+                    try:
+                        arrivals = await _arrivals(listener, door)
+                    except OSError as error:
+                        if error.errno not in _SHORTAGES:
+                            raise
+                        if not short:  # once for each shortage, however long it lasts
+                            _log.error("no connection can be accepted for now: %s", error.strerror or error)
+                        short = True
+                        await trio.sleep(_PAUSE_SECONDS)
+                        continue
+                    short = False
+                    for arrival in arrivals:
+                        refused = 0 if await self._let_in(arrival, strain) else refused + 1
+                    if refused >= _MANY:
+                        refused = 0
+                        await trio.sleep(_PAUSE_SECONDS)
 
-    def _lacking(self, stream: trio.abc.Stream, strain: Strain) -> str | None:
+    async def _let_in(self, arrival: socket.socket | trio.abc.Stream, strain: Strain) -> bool:
+        """Take a connection in, or turn it away. Whether it was taken in. For what is a socket, nothing is awaited."""
+        self._accepted += 1
+        reason = self._lacking(arrival.fileno() if isinstance(arrival, socket.socket) else -1, strain)
+        if reason is not None:
+            self._refused += 1
+            if isinstance(arrival, socket.socket):
+                self._turn_away(arrival, reason)
+            else:  # over TLS, an answer would need a handshake
+                await trio.aclose_forcefully(arrival)
+        elif isinstance(arrival, socket.socket):
+            self._receive(trio.SocketStream(trio.socket.from_stdlib_socket(arrival)))
+        else:
+            self._receive(arrival)
+        return reason is None
+
+    def _lacking(self, descriptor: int, strain: Strain) -> str | None:
         """Why this connection cannot be served; None if it can."""
         if self._open >= self._service.limits.connections:
             return "too many connections are open"
-        short_of = strain.shortage(stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1)
+        short_of = strain.shortage(descriptor)
         return None if short_of is None else f"the server is short of {short_of}"
+
+    def _turn_away(self, client: socket.socket, reason: str) -> None:
+        """Refuse a connection without a task: with an answer, if it can be written without waiting."""
+        request_id = self._service.new_id().encode()
+        body = _REFUSED_BODY % reason.encode()
+        with suppress(OSError):
+            client.send(_REFUSED % (request_id, len(body), body), socket.MSG_DONTWAIT)
+        if self._lobby is None or not self._lobby.see_out(client):
+            with suppress(OSError):  # closed with unread input, it would reset its own answer
+                client.recv(64 * 1024, socket.MSG_DONTWAIT)
+            client.close()
 
     def _receive(self, stream: trio.abc.Stream) -> None:
         self._open += 1
@@ -251,7 +284,7 @@ class Server:
         return done
 
     async def _serve_connection(self, stream: trio.abc.Stream, heard: bytes) -> None:
-        connection = Connection(stream, self._service, peer_of(stream), self._hangups, heard)
+        connection = Connection(stream, self._service, peer_of(stream), self._hangups, heard, self._alarms)
         self._connections.add(connection)
         if self._draining:
             connection.close_soon()
@@ -266,11 +299,39 @@ class Server:
         self._on_defect(defect)
 
 
-async def _turn_away(stream: trio.abc.Stream, reason: str, request_id: str) -> None:
-    """Refuse a connection without a task: an answer, if it can be written without waiting; over TLS only the end."""
-    if isinstance(stream, trio.SocketStream):
-        body = _REFUSED_BODY % reason.encode()
-        with suppress(OSError):
-            os.write(stream.socket.fileno(), _REFUSED % (request_id.encode(), len(body), body))
-            os.read(stream.socket.fileno(), 64 * 1024)  # closed with unread input, it would reset its own answer
-    await trio.aclose_forcefully(stream)
+# ---- accepting --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _door_of(listener: trio.abc.Listener[trio.abc.Stream]) -> Iterator[socket.socket | None]:
+    """The listening socket itself, for a listener that is no more than that: see `_arrivals`."""
+    if os.name != "posix" or not isinstance(listener, trio.SocketListener | UnixListener):
+        yield None
+        return
+    bound = listener.socket
+    with socket.fromfd(bound.fileno(), bound.family, bound.type) as door:
+        door.setblocking(False)
+        yield door
+
+
+async def _arrivals(
+    listener: trio.abc.Listener[trio.abc.Stream], door: socket.socket | None
+) -> Sequence[socket.socket | trio.abc.Stream]:
+    """Who has connected, at least one after another. Raises OSError.
+
+    From the door itself come all who wait there, up to 16, and without what a stream costs to make: when many
+    come, most of them may have to be turned away. Trio's `accept` takes a pass of the loop for each.
+    """
+    if door is None:
+        return [await listener.accept()]
+    await trio.lowlevel.wait_readable(door)
+    found: list[socket.socket] = []
+    try:
+        while len(found) < _AT_ONCE:
+            found.append(door.accept()[0])
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        if not found and error.errno not in _PASSING:
+            raise
+    return found

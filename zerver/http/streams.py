@@ -54,6 +54,16 @@ class Inlet:
         self._on_gone: Callable[[], None] | None = None
         self._pending: trio.Event | None = None  # set when the read behind has ended
         self._kept = b""
+        self._expects = False
+
+    @property
+    def needs_nursery(self) -> bool:
+        """Whether only a read behind can tell that the peer goes."""
+        return self._hangups is None or self._socket is None
+
+    def expect(self) -> None:
+        """Something has probably come by now: the next `receive` looks before it waits."""
+        self._expects = True
 
     async def receive(self) -> bytes:
         """The next bytes, at most 64 KiB; b"" once the peer is gone."""
@@ -109,7 +119,7 @@ class Inlet:
             return b""
         try:
             if self._socket is not None:
-                data = await _read_socket(self._socket)
+                data = await self._read_socket(self._socket)
             else:
                 data = bytes(await self._stream.receive_some(_READ_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
@@ -122,6 +132,17 @@ class Inlet:
             self._notice_hangup()
         return data
 
+    async def _read_socket(self, socket: trio.socket.SocketType) -> bytes:
+        expects, self._expects = self._expects, False
+        while True:
+            # Wait first: a client sends when it has our answer, so an attempt to read before that would fail.
+            if not expects:
+                await trio.lowlevel.wait_readable(socket)
+            try:
+                return os.read(socket.fileno(), _READ_SIZE)
+            except BlockingIOError:  # the kernel may wake us for a packet that it then throws away
+                expects = False
+
     def _notice_hangup(self) -> None:
         self._left = True
         on_gone, self._on_gone = self._on_gone, None
@@ -131,16 +152,6 @@ class Inlet:
             on_gone()
         except Exception as defect:
             self._report(defect)
-
-
-async def _read_socket(socket: trio.socket.SocketType) -> bytes:
-    while True:
-        # Wait first: a client sends when it has our answer, so an attempt to read before that would fail.
-        await trio.lowlevel.wait_readable(socket)
-        try:
-            return os.read(socket.fileno(), _READ_SIZE)
-        except BlockingIOError:  # the kernel may wake us for a packet that it then throws away
-            continue
 
 
 class Outlet:

@@ -29,8 +29,9 @@ from zerver.errors import ProtocolViolation
 from zerver.http import gate
 from zerver.http.framing import Body, BodyWriter, body_of, written
 from zerver.http.gate import Framing, HeadLimits
-from zerver.http.messages import NO_HEADERS, PHRASES, Headers, HeadersLike, RawField, RequestHead, ResponseHead
+from zerver.http.messages import NO_HEADERS, Headers, RawField, RequestHead, ResponseHead
 from zerver.http.parsers import HeadParser, head_parser
+from zerver.http.prewritten import FRAMING_FIELDS, Prewritten, status_line
 
 
 class Mark(enum.Enum):
@@ -133,49 +134,18 @@ class _Reader:
         return bool(self._buffer)
 
 
-@attrs.frozen
-class Prewritten(Headers):
-    """Fields that have been checked and written already, for answers that are given thousands of times a second.
-
-    lines: as they go on the wire. Made by `of`, and by `extended`. No Date and no framing is among them: those are the
-    wire's.
-    """
-
-    lines: bytes = b""
-
-    @classmethod
-    def of(cls, fields: HeadersLike) -> Prewritten:
-        """Raises ValueError for a field that cannot be sent, or is the wire's."""
-        return _prewritten(Headers.of(fields).raw, (), b"")
-
-    def extended(self, name: bytes, value: bytes) -> Prewritten:
-        """These and one more field, its name in lower case. Raises as `of`."""
-        return _prewritten(((name, value),), self.raw, self.lines)
-
-
-def _prewritten(fields: tuple[RawField, ...], before: tuple[RawField, ...], lines: bytes) -> Prewritten:
-    gate.check_outgoing_fields(fields)
-    for name, _ in fields:
-        if name in _FRAMING_FIELDS or name == b"date":
-            raise ValueError(f"not a field to be written beforehand: {name.decode()}")
-    return Prewritten(before + fields, lines + written(fields))
-
-
-_FRAMING_FIELDS: Final = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _NOT_FRAMED: Final = Framing()
 
 
 def _checked(headers: Headers) -> list[RawField]:
     """The fields to send, without those that frame the message."""
     gate.check_outgoing_fields(headers.raw)
-    return [field for field in headers.raw if field[0] not in _FRAMING_FIELDS]
+    return [field for field in headers.raw if field[0] not in FRAMING_FIELDS]
 
 
 # ---- server -----------------------------------------------------------------------------------
 
-_STATUS_LINES: Final = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii")) for status, phrase in PHRASES.items()
-}
+_KEPT_HEAD: Final = 4 * 1024  # bytes; thousands of clients may be refused at once
 
 
 class ServerWire:
@@ -189,6 +159,9 @@ class ServerWire:
         self._head: RequestHead | None = None
         self._framing = _NOT_FRAMED
         self._keep_alive = False
+        self._keeps = False  # whether heads are kept; see `keep_heads`
+        self._known_raw = b""
+        self._known: tuple[Framing, RequestHead] | None = None
 
     # reading
 
@@ -206,12 +179,36 @@ class ServerWire:
             raw = reader.next_head()
             if isinstance(raw, Mark):
                 return raw
-            self._framing = gate.check_request_head(raw, self._limits)
-            self._head = self._parser.request(raw)
+            self._framing, self._head = self._read(raw)
         except ProtocolViolation as violation:
             raise reader.fail(violation) from None
         reader.start_body(self._framing)
         return self._head
+
+    def _read(self, raw: bytes) -> tuple[Framing, RequestHead]:
+        if raw == self._known_raw and self._known is not None:
+            return self._known
+        framing = gate.check_request_head(raw, self._limits)
+        read = framing, self._parser.request(raw)
+        if self._keeps and len(raw) <= _KEPT_HEAD:
+            self._known_raw, self._known = raw, read
+        return read
+
+    def keep_heads(self, keep: bool) -> None:
+        """Whether the next head is kept, so that the same bytes need not be judged and parsed again.
+
+        For a client that is being refused: it asks again for the same, in the same words. Both are values.
+        """
+        self._keeps = keep
+        if not keep:
+            self._known_raw, self._known = b"", None
+
+    def pass_empty_body(self) -> bool:
+        """Give out EndOfMessage unseen, if the head says that there is no body; whether it does."""
+        reader = self._reader
+        if self._framing.length == 0 and reader.body is not None:
+            reader.over = True
+        return reader.over
 
     @property
     def body_length(self) -> int | None:
@@ -246,7 +243,7 @@ class ServerWire:
         gate.check_outgoing_fields(headers.raw)
         if status == 100:
             self._framing = attrs.evolve(self._framing, expects_continue=False)
-        return _status_line(status) + written(headers.raw) + b"\r\n"
+        return status_line(status) + written(headers.raw) + b"\r\n"
 
     def send_head(
         self, status: int, headers: Headers, length: int | None, *, close: bool = False, date: bytes = b""
@@ -258,11 +255,35 @@ class ServerWire:
         is honoured. HEAD, 204 and 304 get no body, whatever send_data() is given. Raises ValueError for a
         field that cannot be sent.
         """
+        lines, until_close = self._head_lines(status, headers, length, close, date)
+        silent = status in (204, 304) or self.answers_head_only
+        self._writer.start(length, until_close=until_close, silent=silent)
+        return b"".join(lines)
+
+    def send_whole(
+        self, status: int, headers: Headers, body: bytes, length: int, *, close: bool = False, date: bytes = b""
+    ) -> bytes:
+        """A response whose body is at hand: what send_head(), send_data() and send_end() would give, in one piece.
+
+        length: that of the body, or what a HEAD is told of it. Raises ValueError as `send_head`.
+        """
+        lines, _ = self._head_lines(status, headers, length, close, date)
+        if not (status in (204, 304) or self.answers_head_only):
+            if len(body) != length:
+                raise ValueError(f"a body of {len(body)} bytes cannot be sent as one of {length}")
+            lines.append(body)
+        self._writer.skip()
+        return b"".join(lines)
+
+    def _head_lines(
+        self, status: int, headers: Headers, length: int | None, close: bool, date: bytes
+    ) -> tuple[list[bytes], bool]:
+        """The lines of the head; and whether the body ends with the connection."""
         if not 200 <= status <= 999:
             raise ValueError(f"not a final status: {status}")
         if length is not None and length < 0:
             raise ValueError(f"not a length: {length}")
-        lines = [_status_line(status), date]
+        lines = [status_line(status), date]
         if isinstance(headers, Prewritten):
             lines.append(headers.lines)
         else:
@@ -281,9 +302,7 @@ class ServerWire:
         if not self._keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
-        silent = bodiless or self.answers_head_only
-        self._writer.start(length, until_close=until_close, silent=silent)
-        return b"".join(lines)
+        return lines, until_close
 
     def send_data(self, data: bytes) -> bytes:
         """A piece of the body. Raises ValueError when it exceeds the announced length."""
@@ -328,7 +347,7 @@ class ServerWire:
         if not self.reusable:
             raise RuntimeError("the connection is not reusable")
         self._reader.next_message()
-        self._writer = BodyWriter()
+        self._writer.renew()
         self._head = None
         self._framing = _NOT_FRAMED
         self._keep_alive = False
@@ -340,18 +359,13 @@ def _write_checked(headers: Headers, lines: list[bytes]) -> bool:
     close = False
     for field in headers.raw:
         name = field[0]
-        if name not in _FRAMING_FIELDS:
+        if name not in FRAMING_FIELDS:
             lines.append(b"%b: %b\r\n" % field)
             if name == b"date":
                 lines[1] = b""
         elif name == b"connection":
             close = close or "close" in headers.tokens("connection")
     return close
-
-
-def _status_line(status: int) -> bytes:
-    # The phrase may be empty, the blank before it may not (RFC 9112 §4).
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 # ---- client -----------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import attrs
 import outcome
 import trio
 
-from zerver.core.admission import Admission, Answer, ClassStatistics
-from zerver.core.classes import AdmissionPolicy
+from zerver.core.admission import Admission, Answer
+from zerver.core.classes import AdmissionPolicy, ClassStatistics
 from zerver.core.load import Load, Neighbours
 from zerver.core.priorities import Priority
 from zerver.core.quotas import Quota
@@ -41,7 +41,11 @@ class AdmissionStatistics:
 
 
 class AdmissionActor:
-    """Tickets for one runtime."""
+    """Tickets for one runtime.
+
+    arrive: `Admission.arrive`, on Trio's clock: the first half of `acquire`, and all of it while there are seats, so
+    that no coroutine has to be made for each run. A Waiting is to be given to `wait` at once, with the same `now`.
+    """
 
     def __init__(
         self,
@@ -52,8 +56,10 @@ class AdmissionActor:
     ) -> None:
         """rng: for the jitter of Retry-After."""
         self._state = Admission(policy, tenants, neighbours, (rng or Random()).random)
+        self.arrive = self._state.arrive
         self._tasks: dict[Waiting, trio.lowlevel.Task] = {}
         self._idle = trio.lowlevel.ParkingLot()
+        self._waiters = 0  # those who wait until it is idle: cheaper to ask than the parking lot is
         self._degraded = 0
 
     async def acquire(
@@ -64,9 +70,10 @@ class AdmissionActor:
         deadline: on Trio's clock, or inf. work: what is known of the flow, learnt from its runs; None when it has none.
         Not a checkpoint when the answer is there at once. Who is cancelled while it waits owes nothing.
         """
-        answer = self._state.arrive(priority, tenant, trio.current_time(), deadline, work)
+        now = trio.current_time()
+        answer = self.arrive(priority, tenant, now, deadline, work)
         if isinstance(answer, Waiting):
-            return await self._wait(answer)
+            return await self.wait(answer, now)
         return answer
 
     def degrade(self, tenant: str, priority: Priority, refusal: Refusal) -> Ticket | None:
@@ -91,7 +98,7 @@ class AdmissionActor:
             self._degraded -= 1
         if state.queued:
             self._answer(state.answers(now))
-        if not (state.running or self._degraded) and self._idle:
+        if self._waiters and not (state.running or self._degraded):
             self._idle.unpark_all()
 
     def tell(self, load: Load) -> None:
@@ -124,8 +131,12 @@ class AdmissionActor:
 
     async def wait_idle(self) -> None:
         """Wait until no run holds a ticket."""
-        while self._state.running or self._degraded:
-            await self._idle.park()
+        self._waiters += 1
+        try:
+            while self._state.running or self._degraded:
+                await self._idle.park()
+        finally:
+            self._waiters -= 1
 
     def statistics(self) -> AdmissionStatistics:
         state, classes = self._state, self._state.statistics()
@@ -140,14 +151,17 @@ class AdmissionActor:
             classes=classes,
         )
 
-    async def _wait(self, entry: Waiting) -> Ticket | Refusal:
+    async def wait(self, entry: Waiting, now: float) -> Ticket | Refusal:
+        """The second half of `acquire`. now: when the entry arrived."""
         state = self._state
-        self._answer(state.answers(trio.current_time()))  # it may have pushed out one of its own tenant's
+        # It may have pushed out one of its own tenant's. At the time it came, whatever the clock says by now: nobody
+        # can be answered, or told that it waited too long, before it is there to be woken.
+        self._answer(state.answers(now))
         self._tasks[entry] = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             # Still waiting, or it would have been rescheduled: the place is given up and nothing is owed.
-            state.abandon(entry)
+            state.abandon(entry, trio.current_time())
             del self._tasks[entry]
             return trio.lowlevel.Abort.SUCCEEDED
 

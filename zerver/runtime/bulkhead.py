@@ -3,6 +3,9 @@
 Law: a wait has no moment between "granted" and "received". Being cancelled takes a waiter out of the queue, being
 granted takes it out of the reach of cancellation, and both are one call of Trio's scheduler. So a place is given back
 by whoever got it, and by nobody else. `zerver.core.queues` decides who is next, `zerver.core.bulkhead` how many.
+
+Nobody waits in vain for longer than it takes to know: a burst joins the line before anybody can tell how long a place
+is held; once that is known, those at its end whose time will be up before their turn are sent away.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ _LEARNS = 0.1  # of the difference, for each place that is given back
 class _Waiter:
     priority: Priority
     task: trio.lowlevel.Task
+    until: float
+    sent_away: bool = False
 
 
 class Bulkhead:
@@ -54,11 +59,15 @@ class Bulkhead:
         self.in_use += 1
         return True
 
-    async def acquire(self, priority: Priority) -> None:
-        """Wait for a place; a checkpoint only if there is none. Give it back with `release`, whatever happens."""
+    async def acquire(self, priority: Priority, until: float = float("inf")) -> bool:
+        """Wait for a place; a checkpoint only if there is none. Give it back with `release`, whatever happens.
+
+        until: how long anybody is served by it, on Trio's clock. False, and no place, when there will be none by then;
+        this is found out early, or not at all: whoever waits sets a deadline too.
+        """
         if self.acquire_nowait():
-            return
-        waiter = _Waiter(priority, trio.lowlevel.current_task())
+            return True
+        waiter = _Waiter(priority, trio.lowlevel.current_task(), until)
         self._queue.add(waiter, priority)
 
         def leave(_: object) -> trio.lowlevel.Abort:
@@ -66,6 +75,7 @@ class Bulkhead:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(leave)
+        return not waiter.sent_away
 
     def expected_seconds(self, priority: Priority) -> float:
         """Seconds until a newcomer who has to wait would be done, as far as can be told; 0.0 when nothing is known."""
@@ -87,3 +97,15 @@ class Bulkhead:
         while self._queue and self.in_use < self.limit:
             self.in_use += 1
             trio.lowlevel.reschedule(self._queue.pop().task)
+        if tells and self._queue:
+            self._send_away(now)
+
+    def _send_away(self, now: float) -> None:
+        """The last in line goes, as long as its place would come free too late even if all goes well."""
+        while self._queue and self._held is not None:
+            waiter = self._queue.newest()
+            if now + self._held * len(self._queue) / self.limit <= waiter.until:
+                return
+            self._queue.remove(waiter, waiter.priority)
+            waiter.sent_away = True
+            trio.lowlevel.reschedule(waiter.task)

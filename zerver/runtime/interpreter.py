@@ -7,7 +7,7 @@ attempt short, the saga is told of a write that may have happened before anythin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import nullcontext
 from inspect import iscoroutinefunction
 from random import Random
@@ -19,9 +19,10 @@ from zerver.core import timeline as t
 from zerver.core.app import App
 from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
-from zerver.core.effects import Cancelled, Effect, Failure, Outcome, Success, Unknown
+from zerver.core.effects import Cancelled, Effect, EffectKind, Failure, Outcome, Success, Unknown
+from zerver.core.hedging import payable
 from zerver.core.joins import Join
-from zerver.core.policy import Policy, backoff_seconds, resolve
+from zerver.core.policy import COMPENSATION, Policy, backoff_seconds, resolve
 from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.groups import bare
@@ -30,9 +31,6 @@ from zerver.runtime.joins import perform_join
 from zerver.runtime.judge import Judgement, asked_to_wait, judge, judge_timeout
 from zerver.runtime.live import Flight, Run
 from zerver.runtime.targets import Operation, Targets, TargetState, slow_to
-
-#: How hard a rollback tries when nobody says otherwise: until its undo deadline, rather than until its patience ends.
-_COMPENSATION = Policy(timeout=5.0, retries=20, backoff=0.05, backoff_cap=1.0)
 
 _NEVER = float("inf")
 
@@ -100,7 +98,7 @@ class Interpreter:
         if isinstance(call.effect, Join):
             return self._compensate_join(run, call, call.effect)
         flight = None if call.effect.kind.access == "read" else Flight()
-        return self.fly(run, call, flight, _COMPENSATION)
+        return self.fly(run, call, flight, COMPENSATION)
 
     async def _compensate_join(self, run: Run, call: Call, join: Join[Any]) -> Outcome[Any]:
         """Members are tried as hard as one alone, and all must have worked: a settle says only that they have ended."""
@@ -132,12 +130,22 @@ class Interpreter:
             )
         return Success(answer.value)
 
-    async def fly(self, run: Run, call: Call, flight: Flight | None, weaker: Policy | None = None) -> Outcome[Any]:
-        """Attempts until one succeeds or the policy gives up; tells nobody. flight is None for reads."""
+    async def fly(
+        self,
+        run: Run,
+        call: Call,
+        flight: Flight | None,
+        weaker: Policy | None = None,
+        numbers: Iterator[int] | None = None,
+    ) -> Outcome[Any]:
+        """Attempts until one succeeds or the policy gives up; tells nobody. flight is None for reads.
+
+        numbers: those of its attempts, where it shares them with others of a hedge.
+        """
         way = self.way(run.flow.policy, call.effect, weaker)
         if way.instant:
             return self._instantly(run, call, way)
-        number, retries_left, doubtful = 1, way.policy.retries or 0, False
+        number, retries, doubtful = 1 if numbers is None else next(numbers), 0, False
         rollback = weaker is not None
         gated = way.bulkhead is not None or (run.gate is not None and not rollback)
         attempt = self._attempt_in_place if gated else self._attempt
@@ -149,23 +157,30 @@ class Interpreter:
             doubtful = doubtful or judged.doubt
             if flight is not None:
                 flight.sent = doubtful
-            wait, why = self._next_wait(run, call, way, judged, number, rollback) if retries_left > 0 else (None, "")
+            more = retries < (way.policy.retries or 0)
+            wait, why = self._next_wait(run, call, way, judged, retries, rollback) if more else (None, "")
             run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, wait, why)))
             if wait is None:
                 return _given_up(call, judged.error, doubtful)
-            retries_left -= 1
+            retries += 1
             await trio.sleep(wait)
-            number += 1
+            number = number + 1 if numbers is None else next(numbers)
             run.records.append((t.ATTEMPT, run.clock(), call, number))
 
-    def latency(self, run: Run, effect: Effect[Any], q: float) -> float | None:
-        """A percentile of what such effects have lately needed, in seconds; None below 100 samples."""
-        return self.way(run.flow.policy, effect).operation.latencies.percentile(q, trio.current_time())
+    def hedge_delay(self, run: Run, effect: Effect[Any], q: float) -> float | None:
+        """Seconds after which a hedge at this percentile is due; None below 100 samples."""
+        return self.way(run.flow.policy, effect).operation.latencies.percentile(payable(q), trio.current_time())
 
-    def may_hedge(self, run: Run, effect: Effect[Any]) -> bool:
-        """Whether the effect may be started once more now, because it is slow; takes a token of the budget if so."""
+    def hold_hedge(self, run: Run, effect: Effect[Any], waited: float, again: bool) -> str:
+        """Why the effect, so many seconds under way, may not be started once more now; "" takes a token of the budget.
+
+        again: it was held back before.
+        """
         way = self.way(run.flow.policy, effect)
-        return way.state.may_hedge(way.operation, self.targets.loop_lag(), trio.current_time())
+        why = way.state.hold_hedge(way.operation, waited, self.targets.loop_lag(), trio.current_time())
+        if why and not again:
+            way.state.hedges_held_back += 1
+        return why
 
     # -- the way --
 
@@ -259,12 +274,13 @@ class Interpreter:
                 return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} is open"))
             if now + places.expected_seconds(run.priority) > ends:
                 # It would be served, if at all, when nobody wants it any more, and in the place of one who does.
-                state.refused += 1
-                refused = EffectRefused(kind.name, f"no place {where} would come free in time")
-                return Judgement(refused, again=False, trouble=False, doubt=False)
+                return _no_place(state, kind, where)
         with trio.CancelScope(deadline=ends) as scope:
-            # What a rollback does is owed; it goes first, whoever's it is.
-            await places.acquire("interactive" if rollback else run.priority)
+            # What a rollback does is owed; it goes first, whoever's it is, and is not sent away.
+            if rollback:
+                await places.acquire("interactive")
+            elif not await places.acquire(run.priority, ends):
+                return _no_place(state, kind, where)
         if not scope.cancelled_caught:
             return None
         state.refused += 1
@@ -300,9 +316,11 @@ class Interpreter:
                     # A handler's own nursery was cut, and its cleanup raised beside the Cancelled. A scope takes the
                     # Cancelled out and lets the rest go on, as an error of nobody's that passes everybody by.
                     raise bare(group.split(Exception)[1] or group) from None
-        except BaseException:  # cut from outside: it says nothing about the target
+        except BaseException:  # cut from outside: it says nothing about the target, but that it took at least so long
             if breaker is not None:
                 breaker.forget(era)
+            ended = trio.current_time()
+            operation.latencies.add_cut(ended - began, ended)
             raise
         now = trio.current_time()
         if judged is None:  # only a scope that caught its own cancellation leaves nothing
@@ -321,13 +339,13 @@ class Interpreter:
         return judged
 
     def _next_wait(
-        self, run: Run, call: Call, way: Way, judged: Judgement, number: int, rollback: bool
+        self, run: Run, call: Call, way: Way, judged: Judgement, retries: int, rollback: bool
     ) -> tuple[float | None, str]:
         """Seconds until the next attempt, or None when there is to be none, and why, though the policy allows one."""
         if not judged.again:
             return None, "it may have happened, and its handler takes no key" if judged.doubt else ""
         asked = asked_to_wait(judged.error)
-        wait = max(asked, backoff_seconds(way.policy, number - 1, self.rng.random()))
+        wait = max(asked, backoff_seconds(way.policy, retries, self.rng.random()))
         now = trio.current_time()
         late = now + wait >= trio.current_effective_deadline()
         if late or (call.until_ns is not None and run.clock() + wait * 1e9 >= call.until_ns):
@@ -340,6 +358,12 @@ class Interpreter:
             run.retries_left -= 1
         way.state.retries += 1
         return wait, ""
+
+
+def _no_place(state: TargetState, kind: EffectKind[..., Any], where: str) -> Judgement:
+    state.refused += 1
+    refused = EffectRefused(kind.name, f"no place {where} would come free in time")
+    return Judgement(refused, again=False, trouble=False, doubt=False)
 
 
 _UNBOUNDED = cast("trio.CancelScope", nullcontext())  # which it is, as far as `with` can tell
@@ -382,13 +406,15 @@ class _Compensating:
 
     def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
-        self.latency = interpreter.latency
-        self.may_hedge = interpreter.may_hedge
+        self.hedge_delay = interpreter.hedge_delay
+        self.hold_hedge = interpreter.hold_hedge
         self.perform = interpreter.compensate
         self.resolve = interpreter.resolve
 
-    def fly(self, run: Run, call: Call, flight: Flight | None) -> Coroutine[Any, Any, Outcome[Any]]:
-        return self._interpreter.fly(run, call, flight, _COMPENSATION)
+    def fly(
+        self, run: Run, call: Call, flight: Flight | None, *, numbers: Iterator[int]
+    ) -> Coroutine[Any, Any, Outcome[Any]]:
+        return self._interpreter.fly(run, call, flight, COMPENSATION, numbers)
 
 
 def _given_up(call: Call, error: EffectError, doubtful: bool) -> Outcome[Any]:

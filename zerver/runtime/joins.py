@@ -6,7 +6,8 @@ running any more, and the saga knows which of them were not wanted.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from itertools import chain, count
 from typing import Any, Protocol
 
 import trio
@@ -28,20 +29,22 @@ class Performer(Protocol):
         """Perform a call and tell the saga."""
         ...
 
-    def fly(self, run: Run, call: Call, flight: Flight | None) -> Coroutine[Any, Any, Outcome[Any]]:
-        """Perform a call and tell nobody: a hedge's attempts are one write."""
+    def fly(
+        self, run: Run, call: Call, flight: Flight | None, *, numbers: Iterator[int]
+    ) -> Coroutine[Any, Any, Outcome[Any]]:
+        """Perform a call and tell nobody: a hedge's attempts are one write. numbers: those of its attempts."""
         ...
 
     async def resolve(self, run: Run, call: Call, outcome: Unknown) -> Outcome[Any]:
         """Ask whether a write in doubt has happened."""
         ...
 
-    def latency(self, run: Run, effect: Effect[Any], q: float) -> float | None:
-        """A percentile of what such effects have lately needed, in seconds."""
+    def hedge_delay(self, run: Run, effect: Effect[Any], q: float) -> float | None:
+        """Seconds after which a hedge at this percentile is due; None while that is not known."""
         ...
 
-    def may_hedge(self, run: Run, effect: Effect[Any]) -> bool:
-        """Whether the effect may be started once more, because it is slow."""
+    def hold_hedge(self, run: Run, effect: Effect[Any], waited: float, again: bool) -> str:
+        """Why the effect, so many seconds under way, may not be started once more now; "" if it may, and will be."""
         ...
 
 
@@ -112,10 +115,8 @@ class _Conduct:
         """A member is about to start; told here and not in its task, because Trio starts tasks in any order."""
 
     async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
-        """Only a hedge asks for it. Held back, it is held back for good: what it waits for is on its way anyway."""
-        await trio.sleep(seconds)
-        if self.performer.may_hedge(self.on, self.join.members[0]):
-            self.follow(self.state.tick(), nursery)
+        """The verdict's time is over. Only a hedge asks for it."""
+        raise NotImplementedError
 
     async def member(self, number: int, nursery: trio.Nursery) -> None:
         raise NotImplementedError
@@ -166,13 +167,15 @@ class _Hedge(_Conduct):
         self.one = call.member(run.run_id, 0)
         self.writes = self.one.effect.kind.access == "write"
         self.flights: list[Flight] = []  # of a write; a read has no doubt to keep
+        self.began = trio.current_time()
+        self.numbers = count(1)  # of all its attempts, retries too: what a server is told of them
 
     def hedge_delay(self) -> float | None:
         after = self.join.rule.after
         q = percentile(after)
         if q is None:
             return float(after)
-        seconds = self.performer.latency(self.on, self.join.members[0], q)
+        seconds = self.performer.hedge_delay(self.on, self.join.members[0], q)
         return None if seconds is None else max(SHORTEST, seconds)
 
     async def run(self) -> None:
@@ -188,11 +191,27 @@ class _Hedge(_Conduct):
         if self.writes:
             flight = Flight()
             self.flights.append(flight)
+        first = next(self.numbers)
         if number:
-            self.on.records.append((t.HEDGED, self.on.clock(), self.one, number + 1))
-        outcome = await self.performer.fly(self.on, self.one, flight)
+            self.on.records.append((t.HEDGED, self.on.clock(), self.one, first))
+        outcome = await self.performer.fly(self.on, self.one, flight, numbers=chain((first,), self.numbers))
         if self.outcome is None:
             self.follow(self.state.arrived(number, outcome), nursery)
+
+    async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
+        """Held back, it is looked at again when it has waited twice as long; each reason is told once."""
+        told = ""
+        await trio.sleep(seconds)
+        while self.outcome is None:
+            waited = max(seconds, trio.current_time() - self.began)
+            why = self.performer.hold_hedge(self.on, self.one.effect, waited, bool(told))
+            if not why:
+                self.follow(self.state.tick(), nursery)
+                return
+            if why != told:
+                self.on.records.append((t.HELD, self.on.clock(), self.one, why))
+                told = why
+            await trio.sleep(max(SHORTEST, waited))
 
     def abandon(self) -> None:
         # An attempt may have won in the very moment in which the join was cut: what it did is done.

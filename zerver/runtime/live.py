@@ -5,7 +5,6 @@ Law: one Run is owned by one request actor; others may only call `cancel` and `t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -14,16 +13,17 @@ import trio
 from zerver.core import timeline as t
 from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
-from zerver.core.commands import Unwind
 from zerver.core.effects import CallInfo
 from zerver.core.flows import Flow
 from zerver.core.machine import Machine
 from zerver.core.priorities import Priority
-from zerver.core.tenants import Tenant
-from zerver.core.turns import pace_of
+from zerver.core.tickets import Ticket
+from zerver.core.timeline import Timeline
+from zerver.core.turns import Pace
 from zerver.runtime.bulkhead import Bulkhead
+from zerver.runtime.result import Result
 
-_ANY: Final = Tenant()
+_NOTHING: Final = frozenset[str]()  # values, and no containers: most runs are never parked
 
 
 class Flight:
@@ -42,45 +42,47 @@ class Run:
     starts to watch its client then. cut: why the run's scope was cancelled by `cancel`. awaited: the signals that it is
     parked on and nobody has given yet. inbox: those that were given, and are not handled yet. wake: set when one is
     given; there is one only while the run is parked. gate: bounds the attempts in flight at once, if its tenant does.
-    cpu: seconds of its steps so far; waited: for turns. pace: how its turns go.
+    cpu_ns: of its steps so far; waited_ns: for turns. pace: how its turns go. after: who gets its Result if its
+    rollback outlives the answer; None if it may not.
     """
 
     __slots__ = (
-        "awaited", "clock", "cpu", "cut", "deadline", "flow", "gate", "hand_over", "inbox", "machine", "on_wait",
-        "pace", "priority", "records", "retries_left", "rule", "run_id", "scope", "tenant", "waited", "wake",
+        "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "gate", "inbox", "machine", "on_wait", "pace",
+        "priority", "records", "retries_left", "run_id", "scope", "tenant", "ticket", "timeline", "waited_ns", "wake",
     )  # fmt: skip
 
     def __init__(
         self,
-        run_id: str,
         flow: Flow,
         machine: Machine,
-        tenant: str,
+        timeline: Timeline,
+        ticket: Ticket,
         priority: Priority,
+        pace: Pace,
         deadline: float,
         on_wait: Callable[[Run], None] | None,
-        rule: Tenant = _ANY,
     ) -> None:
-        self.run_id = run_id
+        self.run_id = machine.run_id
         self.flow = flow
         self.machine = machine
-        self.tenant = tenant
+        self.timeline = timeline
+        self.ticket = ticket
+        self.tenant = ticket.tenant
         self.priority: Priority = priority
         self.deadline = deadline
         self.on_wait = on_wait
+        self.after: Callable[[Result], None] | None = None
         self.records = machine.records
         self.clock = machine.clock
-        self.rule = rule
-        self.gate = None if rule.effects is None else Bulkhead(rule.effects)
-        self.cpu = 0.0
-        self.waited = 0.0
-        self.pace = pace_of(priority)
+        effects = ticket.rule.effects
+        self.gate = None if effects is None else Bulkhead(effects)
+        self.cpu_ns = self.waited_ns = 0
+        self.pace = pace
         self.retries_left = RUN_RETRIES
         self.scope = trio.CancelScope(deadline=deadline)
         self.cut: t.Ending | None = None
-        self.hand_over: Callable[[Run, Unwind], None] | None = None
-        self.awaited: set[str] = set()
-        self.inbox: deque[tuple[str, object]] = deque()
+        self.awaited: frozenset[str] = _NOTHING
+        self.inbox: tuple[tuple[str, object], ...] = ()
         self.wake: trio.Event | None = None
 
     def cancel(self, reason: str) -> None:
@@ -93,8 +95,8 @@ class Run:
         """Give a signal to the run; whether it waits for it. One that is taken will be handled, in order of arrival."""
         if signal not in self.awaited:
             return False
-        self.awaited.discard(signal)
-        self.inbox.append((signal, value))
+        self.awaited -= {signal}
+        self.inbox += ((signal, value),)
         if self.wake is not None:
             self.wake.set()
         return True

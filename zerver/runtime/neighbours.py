@@ -9,15 +9,17 @@ met. All words have 8 bytes:
 
     header     magic, rows, the key of the hash (2 words), 4 unused
     sequences  for each bucket: one word for each row
-    entries    for each bucket, for each row: 8 times name (2 words), running, begun, cost
+    entries    for each bucket, for each row: 8 times name (2 words), running, full, cost
 
 Processors load and store an aligned word whole. What more than one word must agree on is whose entry it is; so while an
 entry changes hands the sequence word of its row and bucket is odd, and afterwards another even number: a reader that
 finds it as it was has read of one tenant only (a seqlock, as Linux's).
 
 Names are strangers', and of any length: 16 bytes of a keyed BLAKE2 stand for them, so nobody can aim at a bucket. Where
-all entries are taken, the tenant without runs that was silent the longest gives up its own. A sum that falls by that,
-or because a process has died, is lifted by as much for whoever reads it: `begun` and `cost` do not start again.
+all entries are taken, a tenant without runs gives up its own: the one whose rate is whole again the soonest, and of
+those where it is, the one that was silent the longest. A sum that falls by that, or because a process has died, is
+lifted by as much for whoever reads it: `cost` does not start again. `full` is when a tenant's rate is whole again, on
+the machine's monotonic clock; the latest that any of them knows is the truth.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import blake2b
 from struct import Struct
 from threading import Lock
@@ -38,9 +42,9 @@ from zerver.core.load import Usage
 BUCKETS: Final = 1024
 WAYS: Final = 8  # entries of a row in a bucket
 
-_MAGIC: Final = 0x5A45525645520001  # "ZERVER", and the number of this layout
+_MAGIC: Final = 0x5A45525645520002  # "ZERVER", and the number of this layout
 _HEADER: Final = 8
-_RUNNING, _BEGUN, _COST, _ENTRY = 2, 3, 4, 5  # words into an entry, and its length
+_RUNNING, _FULL, _COST, _ENTRY = 2, 3, 4, 5  # words into an entry, and its length
 _KNOWN: Final = BUCKETS * WAYS  # tenants whose places a process keeps in mind
 _TRIES: Final = 8
 _PAIR: Final = Struct("@QQ")
@@ -122,15 +126,15 @@ class Neighbourhood:
 class _Known:
     """A tenant, as one process knows it.
 
-    entry: ours, or 0. begun, cost: as last published; base_begun, base_cost: as they were when the entry was taken, so
-    that it starts at zero. heard: when we last published it, in publications.
-    cells: the others' entries, as they were at the sequence words `seen`. their_begun, their_cost: what these came to;
-    lift_begun, lift_cost: what has fallen out of them.
+    entry: ours, or 0. running, full, cost: as last published; base_cost: as it was when the entry was taken, so that it
+    starts at zero. heard: when we last published it, in publications.
+    cells: the others' entries, as they were at the sequence words `seen`. their_cost: what these came to; lift_cost:
+    what has fallen out of them.
     """
 
     __slots__ = (
-        "base_begun", "base_cost", "begun", "bucket", "cells", "cost", "entry", "heard", "lift_begun", "lift_cost",
-        "name", "running", "seen", "sequences", "their_begun", "their_cost",
+        "base_cost", "bucket", "cells", "cost", "entry", "full", "heard", "lift_cost", "name", "running", "seen",
+        "sequences", "their_cost",
     )  # fmt: skip
 
     def __init__(self, name: tuple[int, int], bucket: int, sequences: int) -> None:
@@ -138,10 +142,10 @@ class _Known:
         self.bucket = bucket
         self.sequences = sequences
         self.entry = self.running = self.heard = 0
-        self.begun = self.cost = self.base_begun = self.base_cost = 0.0
+        self.full = self.cost = self.base_cost = 0.0
         self.seen: tuple[int, ...] = ()
         self.cells: tuple[int, ...] = ()
-        self.their_begun = self.their_cost = self.lift_begun = self.lift_cost = 0.0
+        self.their_cost = self.lift_cost = 0.0
 
 
 @attrs.frozen
@@ -156,13 +160,14 @@ class NeighbourStatistics:
 
 
 class SharedNeighbours:
-    """A process among its neighbours: `zerver.core.load.Neighbours`. row: its own, which nobody else uses.
+    """A process among its neighbours: `zerver.core.load.Neighbours`. row: its own, which nobody else uses. clock:
+    seconds, the same for all processes of the machine.
 
     What was published is seen by the others when `publish` returns. So a cap holds over all processes if each claims
     first and looks then: of two that claim at once, at least one sees the other.
     """
 
-    def __init__(self, neighbourhood: Neighbourhood, row: int) -> None:
+    def __init__(self, neighbourhood: Neighbourhood, row: int, clock: Callable[[], float] = time.monotonic) -> None:
         if not 0 <= row < neighbourhood.rows:
             raise ValueError(f"there are {neighbourhood.rows} rows, and no row {row}")
         self._hood = neighbourhood
@@ -170,61 +175,57 @@ class SharedNeighbours:
         self._read_sequences = Struct(f"@{neighbourhood.rows}Q").unpack_from
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._owners: dict[int, _Known] = {}  # of our entries
-        self._fence = Lock()
+        self._clock = clock
+        self._lock = Lock()
         self._published = self._forgotten = self._crowded = 0
         neighbourhood.clear(row)
 
-    def publish(self, tenant: str, running: int, begun: float, cost: float) -> None:
-        """Say what this process does for a tenant; totals, not differences.
-
-        They count from a tenant's first publication on, the runs under way included. Totals that fall are those of a
-        count that has started again, and are added. So a claim that may be taken back is one of `running` alone.
+    def publish(self, tenant: str, running: int, refill: float, cost: float) -> None:
+        """Say what this process does for a tenant: the runs it has now, the seconds until its rate is whole again, and
+        the seconds of CPU in all, from its first publication on. A cost that falls is one that has started again, and
+        is added.
         """
         known = self._get(tenant)
         if not known.heard:
-            known.base_begun, known.base_cost = max(0.0, begun - running), cost
-        elif begun < known.begun or cost < known.cost:
-            known.base_begun -= known.begun
+            known.base_cost = cost
+        elif cost < known.cost:
             known.base_cost -= known.cost
         self._published += 1
         known.heard = self._published
         entry = known.entry or self._take_entry(known)
-        known.running, known.begun, known.cost = running, begun, cost
+        known.running, known.cost = running, cost
+        known.full = self._clock() + refill if refill > 0.0 else 0.0
         if not entry:
             self._crowded += 1
-            known.base_begun, known.base_cost = begun, cost
+            known.base_cost = cost
             return
         self._hood.counts[entry + _RUNNING] = running
-        self._hood.reals[entry + _BEGUN] = begun - known.base_begun
+        self._hood.reals[entry + _FULL] = known.full
         self._hood.reals[entry + _COST] = cost - known.base_cost
-        # A processor may load what comes next before others see what it has stored. Taking a lock is an atomic
-        # operation, which ends that; Python has no plainer one.
-        with self._fence:
-            pass
+        self._fence()
 
     def elsewhere(self, tenant: str) -> Usage:
-        """The sums over the other processes."""
+        """What the other processes have published."""
         known = self._get(tenant)
         words, counts, reals = self._hood.words, self._hood.counts, self._hood.reals
         at = known.sequences * 8
         now = self._read_sequences(words, at)
-        running, begun, cost = 0, 0.0, 0.0
+        running, full, cost = 0, 0.0, 0.0
         for _ in range(_TRIES):  # who changes an entry is done at once, or has died of it: then its words are settled
             if now != known.seen:
                 self._look_around(known, now)
-            running, begun, cost = 0, 0.0, 0.0
+            running, full, cost = 0, 0.0, 0.0
             for cell in known.cells:
                 running += counts[cell + _RUNNING]
-                begun += reals[cell + _BEGUN]
+                full = max(full, reals[cell + _FULL])
                 cost += reals[cell + _COST]
             then, now = now, self._read_sequences(words, at)
             if then == now:
                 break
-        if begun < known.their_begun or cost < known.their_cost:  # an entry is gone
-            known.lift_begun += max(0.0, known.their_begun - begun)
-            known.lift_cost += max(0.0, known.their_cost - cost)
-        known.their_begun, known.their_cost = begun, cost
-        return Usage(running, begun + known.lift_begun, cost + known.lift_cost)
+        if cost < known.their_cost:  # an entry is gone
+            known.lift_cost += known.their_cost - cost
+        known.their_cost = cost
+        return Usage(running, max(0.0, full - self._clock()) if full else 0.0, cost + known.lift_cost)
 
     def statistics(self) -> NeighbourStatistics:
         return NeighbourStatistics(len(self._owners), self._forgotten, self._crowded)
@@ -265,9 +266,10 @@ class SharedNeighbours:
             idle = [owner for place in places if not (owner := self._owners[place]).running]
             if not idle:
                 return 0
-            silent = min(idle, key=lambda owner: owner.heard)
-            entry = silent.entry
-            self._give_up(silent)
+            now = self._clock()
+            least = min(idle, key=lambda owner: (max(now, owner.full), owner.heard))
+            entry = least.entry
+            self._give_up(least)
         self._hand_over(known, entry, known.name)
         self._owners[entry] = known
         known.entry = entry
@@ -278,20 +280,33 @@ class SharedNeighbours:
         self._hand_over(known, known.entry, (0, 0))
         del self._owners[known.entry]
         known.entry = 0
-        known.base_begun, known.base_cost = known.begun, known.cost
+        known.base_cost = known.cost
 
     def _hand_over(self, known: _Known, entry: int, name: tuple[int, int]) -> None:
         words, sequence = self._hood.words, known.sequences + self._row
         words[sequence] += 1
+        self._fence()
         words[entry : entry + _ENTRY] = _BLANK  # first: an entry without a name is nobody's
         words[entry], words[entry + 1] = name
+        self._fence()
         words[sequence] += 1
+
+    def _fence(self) -> None:
+        """Let others see what was stored before what comes next is stored or loaded: processors may do it in another
+        order. To take a lock is an atomic operation, and Python has no plainer one. Twice, because what comes next may
+        overtake the release of a lock, but not the next taking of it.
+        """
+        with self._lock:
+            pass
+        with self._lock:
+            pass
 
     # -- their entries --
 
     def _look_around(self, known: _Known, seen: tuple[int, ...]) -> None:
         """Find the others' entries of a tenant anew."""
         words, (first, second) = self._hood.words, known.name
+        self._fence()
         known.cells = tuple(
             entry
             for row in range(self._hood.rows)
@@ -300,3 +315,4 @@ class SharedNeighbours:
             if words[entry] == first and words[entry + 1] == second
         )
         known.seen = seen
+        self._fence()

@@ -1,7 +1,9 @@
 """Offloaded steps: called in a thread or a process, while the loop serves others.
 
 Law: a step is a function, so it may run anywhere, and be dropped anywhere. Cut short, its thread computes on for nobody
-and keeps its place among the threads until it has ended; its process is killed. What it raises is its own defect.
+and keeps its place among the threads until it has ended; its process is killed. What it raises is its own defect, and
+so is what cannot go to another process or come back from it: that is said by name, since no traceback of pickle's says
+which argument it was.
 
 Under a mock clock it is called in place: a clock that jumps whenever the loop is idle would jump over every thread, and
 a test would find another result each time. Precedent for doing so: Celery's `task_always_eager`.
@@ -11,8 +13,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, Final
 
 import trio
@@ -66,15 +70,40 @@ async def _in_thread(work: Callable[[], Any]) -> Any:
 async def _in_process(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     parallel: Any = importlib.import_module("trio_parallel")  # an extra, imported for its users only
     function = step.function
-    return await parallel.run_sync(
-        _call,
-        function.__module__,
-        function.__qualname__,
-        args,
-        dict(kwargs),
-        kill_on_cancel=True,
-        limiter=_limiter(_processes, _CORES),
-    )
+    try:
+        sent = pickle.dumps((args, dict(kwargs)), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise _unpicklable(
+            f"what step {step.name!r} reads as {_culprit(function, args, kwargs)} cannot go to another process", error
+        ) from error
+    try:
+        sent_back = await parallel.run_sync(
+            _call,
+            step.name,
+            function.__module__,
+            function.__qualname__,
+            sent,
+            kill_on_cancel=True,
+            limiter=_limiter(_processes, _CORES),
+        )
+    except parallel.BrokenWorkerError as broken:
+        status = next((one.exitcode for one in broken.args if hasattr(one, "exitcode")), None)
+        raise ChildProcessError(f"the process of step {step.name!r} died, with exit code {status}") from broken
+    return pickle.loads(sent_back)
+
+
+def _culprit(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Which argument cannot be pickled."""
+    for name, value in signature(function).bind(*args, **kwargs).arguments.items():
+        try:
+            pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        except Exception:
+            return repr(name)
+    return "its arguments"
+
+
+def _unpicklable(problem: str, error: Exception) -> DefinitionError:
+    return DefinitionError(f"{problem}: {error}", 'let it be plain data, or use offload="thread"')
 
 
 def _limiter(var: trio.lowlevel.RunVar[trio.CapacityLimiter], tokens: int) -> trio.CapacityLimiter:
@@ -89,9 +118,22 @@ def _limiter(var: trio.lowlevel.RunVar[trio.CapacityLimiter], tokens: int) -> tr
 # ---- in the other process -------------------------------------------------------------------
 
 
-def _call(module: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a step by its name: pickle cannot send the function, since under that name its module has the step."""
-    return _found(module, name)(*args, **kwargs)
+def _call(step: str, module: str, name: str, sent: bytes) -> bytes:
+    """Call a step by its name: pickle cannot send the function, since under that name its module has the step.
+
+    What goes both ways is pickled here and not by trio-parallel, which could not tell a step's TypeError from pickle's.
+    """
+    args, kwargs = pickle.loads(sent)
+    try:
+        value = _found(module, name)(*args, **kwargs)
+    except SystemExit as left:  # it ends this process, and not the one that serves
+        raise RuntimeError(f"step {step!r} has left its process by SystemExit: {left}") from left
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise _unpicklable(
+            f"what step {step!r} returns, a {type(value).__name__}, cannot come back from its process", error
+        ) from None
 
 
 def _found(module: str, name: str) -> Any:

@@ -24,7 +24,7 @@ from zerver.runtime.groups import unwrapped
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.live import Run
 from zerver.runtime.offload import perform_offloaded
-from zerver.runtime.turns import Turns
+from zerver.runtime.turns import WAITS, Turns
 
 #: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData or HttpError.
 Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
@@ -32,31 +32,34 @@ Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
 
 async def drive(
     interpreter: Interpreter, turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]
-) -> t.Ending:
+) -> t.Ending | Unwind:
     """Carry an admitted run to its end.
+
+    A run whose deadline has passed and that has an `after` is answered before it is rolled back: the rollback's first
+    command is given, for the caller to carry on with `unwind`.
 
     Raises what cancelled the caller (trio.Cancelled, KeyboardInterrupt), after the rollback.
     """
     machine = run.machine
     command: Command = Wait()
-    run.pace = turns.pace(run)
     try:
-        began = -1 if callable(parts) else turns.begin(run)
-        if began >= 0 and not callable(parts):
-            command = _start(turns, run, began, parts, takes)
-            if isinstance(command, Finish):  # it never waited: there is nothing that a scope could cut
-                return command.ending
+        began = WAITS
+        if not callable(parts):
+            began = turns.begin(run)
+            if began >= 0:
+                command = _start(turns, run, began, parts, takes)
+                if isinstance(command, Finish):  # it never waited: there is nothing that a scope could cut
+                    return command.ending
         with run.scope:
             if began < 0:
                 command = await _begin(turns, run, parts, takes)
             command = await _forward(interpreter, turns, run, command)
         if run.scope.cancelled_caught:
             command = machine.interrupt(run.cut or t.Ending("deadline", reason="the deadline has passed"))
-        ending = machine.ending  # a deadline that the machine saw itself, between two steps, is one like any other
-        late = ending is not None and ending.status == "deadline" and run.cut is None
-        if ending is not None and late and isinstance(command, Unwind) and run.hand_over is not None:
-            run.hand_over(run, command)
-            return ending
+        if run.after is not None and run.cut is None and isinstance(command, Unwind):
+            ending = machine.ending  # a deadline that the machine saw itself, between two steps, is one like any other
+            if ending is not None and ending.status == "deadline":
+                return command
     except BaseException as reason:  # re-raised below, in every case
         command = machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
         await unwind(interpreter, run, command)
@@ -135,8 +138,16 @@ async def _forward(interpreter: Interpreter, turns: Turns, run: Run, command: Co
             if watch is not None:
                 run.on_wait = None
                 watch(run)
-            if len(calls) == 1:
-                command = await _settle(turns, run, calls[0], await _perform(interpreter, run, calls[0]))
+            if len(calls) == 1:  # as `_settle`, and in this frame because it is what most effects go through
+                call = calls[0]
+                outcome = await _perform(interpreter, run, call)
+                began = turns.begin(run)
+                if began < 0:
+                    began = await turns.wait(run, call)
+                try:
+                    command = run.machine.settled(call, outcome)
+                finally:
+                    turns.end(run, began)
             else:
                 command = await _at_once(interpreter, turns, run, calls)
         elif isinstance(command, Breathe):
@@ -197,7 +208,7 @@ async def _parked(turns: Turns, run: Run, park: Park) -> Command:
 
 async def _signal(run: Run, park: Park) -> tuple[str] | tuple[str, object]:
     """The name and value of a signal that came, or the name of the one that did not come in time."""
-    names = {name for name, _ in park.until}
+    names = frozenset(name for name, _ in park.until)
     run.awaited = names - {name for name, _ in run.inbox}
     first, until_ns = min(park.until, key=lambda item: item[1])
     began = trio.current_time()
@@ -208,7 +219,8 @@ async def _signal(run: Run, park: Park) -> tuple[str] | tuple[str, object]:
             with trio.move_on_after(max(0.0, (until_ns - run.clock()) / 1e9)):
                 await wake.wait()
         while run.inbox:
-            name, value = run.inbox.popleft()
+            (name, value), *rest = run.inbox
+            run.inbox = tuple(rest)
             if name in names:
                 return name, value
         return (first,)
@@ -220,7 +232,7 @@ async def _signal(run: Run, park: Park) -> tuple[str] | tuple[str, object]:
 async def unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Ending:
     """Perform the rollback, shielded: only its own deadline ends it."""
     machine = run.machine
-    run.awaited = set()
+    run.awaited = frozenset()
     if not isinstance(command, Finish):
         ends = trio.current_time() + run.flow.undo_deadline
         try:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from inspect import Parameter
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import trio
@@ -25,12 +24,12 @@ from zerver.core.flows import Flow
 from zerver.core.load import Neighbours
 from zerver.core.machine import Machine
 from zerver.core.plan import Plan, compile_plan
-from zerver.core.priorities import PRIORITIES, Priority, demoted_by
+from zerver.core.priorities import PRIORITIES, RANK, Priority, demoted_by, lower_of
 from zerver.core.quotas import Quota
-from zerver.core.tenants import NOBODY, Tenants, classify
-from zerver.core.tickets import Refusal, Ticket
+from zerver.core.tenants import NOBODY, Tenants
+from zerver.core.tickets import Refusal, Waiting
 from zerver.core.timeline import Ending, Record, Timeline
-from zerver.core.values import value
+from zerver.core.turns import pace_of
 from zerver.core.work import Work
 from zerver.errors import DefinitionError, InvalidData
 from zerver.runtime.admission import AdmissionActor, AdmissionStatistics
@@ -65,18 +64,18 @@ class RuntimeStatistics:
     turns: TurnStatistics
 
 
-@value(eq=False)
-class Order:
-    """What to run: a flow, compiled, and what it reads.
-
-    parts: values in the order of `plan.parts`, or an async function that gives them, called once the run is admitted:
-    so a body is read only for a run that has a ticket. takes: values in the order of `plan.takes`.
-    """
+@attrs.frozen(eq=False)
+class Prepared:
+    """A flow that can be run: compiled, with what its runs have cost so far. Made once, by whoever runs it often."""
 
     flow: Flow
     plan: Plan
-    parts: Sequence[Any] | Reader = ()
-    takes: Sequence[Any] = ()
+    work: Work = attrs.field(factory=Work)
+
+
+#: What a run reads: values in the order of `plan.parts`, or an async function that gives them, called once the run is
+#: admitted, so that a body is read only for a run that has a ticket.
+Parts: TypeAlias = Sequence[Any] | Reader
 
 
 class Runtime:
@@ -103,8 +102,7 @@ class Runtime:
         self._rng = rng
         self._rollbacks = rollbacks
         self._runs: dict[str, Run] = {}
-        self._plans: dict[Flow, Plan] = {}
-        self._works: dict[Plan, Work] = {}  # of every plan that has been run
+        self._prepared: dict[Flow, Prepared] = {}
         self._ended = self._unresolved = self._observer_errors = 0
 
     async def run(
@@ -129,17 +127,23 @@ class Runtime:
         after what was committed has been compensated.
         """
         await trio.lowlevel.checkpoint()
-        order = self._order(flow, body, given or {})
-        degrade = None if flow.degrade is None else self._order(flow.degrade, body, given or {})
+        prepared = self.prepare(flow)
+        parts, takes = _inputs(prepared.plan, body, given or {})
+        degrade = None
+        if flow.degrade is not None:
+            instead = self.prepare(flow.degrade)
+            degrade = (instead, *_inputs(instead.plan, body, given or {}))
         run_id = self.new_id()
         task_status.started(run_id)
         return await self.execute(
-            order, tenant=tenant, priority=priority, deadline=deadline, run_id=run_id, degrade=degrade
+            prepared, parts, takes, tenant=tenant, priority=priority, deadline=deadline, run_id=run_id, degrade=degrade
         )
 
     async def execute(
         self,
-        order: Order,
+        prepared: Prepared,
+        parts: Parts = (),
+        takes: Sequence[Any] = (),
         *,
         tenant: str = NOBODY,
         priority: Priority | None = None,
@@ -148,74 +152,73 @@ class Runtime:
         run_id: str = "",
         on_wait: Callable[[Run], None] | None = None,
         after: Observer | None = None,
-        degrade: Order | None = None,
+        degrade: tuple[Prepared, Parts, Sequence[Any]] | None = None,
     ) -> Result:
-        """Run a compiled plan: what `run` and the edges are made of.
+        """Run a prepared flow: what `run` and the edges are made of.
 
-        priority: as `classify` has found it; by default what the flow and the tenant say. on_wait: see Run. label: see
-        Timeline. degrade: run in its place when it is refused, if there is room for that.
+        takes: values in the order of `plan.takes`. priority: as `classify` has found it; by default what the flow and
+        the tenant say. on_wait: see Run. label: see Timeline. degrade: what to run in its place when it is refused, if
+        there is room for that, with its parts and takes.
         after: a run whose deadline passes then gives its Result at once, not yet sealed; its rollback goes on in the
         runtime, and `after` gets the sealed Result.
         """
-        records: list[Record] = []
-        clock = self.clock
-        received = clock()
-        flow = order.flow
-        chosen: Priority = classify(flow.priority, self.tenants.get(tenant)) if priority is None else priority
-        if chosen not in PRIORITIES:
+        clock, admission, flow = self.clock, self.admission, prepared.flow
+        received, arrived = clock(), trio.current_time()
+        chosen: Priority = lower_of(flow.priority, self.tenants.get(tenant).priority) if priority is None else priority
+        if chosen not in RANK:
             raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
         seconds = _shorter(deadline, flow.deadline)
-        arrived = trio.current_time()
         run_id = run_id or self.new_id()
-        records.append((t.RECEIVED, received, flow.name, None))
-        timeline = _timeline(run_id, order, tenant, chosen, records, label)
-        self.turns.notice()  # also of a run that has to wait for its ticket, when all others wait for the world
-        try:
-            # The run stays what it is; only its place among others is a lower one while its flow overruns.
-            queued_as = demoted_by(chosen, self.turns.demoted(flow.name))
-            ticket = await self.admission.acquire(queued_as, tenant, arrived + seconds, self._work(order.plan))
-        except BaseException:  # the caller went away while it waited: nothing was begun, but it was here
-            records.append((t.ENDED, clock(), flow.name, _CUT))
-            self._seal(Result(timeline, _CUT))
-            raise
-        if isinstance(ticket, Refusal):
-            records.append((t.REFUSED, clock(), flow.name, ticket))
-            instead = None if degrade is None else self.admission.degrade(tenant, chosen, ticket)
-            if degrade is None or instead is None:
-                return self._seal(Result(timeline, Ending("refused", cause=ticket)))
-            order, ticket, flow = degrade, instead, degrade.flow
+        records: list[Record] = [(t.RECEIVED, received, flow.name, None)]
+        timeline = _timeline(run_id, prepared, tenant, chosen, records, label)
+        # The run stays what it is; only its place among others is a lower one while its flow overruns.
+        down = self.turns.demoted(flow.name)
+        queued_as = demoted_by(chosen, down) if down else chosen
+        answer = admission.arrive(queued_as, tenant, arrived, arrived + seconds, prepared.work)
+        if isinstance(answer, Waiting):
+            self.turns.notice()
+            try:
+                answer = await admission.wait(answer, arrived)
+            except BaseException:  # the caller went away while it waited: nothing was begun, but it was here
+                records.append((t.ENDED, clock(), flow.name, _CUT))
+                self._seal(Result(timeline, _CUT))
+                raise
+        if isinstance(answer, Refusal):
+            records.append((t.REFUSED, clock(), flow.name, answer))
+            ticket = None if degrade is None else admission.degrade(tenant, chosen, answer)
+            if degrade is None or ticket is None:
+                return self._seal(Result(timeline, Ending("refused", cause=answer)))
+            prepared, parts, takes = degrade
+            flow = prepared.flow
+            down = self.turns.demoted(flow.name)
             seconds = _shorter(seconds, flow.deadline)
-            timeline = _timeline(run_id, order, tenant, chosen, records, label)
+            timeline = _timeline(run_id, prepared, tenant, chosen, records, label)
+        else:
+            ticket = answer
         records.append((t.ADMITTED, clock(), flow.name, chosen))
         deadline_ns = None if seconds == _NEVER else received + int(seconds * 1e9)
-        machine = Machine(order.plan, run_id, clock, records, deadline_ns, ticket.rule.parallel)
-        run = Run(run_id, flow, machine, tenant, chosen, arrived + seconds, on_wait, ticket.rule)
+        machine = Machine(prepared.plan, run_id, clock, records, deadline_ns, ticket.rule.parallel)
+        run = Run(flow, machine, timeline, ticket, chosen, pace_of(chosen, down), arrived + seconds, on_wait)
+        run.after = after
         self._runs[run_id] = run
-        if after is not None:
-            run.hand_over = partial(self._roll_back_behind, timeline, ticket, after)
         try:
-            ending = await drive(self.interpreter, self.turns, run, order.parts, order.takes)
+            ended = await drive(self.interpreter, self.turns, run, parts, takes)
         except BaseException:  # the caller is cancelled and gets no result, but what it left behind must be told
-            self._leave(run, ticket)
-            self._seal(Result(timeline, timeline.ending or _CUT, machine.saga.unresolved))
+            self._leave(run)
             raise
-        if not machine.finished:  # its rollback was handed over
-            return Result(timeline, ending, sealed=False)
-        self._leave(run, ticket)
-        return self._seal(Result(timeline, ending, machine.saga.unresolved))
+        if isinstance(ended, Unwind):
+            self._rollbacks.start_soon(self._roll_back, run, ended)
+            return Result(timeline, machine.ending or _CUT, sealed=False)
+        return self._leave(run)
 
-    def _roll_back_behind(self, timeline: Timeline, ticket: Ticket, after: Observer, run: Run, command: Unwind) -> None:
-        """Carry a rollback on in a task of the runtime's own; the run keeps its ticket until it is over."""
-
-        async def carry_on() -> None:
-            try:
-                await unwind(self.interpreter, run, command)
-            finally:
-                self._leave(run, ticket)
-                result = self._seal(Result(timeline, timeline.ending or _CUT, run.machine.saga.unresolved))
-                self._tell(after, result)
-
-        self._rollbacks.start_soon(carry_on)
+    async def _roll_back(self, run: Run, command: Unwind) -> None:
+        """Carry a rollback on behind the answer; the run keeps its ticket until it is over."""
+        try:
+            await unwind(self.interpreter, run, command)
+        finally:
+            result = self._leave(run)
+            if run.after is not None:
+                self._tell(run.after, result)
 
     def signal(self, run_id: str, signal: str, value: object = None) -> bool:
         """Tell a parked run what it waits for; False when no such run waits for this signal."""
@@ -233,14 +236,18 @@ class Runtime:
         """Refuse new runs, let those under way finish for `deadline` seconds, then cancel and compensate them."""
         await drain(self.admission, self._runs, deadline)
 
-    def plan(self, flow: Flow) -> Plan:
-        """The compiled plan of a flow. Raises DefinitionError when nothing handles one of its effects."""
-        plan = self._plans.get(flow)
-        if plan is None:
+    def prepare(self, flow: Flow) -> Prepared:
+        """The flow, ready to be run. Raises DefinitionError when nothing handles one of its effects."""
+        prepared = self._prepared.get(flow)
+        if prepared is None:
             self.app.check_handlers(f"flow {flow.name!r}", flow.stages, self.handled, flow.policy)
             check_offloads(flow.stages)
-            plan = self._plans[flow] = compile_plan(flow)
-        return plan
+            prepared = self._prepared[flow] = Prepared(flow, compile_plan(flow))
+        return prepared
+
+    def plan(self, flow: Flow) -> Plan:
+        """The compiled plan of a flow. Raises as `prepare`."""
+        return self.prepare(flow).plan
 
     @property
     def tenants(self) -> Tenants:
@@ -270,19 +277,12 @@ class Runtime:
         """An id as runs have: 96 random bits, because keys of writes are made of it and must not meet again."""
         return f"req_{self._rng.getrandbits(96):024x}"
 
-    def _order(self, flow: Flow, body: object, given: Mapping[str, object]) -> Order:
-        plan = self.plan(flow)
-        return Order(flow, plan, *_inputs(plan, body, given))
-
-    def _work(self, plan: Plan) -> Work:
-        work = self._works.get(plan)
-        if work is None:
-            work = self._works[plan] = Work()
-        return work
-
-    def _leave(self, run: Run, ticket: Ticket) -> None:
+    def _leave(self, run: Run) -> Result:
+        """A run that had a ticket is over: with an ending of its own, or because its program ends."""
         del self._runs[run.run_id]
-        self.admission.release(ticket, run.cpu, run.waited)
+        self.admission.release(run.ticket, run.cpu_ns * 1e-9, run.waited_ns * 1e-9)
+        machine = run.machine
+        return self._seal(Result(run.timeline, machine.ending or _CUT, machine.saga.unresolved))
 
     def _seal(self, result: Result) -> Result:
         self._ended += 1
@@ -341,14 +341,17 @@ _CUT = Ending("cancelled", reason="the host cancelled it")
 
 
 def _timeline(
-    run_id: str, order: Order, tenant: str, priority: Priority, records: list[Record], label: str
+    run_id: str, prepared: Prepared, tenant: str, priority: Priority, records: list[Record], label: str
 ) -> Timeline:
-    flow = order.flow
-    return Timeline(run_id, flow.name, flow.version, tenant, priority, records, order.plan.secret, label)
+    flow = prepared.flow
+    return Timeline(run_id, flow.name, flow.version, tenant, priority, records, prepared.plan.secret, label)
 
 
 def _shorter(one: float | None, other: float | None) -> float:
-    return min(_NEVER if one is None else one, _NEVER if other is None else other)
+    """Seconds; None and infinity are no bound."""
+    if one is None:
+        return _NEVER if other is None else other
+    return one if other is None or one < other else other
 
 
 def _nanoseconds() -> Callable[[], int]:

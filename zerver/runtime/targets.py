@@ -21,7 +21,7 @@ import trio
 from zerver.core.breaker import Breaker, BreakerState
 from zerver.core.budget import RetryBudget, hedge_budget
 from zerver.core.bulkhead import Adaptive
-from zerver.core.hedging import LAG, held_back
+from zerver.core.hedging import LAG, SPENT, held_back, kept_for_slower
 from zerver.core.latencies import MIN_SAMPLES, Latencies
 from zerver.core.targets import Target
 from zerver.runtime.bulkhead import Bulkhead
@@ -54,7 +54,7 @@ class TargetStatistics:
     was failing, though not open), or because no place would have come free in time. limit: places of its bulkhead,
     None for no bound; at_once: those in use; waiting: attempts that wait for one, waiting_by_class: interactive,
     default, batch. retry_tokens, hedge_tokens: what is left of the budgets. hedges_held_back: those that were due, and
-    not made. p50, p95, p99: seconds, of all operations together, None below 100 samples.
+    were not made then; some were later. p50, p95, p99: seconds, of all operations together, None below 100 samples.
     """
 
     name: str
@@ -152,19 +152,22 @@ class TargetState:
             self.bulkhead = Bulkhead(serves)
         return self.bulkhead
 
-    def may_hedge(self, operation: Operation, lag: float, now: float) -> bool:
-        """Whether a second attempt may be made now; takes its token if so."""
+    def hold_hedge(self, operation: Operation, waited: float, lag: float, now: float) -> str:
+        """Why no further attempt of what has taken so many seconds may be made now; "" takes its token."""
         breaker = operation.breaker.state if operation.breaker is not None else None
         full = self.bulkhead is not None and self.bulkhead.full
-        latencies = operation.latencies
-        if not held_back(breaker, full, lag, latencies.percentile(0.50, now), latencies.usual_p50):
-            self._hedging.earn(self.firsts - self._counted)
-            self._counted = self.firsts
-            if self._hedging.spend(now):
-                self.hedges += 1
-                return True
-        self.hedges_held_back += 1
-        return False
+        why = held_back(breaker, full, lag, operation.latencies.slow_lately)
+        if why:
+            return why
+        budget = self._hedging
+        budget.earn(self.firsts - self._counted)
+        self._counted = self.firsts
+        why = kept_for_slower(operation.latencies.share_over(waited, now), budget.tokens / budget.cap)
+        if not why and not budget.spend(now):
+            why = SPENT
+        if not why:
+            self.hedges += 1
+        return why
 
     def may_retry(self, now: float) -> bool:
         """Whether a failed attempt may be made again; takes its token if so."""

@@ -33,7 +33,7 @@ class TakesTenants(Protocol):
 def load_tenants(path: str) -> Tenants:
     """The tenants that a file names now. Raises DefinitionError that begins with the file's name."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors begin a file with a mark that TOML does not know
             return read_tenants(file.read())
     except OSError as error:
         raise DefinitionError(f"{path}: {error.strerror or error}", "name a file that can be read") from None

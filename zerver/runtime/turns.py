@@ -5,12 +5,15 @@ looked at I/O within 3 ms of steps, a turn is begun at once: no task switch, not
 one parks, and a baton goes round: whoever holds it wakes the next (`zerver.core.turns` says who), so there is a look
 at I/O, timers and refusals between any two.
 
-As long as somebody is in the queue, somebody has the baton: a task that was woken and has not run yet, or the first to
-come, who lets a pass of the loop go by and then chooses among all who have come meanwhile. Trio cannot wake a task
-without waking the loop, so the baton never sleeps.
+As long as somebody is in the queue, somebody has the baton: a task that was woken and has not run yet, or one that lets
+a pass of the loop go by and then chooses among all who have come meanwhile. Trio cannot wake a task without waking the
+loop, so the baton never sleeps.
 
 Time is that of the runtime's clock. It is not the thread's CPU time: a step that blocks on a socket burns none, and
 holds up everybody.
+
+Refused: an instrument that counts the passes of the loop. It costs each of them half a microsecond, and whether one has
+gone by matters once in a millisecond of steps: then a parked task is woken, which runs after the next look.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import attrs
+import outcome
 import trio
 
 from zerver.core import timeline as t
@@ -31,7 +35,7 @@ from zerver.core.plan import StepNode
 from zerver.core.priorities import PRIORITIES
 from zerver.core.replan import steps_in
 from zerver.core.saga import Entry
-from zerver.core.turns import GUARANTEES, PASS, Pace, TurnQueue, Waiting, pace_of
+from zerver.core.turns import GUARANTEES, PASS, TurnQueue, Waiting
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.live import Run
 from zerver.runtime.watchdog import Watchdog
@@ -39,8 +43,11 @@ from zerver.runtime.watchdog import Watchdog
 #: What `begin` answers instead of a time: wait.
 WAITS: Final = -1
 
-#: Seconds between two Loads while there is work.
-TICK: Final = 0.1
+#: Nanoseconds between two Loads while there is work.
+TICK: Final = 100_000_000
+
+#: Nanoseconds of steps after a look at I/O, after which it is to be found out when the next one is.
+_CURIOUS: Final = PASS // 3
 
 #: The newest turn's weight in what a turn of a flow is expected to cost, and how many flows are known.
 _ALPHA: Final = 0.25
@@ -49,7 +56,11 @@ _KNOWN: Final = 10_000
 #: What a turn is expected to take (ns) before any has been measured.
 _UNKNOWN: Final = 1_000_000.0
 
+#: Seconds that the ticker sleeps at least.
+_A_MOMENT: Final = 0.001
+
 _NOBODY: Final = len(PRIORITIES)
+_FAR: Final = 1 << 62
 
 
 @attrs.frozen
@@ -64,7 +75,7 @@ class TurnStatistics:
     demoted: tuple[str, ...]
 
 
-class Turns(trio.abc.Instrument):
+class Turns:
     """The turns of one loop. Used as
 
         began = turns.begin(run)
@@ -75,8 +86,8 @@ class Turns(trio.abc.Instrument):
         finally:
             turns.end(run, began)
 
-    clock: nanoseconds. tell: given a Load every 100 ms while there is work. waits: whether runs of a level wait for a
-    ticket; asked once per pass of the loop.
+    clock: nanoseconds. tell: given a Load ten times a second while there are turns, or runs that wait for a ticket.
+    waits: whether runs of a level wait for a ticket; asked once per pass of the loop after `notice`, until none does.
     """
 
     def __init__(
@@ -92,30 +103,47 @@ class Turns(trio.abc.Instrument):
         self.spent_ns = 0  # of steps, since the beginning
         self.offenders = Offenders()
         self.watchdog: Watchdog | None = None
-        self._pause_at = PASS  # what `spent_ns` may come to before the loop is to look at I/O
+        self._pause_at = PASS  # what `spent_ns` may come to before a turn has to wait; see `_reckon`
+        self._heed_at = _FAR  # what it may come to before the end of a turn is more than that
+        self._tick_at = 0  # when the next turn, or the ticker, closes a tick
+        self._ticked = clock()
+        self._looked_at = 0  # what `spent_ns` was when the loop last looked at I/O, as far as is known
+        self._asked_at = 0  # what it was when the looker was last woken
         self._baton = False  # whether somebody has it
         self._queue = TurnQueue()
         self._costs: dict[str, float] = {}  # by flow: what a turn is expected to take (ns)
         self._usual = _UNKNOWN  # the same for a flow that is not known
-        self._working = False  # whether the ticks go on
-        self._ticker: trio.lowlevel.Task | None = None  # while it is parked
+        self._looker: trio.lowlevel.Task | None = None  # while it is parked
+        self._ticker: trio.lowlevel.Task | None = None  # the same
         self._pressed = _NOBODY  # the highest class of which a run waits for a ticket
-        self._sleeps = _Sleeps(self.clock)
+        self._sleeps = _Sleeps(self)
         self._starved = [0] * len(PRIORITIES)  # ns of this tick, by level
-        self._filled = [0] * len(
-            PRIORITIES
-        )  # ns of lower classes' turns, with a level pressed and nobody of it runnable
+        self._filled = [0] * len(PRIORITIES)  # the same: turns of lower classes while nobody of the level was runnable
 
-    # -- a turn --
+    # -- a turn: what every run pays for, once and then once for each effect --
 
     def begin(self, run: Run) -> int:
         """Begin a turn: the time (ns), to be given to `end`; or WAITS."""
-        if self._baton or self.spent_ns >= self._pause_at:
+        now = self.clock()
+        if now >= self._tick_at:
+            self._tick(now)
+        if self.spent_ns >= self._pause_at:
             return WAITS
-        now, pace = self.clock(), run.pace
+        pace = run.pace
         run.machine.slice_ns = now + pace.slice_ns
         self.due_ns = now + pace.look_ns
         return now
+
+    def end(self, run: Run, began: int) -> None:
+        """End the turn, and wake the next."""
+        took = self.clock() - began
+        self.due_ns = 0
+        self.spent_ns = spent = self.spent_ns + took
+        run.cpu_ns += took
+        if took > run.pace.budget_ns:
+            self._look_for_overrun(run, began, began + took)
+        if spent >= self._heed_at:
+            self._heed(run, took)
 
     async def wait(self, run: Run, subject: Call | str | None) -> int:
         """Wait for a turn, and begin it. At least one pass of the loop goes by.
@@ -123,44 +151,21 @@ class Turns(trio.abc.Instrument):
         subject: what the TURN record names; None if the machine writes it, as `resume` does.
         """
         since = self.clock()
-        self.notice()
         entry = Waiting(run.pace.rank, self._costs.get(run.flow.name, self._usual), trio.lowlevel.current_task())
         self._queue.add(entry)
-        await (self._parked(entry) if self._baton else self._first(entry))
+        await self._come_first(entry)
         self._baton = False  # laid down: a turn ends before any other task runs, and takes it up again
-        self._pause_at = self.spent_ns + PASS
+        self._looked_at = self.spent_ns
+        self._reckon()
         began = self.begin(run)
-        run.waited += (began - since) / 1e9
+        run.waited_ns += began - since
         if subject is not None:
             run.records.append((t.TURN, began, subject, since))
         return began
 
-    def end(self, run: Run, began: int) -> None:
-        """End the turn, and wake the next."""
-        now = self.clock()
-        took = now - began
-        self.due_ns = 0
-        self.spent_ns += took
-        run.cpu += took * 1e-9
-        pace = run.pace
-        if took > pace.budget_ns:
-            self._look_for_overrun(run, began, now)
-        if self._queue.waiting:
-            self._learn(run.flow.name, took)
-            self._queue.charge(pace.rank, took)
-            self._hand_on()
-        if not self._working:
-            self.notice()
-        if self._pressed < pace.rank:
-            self._fill(pace.rank, took)
-
-    def pace(self, run: Run) -> Pace:
-        """How the turns of a run go that begins now."""
-        return pace_of(run.priority, self.demoted(run.flow.name))
-
     def demoted(self, flow: str) -> int:
         """By how many classes a flow is put down, because it overran: 0 or 1."""
-        return self.offenders.demoted(flow, self.clock() / 1e9)
+        return self.offenders.demoted(flow, self.clock() / 1e9) if self.offenders.down else 0
 
     def statistics(self) -> TurnStatistics:
         return TurnStatistics(
@@ -176,38 +181,43 @@ class Turns(trio.abc.Instrument):
         if self.watchdog is not None:
             self.watchdog.close()
 
-    # -- the baton --
+    # -- what a turn has to heed --
 
-    async def _first(self, entry: Waiting) -> None:
-        """Nobody has the baton: take it through a pass of the loop, and give it to who is next by then."""
-        self._baton = True
-        try:
-            await trio.lowlevel.checkpoint()
-        except BaseException:
-            self._queue.withdraw(entry)
+    def _reckon(self) -> None:
+        """What `begin` and `end` compare `spent_ns` with, so that each has one question only."""
+        waiting = self._baton or self._queue.waiting > 0
+        self._pause_at = 0 if self._baton else self._looked_at + PASS
+        if waiting or self._pressed < _NOBODY:
+            self._heed_at = 0
+        else:
+            self._heed_at = _FAR if self._looker is None else self._looked_at + _CURIOUS
+
+    def _heed(self, run: Run, took: int) -> None:
+        """The end of a turn for which others wait, or after which the next look at I/O is not to be missed."""
+        rank = run.pace.rank
+        if self._queue.waiting:
+            self._learn(run.flow.name, took)
+            self._queue.charge(rank, took)
             self._hand_on()
-            raise
-        chosen = self._queue.next()
-        if chosen is not entry:
-            self._wake(chosen)
-            await self._parked(entry)
+        elif self._looker is not None and self.spent_ns >= self._looked_at + _CURIOUS:
+            looker, self._looker = self._looker, None
+            self._asked_at = self.spent_ns
+            trio.lowlevel.reschedule(looker)
+            self._reckon()
+        if self._pressed < rank:
+            self._fill(rank, took)
 
-    async def _parked(self, entry: Waiting) -> None:
-        """Wait to be given the baton. Once it is given, no cancellation takes it away: that comes after the turn."""
+    async def look(self) -> None:
+        """Runs after the next look at I/O, whenever it is woken."""
+        while True:
+            self._looker = trio.lowlevel.current_task()
+            self._reckon()
+            await trio.lowlevel.wait_task_rescheduled(self._without_looker)
+            self._looked_at = max(self._looked_at, self._asked_at)  # it was then at the earliest
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._queue.withdraw(entry)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def _hand_on(self) -> None:
-        self._wake(self._queue.next())
-
-    def _wake(self, chosen: Waiting | None) -> None:
-        self._baton = chosen is not None
-        if chosen is not None and isinstance(chosen.task, trio.lowlevel.Task):
-            trio.lowlevel.reschedule(chosen.task)
+    def _without_looker(self, _: object) -> trio.lowlevel.Abort:
+        self._looker = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _learn(self, flow: str, took: int) -> None:
         """What turns cost is learnt while there is a queue, since only then anybody asks."""
@@ -216,6 +226,58 @@ class Turns(trio.abc.Instrument):
             self._costs.clear()
         self._costs[flow] = float(took) if known is None else known + _ALPHA * (took - known)
         self._usual += _ALPHA * (took - self._usual)
+
+    # -- the baton --
+
+    async def _come_first(self, entry: Waiting) -> None:
+        """Wait until one who is in the queue has the baton, and its turn has come."""
+        is_free = not self._baton
+        if is_free:
+            self._baton = True
+            self._reckon()
+        while True:
+            if not is_free and not await self._parked(entry):
+                return
+            try:
+                await trio.lowlevel.checkpoint()
+                first = self._queue.first()
+                if is_free and first is not None and first.worth_a_look:
+                    await trio.lowlevel.checkpoint()  # the last look has woken some who have not come here yet
+            except BaseException:
+                self._queue.withdraw(entry)
+                self._hand_on()
+                raise
+            chosen = self._queue.next()
+            if chosen is entry:
+                return
+            self._wake(chosen, look=False)
+            is_free = False
+
+    async def _parked(self, entry: Waiting) -> bool:
+        """Wait to be given the baton; whether only to look, and to choose then. Once it is given for a turn, no
+        cancellation takes it away: that comes after the turn.
+        """
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._queue.withdraw(entry)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        looks: bool = await trio.lowlevel.wait_task_rescheduled(abort)
+        return looks
+
+    def _hand_on(self) -> None:
+        """Give the baton to who is next. If that one is worth a look, it stays in the queue until it has looked."""
+        chosen = self._queue.first()
+        look = chosen is not None and chosen.worth_a_look
+        if chosen is not None and not look:
+            self._queue.withdraw(chosen)
+        self._wake(chosen, look)
+
+    def _wake(self, chosen: Waiting | None, look: bool) -> None:
+        self._baton = chosen is not None
+        self._reckon()
+        if chosen is not None and isinstance(chosen.task, trio.lowlevel.Task):
+            trio.lowlevel.reschedule(chosen.task, outcome.Value(look))
 
     # -- overruns --
 
@@ -235,44 +297,39 @@ class Turns(trio.abc.Instrument):
     # -- load --
 
     def notice(self) -> None:
-        """There is work, or there is about to be: the ticks go on."""
-        if self._working:
-            return
-        self._working = True
-        if self.watchdog is not None:
-            self.watchdog.wake()
-        ticker, self._ticker = self._ticker, None
-        if ticker is not None:
-            trio.lowlevel.reschedule(ticker)
+        """A run waits for a ticket: who starves meanwhile is measured from now on, until none waits any more."""
+        if self._pressed == _NOBODY:
+            self._look_who_waits()
 
     async def tick(self) -> None:
-        """Tell the load, ten times a second while there is work; parked, without a timer, while there is none."""
+        """Close ticks while runs wait for a ticket, and perhaps no turn comes that would; parked, without a timer,
+        while none waits.
+        """
         while True:
-            if not self._working:
-                if self.watchdog is not None:
-                    self.watchdog.park()
+            if self._pressed == _NOBODY:
                 self._ticker = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._unpark)
-            began, spent = self.clock(), self.spent_ns
-            self.measure()
-            await trio.sleep(TICK)
-            load = self.load(self.clock() - began)
-            if self.tell is not None:
-                self.tell(load)
-            self._working = self.spent_ns > spent or self._queue.waiting > 0 or self._pressed < _NOBODY
+                await trio.lowlevel.wait_task_rescheduled(self._without_ticker)
+            await trio.sleep(max(_A_MOMENT, (self._tick_at - self.clock()) / 1e9))
+            now = self.clock()
+            if now >= self._tick_at:
+                self._tick(now)
 
-    def _unpark(self, _: object) -> trio.lowlevel.Abort:
+    def _without_ticker(self, _: object) -> trio.lowlevel.Abort:
         self._ticker = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def measure(self) -> None:
-        """A tick begins: what is known of load is of the last one."""
-        self._queue.standing()
-        self._starved[:] = self._filled[:] = (0,) * len(PRIORITIES)
-        self._look_who_waits()
+    def _tick(self, now: int) -> None:
+        """A tick is over: tell what it was like. After a time without work it is a long one, in which nothing stood."""
+        took = now - self._ticked
+        self._ticked, self._tick_at = now, now + TICK
+        if self.watchdog is not None:
+            self.watchdog.wake()
+        load = self.load(took)
+        if self.tell is not None:
+            self.tell(load)
 
     def load(self, took: int) -> Load:
-        """What the tick of so many ns was like.
+        """What the tick of so many ns was like; the next one begins.
 
         A level starves while the loop sleeps, and while lower classes have more than they are guaranteed. Their
         guaranteed share is nobody's loss: to count it made the limit run away (research: second failed design).
@@ -281,18 +338,15 @@ class Turns(trio.abc.Instrument):
         for level in range(len(PRIORITIES)):
             due = took * sum(GUARANTEES[level + 1 :])
             starved.append(min(took, self._starved[level] + max(0.0, self._filled[level] - due)) / 1e9)
+        self._starved[:] = self._filled[:] = (0,) * len(PRIORITIES)
         interactive, default, batch = (ns / 1e9 for ns in self._queue.standing())
         return Load((interactive, default, batch), (starved[0], starved[1], starved[2]), took / 1e9)
 
-    def after_io_wait(self, timeout: float) -> None:
-        """Trio tells: the loop has looked at I/O."""
-        self._pause_at = self.spent_ns + PASS
-        if self._working:
-            slept = self._sleeps.ended()
-            if slept:
-                for level in range(self._pressed, _NOBODY):
-                    self._starved[level] += slept
-            self._look_who_waits()
+    def slept(self, ns: int) -> None:
+        """The loop has looked at I/O while runs waited for a ticket, and slept for so long before."""
+        for level in range(self._pressed, _NOBODY):
+            self._starved[level] += ns
+        self._look_who_waits()
 
     def _look_who_waits(self) -> None:
         was, self._pressed = self._pressed, _NOBODY
@@ -300,6 +354,10 @@ class Turns(trio.abc.Instrument):
             self._pressed = next(level for level in range(_NOBODY) if self.waits(level))
         if (was < _NOBODY) != (self._pressed < _NOBODY):
             self._sleeps.watch(self._pressed < _NOBODY)
+            self._reckon()
+            ticker, self._ticker = self._ticker, None
+            if ticker is not None:
+                trio.lowlevel.reschedule(ticker)
 
     def _fill(self, rank: int, took: int) -> None:
         """A class had a turn while runs of a higher one waited for a ticket: was nobody of that one runnable?"""
@@ -313,8 +371,8 @@ class Turns(trio.abc.Instrument):
 class _Sleeps(trio.abc.Instrument):
     """How long the loop sleeps; watched only while runs wait for a ticket, as an instrument costs half a µs a pass."""
 
-    def __init__(self, clock: Callable[[], int]) -> None:
-        self._clock = clock
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._began = -1  # a clock may begin at 0
         self._watching = False
 
@@ -327,12 +385,11 @@ class _Sleeps(trio.abc.Instrument):
         self._watching, self._began = on, -1
 
     def before_io_wait(self, timeout: float) -> None:
-        self._began = self._clock() if timeout > 0 else -1
+        self._began = self._turns.clock() if timeout > 0 else -1
 
-    def ended(self) -> int:
-        """Nanoseconds of the sleep that has just ended."""
+    def after_io_wait(self, timeout: float) -> None:
         began, self._began = self._began, -1
-        return 0 if began < 0 else self._clock() - began
+        self._turns.slept(0 if began < 0 else self._turns.clock() - began)
 
 
 def _step_of(run: Run, subject: object) -> tuple[StepNode | None, str]:
@@ -349,19 +406,16 @@ def _step_of(run: Run, subject: object) -> tuple[StepNode | None, str]:
 
 @asynccontextmanager
 async def open_turns(turns: Turns) -> AsyncIterator[None]:
-    """Have Trio tell the turns when it looks at I/O, watch them, and let them tell their load."""
-    if (
-        type(trio.lowlevel.current_clock()).__name__ == "SystemClock"
-    ):  # under a mock clock real time must change nothing
+    """Know when the loop looks at I/O, watch the turns, and let them tell their load."""
+    if type(trio.lowlevel.current_clock()).__name__ == "SystemClock":  # a mock clock's time tells nothing of steps
         turns.watchdog = Watchdog(turns.clock, lambda: turns.due_ns)
-    trio.lowlevel.add_instrument(turns)
     try:
         async with open_body_nursery() as nursery:
+            nursery.start_soon(turns.look)
             nursery.start_soon(turns.tick)
             try:
                 yield
             finally:
                 nursery.cancel_scope.cancel()
     finally:
-        trio.lowlevel.remove_instrument(turns)
         turns.close()

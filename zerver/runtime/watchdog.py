@@ -1,8 +1,8 @@
 """The watchdog: a thread that looks what the loop is doing when a turn takes twice what it may.
 
 Law: it reads and never interferes. It sleeps until a turn can have become too long, looks at one number, and sleeps
-again; while there are no turns it is parked on a lock and costs nothing. A loop that hangs in a step cannot say where:
-only another thread can.
+again; soon after the last turn it parks on a lock and costs nothing. A loop that hangs in a step cannot say where: only
+another thread can.
 
 Refused: sys.setprofile and signals, which slow down or interrupt what they watch. Precedent: faulthandler's
 `dump_traceback_later`, which tells only a file.
@@ -20,6 +20,9 @@ from zerver.core.frames import at_work
 #: How often to look (seconds) while turns come and go: twice the smallest budget, since none can overrun sooner.
 PERIOD: Final = 0.006
 
+#: How long (ns) it watches after `wake`. It is woken ten times a second while there are turns.
+WATCHES: Final = 200_000_000
+
 #: How long (seconds) closing waits for the thread, which has nothing to finish.
 _PATIENCE: Final = 1.0
 
@@ -34,6 +37,7 @@ class Watchdog:
         self._clock = clock
         self._due = due
         self._watched = threading.get_ident()
+        self._until = 0
         self._sample: tuple[int, str] = (0, "")  # replaced whole: the two are read by another thread
         self._working = threading.Event()
         self._closing = threading.Event()
@@ -41,14 +45,11 @@ class Watchdog:
 
     def wake(self) -> None:
         """There are turns to watch."""
+        self._until = self._clock() + WATCHES
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="zerver watchdog", daemon=True)
             self._thread.start()
         self._working.set()
-
-    def park(self) -> None:
-        """There are none for now."""
-        self._working.clear()
 
     def close(self) -> None:
         """End the thread."""
@@ -78,3 +79,10 @@ class Watchdog:
         while not self._closing.is_set():
             self._working.wait()
             self._closing.wait(self.look())
+            if self._is_over():
+                self._working.clear()
+                if self._closing.is_set() or not self._is_over():  # it was woken just then
+                    self._working.set()
+
+    def _is_over(self) -> bool:
+        return not self._due() and self._clock() >= self._until

@@ -254,6 +254,11 @@ class _Rows:
         after = "" if asked is None else f" after {milliseconds(self.records[self.index][1] - asked)} without an answer"
         return f"{_indent(call)}+ attempt {number} started{after}"
 
+    def held(self, call: Call, why: str) -> str:
+        asked = self.facts.call(call).asked
+        after = "" if asked is None else f" after {milliseconds(self.records[self.index][1] - asked)}"
+        return f"{_indent(call)}· not hedged{after}: {why}"
+
     def doubted(self, call: Call, error: EffectError | None) -> str:
         known = self.facts.call(call)
         if known.given_up or error is None or in_rollback(call):
@@ -376,6 +381,7 @@ _TELL: dict[str, _Tell] = {
     t.ASKED: _Rows.asked,
     t.FAILED: _Rows.failed,
     t.HEDGED: _Rows.hedged,
+    t.HELD: _Rows.held,
     t.DOUBTED: _Rows.doubted,
     t.RESOLVED: _Rows.resolved,
     t.SETTLED: _Rows.settled,

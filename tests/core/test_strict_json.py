@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zerver.core.strict_json import MAX_DEPTH, MAX_HARD_NUMBERS, MAX_HOLLOW, check_text
 from zerver.errors import ProtocolViolation
 from zerver.http.conversions import compile_json
-from zerver.http.strict_json import MAX_DEPTH, MAX_HARD_NUMBERS, MAX_HOLLOW, check_text
 
 READERS = {"anything": compile_json(Any, "here"), "a type": compile_json(list[float], "here")}
 
