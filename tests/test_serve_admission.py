@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -214,3 +215,25 @@ async def test_a_refusal_behind_a_proxy_brakes_nobody_else_on_its_connection() -
             response = await edge.handle(exchange)
             refusals.append((response.status, response.refusal))
     assert refusals == [(200, False), (429, False), (429, True)]
+
+
+# ---- while it waits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "queued"), [("GET", 0), ("POST", 1)])
+async def test_a_client_that_leaves_gives_up_its_place(
+    method: str, queued: int, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Of a POST, which is finished whatever its client does, the place is kept."""
+    patient = AdmissionPolicy(running=1, default=attrs.evolve(AdmissionPolicy().default, patience=60.0))
+    served = App(admission=patient)
+    served.route(method, "/", Flow("waits", [wait]))
+    async with client(served) as c:
+        nursery.start_soon(c.request, method, "/")
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(1.0):
+            await c.request(method, "/")
+        await trio.testing.wait_all_tasks_blocked()
+        assert c.runtime.statistics().admission.queued == queued
+        assert [(run.status, run.reason) for run in c.runs] == [("cancelled", "the client has gone")][: 1 - queued]
+        nursery.cancel_scope.cancel()

@@ -174,6 +174,7 @@ class Edge:
         asked = head.headers.get
         who = _ANYBODY if self.app.identify is None else _identity(self.app.identify(head))
         rule = runtime.tenants.get(who.tenant)
+        watched = endpoint.is_watched(head.method)
 
         def parts(endpoint: Endpoint) -> Parts:
             reads = endpoint.prepared.plan.parts
@@ -189,7 +190,8 @@ class Edge:
             priority=classify(endpoint.priority, rule, who.priority, _asked_priority(asked(_PRIORITY_HEADER))),
             deadline=_asked_deadline(asked(_TIMEOUT_HEADER)),
             label=label,
-            on_wait=watch if endpoint.is_watched(head.method) else None,
+            on_wait=watch if watched else None,
+            on_queued=exchange.watch_disconnect if watched else None,
             after=lambda sealed: self._tell(sealed, response.status),  # its rollback has outlived the answer
             degrade=None if endpoint.degrade is None else (endpoint.degrade.prepared, parts(endpoint.degrade), ()),
         )

@@ -182,3 +182,11 @@ def test_types_tell_paths_apart_and_names_do_not() -> None:
     app.route("GET", "/o/{name:str}", PLAIN)
     with pytest.raises(DefinitionError, match="is the same path as"):
         app.check()
+
+
+@pytest.mark.parametrize(
+    "given", [{"tenants": Tenant()}, {"tenants": ["acme"]}, {"tenants": {"acme": {"runs": 1}}}, {"admission": 3}]
+)
+def test_what_are_no_tenants_and_no_policy_is_said_at_once(given: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match=r"Tenant\(|AdmissionPolicy\("):
+        App(**given)

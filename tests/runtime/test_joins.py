@@ -319,7 +319,7 @@ async def test_in_a_closed_loop_strays_are_hedged_and_a_slow_target_is_not(autoj
             warm, firsts, hedges = len(took), state.firsts, state.hedges
             await trio.sleep(8)
             strays = sum(seconds > 0.1 for seconds in took[warm:])
-            assert strays < 0.001 * (len(took) - warm)
+            assert strays < 0.004 * (len(took) - warm), "of a hundredth, more than half are caught"
             assert hedges <= state.hedges <= 5 + 0.02 * state.firsts
             assert state.hedges - hedges > 0.008 * (state.firsts - firsts)
             slower, hedges = 30.0, state.hedges

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from zerver import (
     INJECTED,
+    AdmissionPolicy,
     App,
     CallInfo,
     Deadline,
@@ -387,3 +388,36 @@ async def test_who_watches_may_cancel(autojump_clock: MockClock) -> None:
         flow = Flow("f", [first], gives=[One])
         result = await runtime.execute(runtime.prepare(flow), on_wait=lambda run: run.cancel("the client has gone"))
     assert (result.status, result.reason) == ("cancelled", "the client has gone")
+
+
+@step
+async def sleep_long(one: One) -> Done:
+    await clock.sleep(5000)
+    return Done(one)
+
+
+async def test_a_parked_run_holds_no_seat_and_its_hour_says_nothing_of_the_next(autojump_clock: MockClock) -> None:
+    handlers = world()
+    one = AdmissionPolicy(running=1)
+    async with open_runtime(App(admission=one), handlers=handlers) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(signal_after, runtime, 1000, handlers, "approval", "yes")
+        nursery.start_soon(runtime.run, APPROVAL)
+        await trio.sleep(10)
+        seen = runtime.statistics().admission
+        assert (seen.running, seen.parked) == (0, 1)
+        assert (await runtime.run(Flow("other", [first], gives=[One]))).ok, "the seat is free"
+        nursery.start_soon(runtime.run, Flow("third", [first, sleep_long]))
+        await trio.sleep(991)
+        assert runtime.statistics().admission.parked == 0, "it went on, though the one seat is taken"
+        await runtime.drain(0)
+    assert runtime.statistics().admission.running == 0
+
+
+async def test_drain_ends_a_parked_run_and_waits_for_its_rollback(autojump_clock: MockClock) -> None:
+    handlers = world()
+    async with open_runtime(App(), handlers=handlers) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(runtime.run, APPROVAL)
+        await trio.sleep(10)
+        await runtime.drain(5)
+        assert (runtime.statistics().running, undone(handlers)) == (0, ["one"])
+    assert trio.current_time() == pytest.approx(15)

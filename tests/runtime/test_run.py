@@ -334,3 +334,21 @@ async def test_a_caller_that_leaves_the_queue_was_here(autojump_clock: MockClock
         assert runtime.statistics().admission.queued == 0
         assert seen[0].timeline.accounts.total == seen[0].timeline.records[-1][1] - seen[0].timeline.records[0][1]
         nursery.cancel_scope.cancel()
+
+
+@step
+def quick() -> Done:
+    return Done(None)
+
+
+@pytest.mark.parametrize("deadline", [1e300, float("inf"), 1e12])
+async def test_a_deadline_that_nobody_lives_to_see_is_none(deadline: float) -> None:
+    async with open_runtime(App()) as runtime:
+        assert (await runtime.run(Flow("quick", [quick]), deadline=deadline)).ok
+
+
+async def test_a_deadline_that_is_no_number_is_refused_and_leaves_no_ticket() -> None:
+    async with open_runtime(App()) as runtime:
+        with pytest.raises(DefinitionError, match="deadline=nan is no time"):
+            await runtime.run(Flow("quick", [quick]), deadline=float("nan"))
+        assert runtime.statistics().admission.running == 0

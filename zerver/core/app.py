@@ -24,7 +24,7 @@ from zerver.core.policy import Policy
 from zerver.core.priorities import PRIORITIES, Priority
 from zerver.core.stages import Stage, as_stages
 from zerver.core.targets import Target
-from zerver.core.tenants import Identity, Tenant, Tenants
+from zerver.core.tenants import Identity, Tenant, Tenants, as_tenants
 from zerver.errors import DefinitionError
 
 
@@ -180,8 +180,8 @@ class App(Scope):
         self.capabilities = tuple(map(_as_capability, capabilities))
         self.targets = dict(targets or {})
         self.policy = policy
-        self.admission = admission or AdmissionPolicy()
-        self.tenants = tenants if isinstance(tenants, Tenants) else Tenants(dict(tenants or {}))
+        self.admission = _as_admission(f"app {name!r}", admission)
+        self.tenants = as_tenants(f"app {name!r}: tenants=", tenants)
         self.identify = identify
         self.on_error = on_error
         check_on_error(f"app {name!r}", on_error)
@@ -312,6 +312,12 @@ class App(Scope):
 
     def handles(self, kind: str) -> bool:
         return any(kind in capability.handlers for capability in self.capabilities)
+
+
+def _as_admission(where: str, given: AdmissionPolicy | None) -> AdmissionPolicy:
+    if given is not None and not isinstance(given, AdmissionPolicy):
+        raise DefinitionError(f"{where}: admission={given!r} is no policy", "give it AdmissionPolicy(running=…)")
+    return given or AdmissionPolicy()
 
 
 def _check_identify(where: str, identify: object) -> None:

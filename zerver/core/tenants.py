@@ -88,6 +88,15 @@ class Tenants:
         return self.named.get(name, self.default)
 
 
+def as_tenants(where: str, given: object) -> Tenants:
+    """Tenants, or rules by name. Raises DefinitionError for anything else."""
+    if given is None or isinstance(given, Tenants):
+        return given or Tenants()
+    if isinstance(given, Mapping):
+        return Tenants(dict(given))
+    raise DefinitionError(f"{where} was given {given!r}", 'give it Tenants(…), or {"acme": Tenant(rate=100)}')
+
+
 @attrs.frozen
 class Identity:
     """Who asks: what an app's `identify` reads from a credential.

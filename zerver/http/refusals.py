@@ -12,7 +12,7 @@ from math import ceil
 from typing import Final
 
 from zerver.core.quotas import Quota
-from zerver.core.tickets import Refusal
+from zerver.core.tickets import OWN_DOING, Refusal
 from zerver.http.messages import Headers, Response
 from zerver.http.prewritten import Prewritten
 from zerver.http.response import problem
@@ -20,10 +20,8 @@ from zerver.http.response import problem
 #: What a policy is called in the two fields: tenants are told of their own alone, so it needs no name of theirs.
 _POLICY: Final = "tenant"
 
-_DETAIL: Final = {
-    429: "you have asked for more than your share; try again later",
-    503: "the service has more to do than it can; try again later",
-}
+_OWN: Final = "you have asked for more than your share; try again later"
+_BUSY: Final = "the service has more to do than it can; try again later"
 _DRAINING: Final = "the service is shutting down; try again"
 
 
@@ -33,7 +31,8 @@ def refused(refusal: Refusal, request_id: str) -> Response:
     request_id: of the runtime's making, so that it needs no escaping.
     """
     wait = None if refusal.retry_after is None else max(1, ceil(refusal.retry_after))
-    fields, begun = _beforehand(refusal.status, wait, refusal.reason == "draining")
+    why = _OWN if refusal.reason in OWN_DOING else _DRAINING if refusal.reason == "draining" else _BUSY
+    fields, begun = _beforehand(refusal.status, wait, why)
     stamp = request_id.encode("ascii")
     return Response(refusal.status, fields.stamped(stamp), b'%b%b"}' % (begun, stamp), refusal=True)
 
@@ -51,9 +50,9 @@ def limited(response: Response, quota: Quota) -> Response:
 
 
 @lru_cache(maxsize=256)
-def _beforehand(status: int, wait: int | None, draining: bool) -> tuple[Prewritten, bytes]:
+def _beforehand(status: int, wait: int | None, why: str) -> tuple[Prewritten, bytes]:
     """The fields, and the body up to the id in its last member."""
-    answer = problem(status, detail=_DRAINING if draining else _DETAIL.get(status, _DETAIL[503]))
+    answer = problem(status, detail=why)
     fields = answer.headers if wait is None else answer.headers.adding("retry-after", str(wait))
     body = answer.body if isinstance(answer.body, bytes) else b"{}"
     return Prewritten.of(fields), body.removesuffix(b"}") + b',"instance":"'

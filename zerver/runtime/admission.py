@@ -7,7 +7,8 @@ task: who waits brings its own alarm, so an idle runtime leaves the clock alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from random import Random
 
 import attrs
@@ -26,11 +27,13 @@ from zerver.core.work import Work
 
 @attrs.frozen
 class AdmissionStatistics:
-    """running: runs with a ticket. degraded: runs in place of refused ones, now. queued: runs that wait for a ticket.
-    admitted, refused: since the start. reasons: the refusals, by reason. classes: highest first.
+    """running: runs with a seat. parked: runs that have left theirs until they go on. degraded: runs in place of
+    refused ones, now. queued: runs that wait for a ticket. admitted, refused: since the start. reasons: the refusals,
+    by reason. classes: highest first.
     """
 
     running: int
+    parked: int
     degraded: int
     queued: int
     admitted: int
@@ -98,8 +101,23 @@ class AdmissionActor:
             self._degraded -= 1
         if state.queued:
             self._answer(state.answers(now))
-        if self._waiters and not (state.running or self._degraded):
+        if self._waiters and not (state.running or state.parked or self._degraded):
             self._idle.unpark_all()
+
+    @contextmanager
+    def parked(self, ticket: Ticket) -> Iterator[None]:
+        """Leave the run's seat to others, for as long as the block takes: it waits for something that may take hours.
+
+        Afterwards it has a seat at once, if need be one too many: it is not refused in its midst.
+        """
+        state, now = self._state, trio.current_time()
+        state.park(ticket, now)
+        if state.queued:
+            self._answer(state.answers(now))
+        try:
+            yield
+        finally:
+            state.resume(ticket, trio.current_time())
 
     def tell(self, load: Load) -> None:
         """What the last tick of the steps showed: the limits follow, and who has a seat now is served."""
@@ -133,7 +151,7 @@ class AdmissionActor:
         """Wait until no run holds a ticket."""
         self._waiters += 1
         try:
-            while self._state.running or self._degraded:
+            while self._state.running or self._state.parked or self._degraded:
                 await self._idle.park()
         finally:
             self._waiters -= 1
@@ -142,6 +160,7 @@ class AdmissionActor:
         state, classes = self._state, self._state.statistics()
         return AdmissionStatistics(
             running=state.running,
+            parked=state.parked,
             degraded=self._degraded,
             queued=state.queued,
             admitted=sum(one.admitted for one in classes),

@@ -20,6 +20,7 @@ from zerver.core.priorities import Priority
 from zerver.core.tickets import Ticket
 from zerver.core.timeline import Timeline
 from zerver.core.turns import Pace
+from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.result import Result
 
@@ -42,13 +43,14 @@ class Run:
     starts to watch its client then. cut: why the run's scope was cancelled by `cancel`. awaited: the signals that it is
     parked on and nobody has given yet. inbox: those that were given, and are not handled yet. wake: set when one is
     given; there is one only while the run is parked. gate: bounds the attempts in flight at once, if its tenant does.
-    cpu_ns: of its steps so far; waited_ns: for turns. pace: how its turns go. after: who gets its Result if its
-    rollback outlives the answer; None if it may not.
+    admission: to which it leaves its seat while it is parked. cpu_ns: of its steps so far; waited_ns: for turns. pace:
+    how its turns go. after: who gets its Result if its rollback outlives the answer; None if it may not.
     """
 
     __slots__ = (
-        "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "gate", "inbox", "machine", "on_wait", "pace",
-        "priority", "records", "retries_left", "run_id", "scope", "tenant", "ticket", "timeline", "waited_ns", "wake",
+        "admission", "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "gate", "inbox", "machine",
+        "on_wait", "pace", "priority", "records", "retries_left", "run_id", "scope", "tenant", "ticket", "timeline",
+        "waited_ns", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,7 @@ class Run:
         flow: Flow,
         machine: Machine,
         timeline: Timeline,
+        admission: AdmissionActor,
         ticket: Ticket,
         priority: Priority,
         pace: Pace,
@@ -66,6 +69,7 @@ class Run:
         self.flow = flow
         self.machine = machine
         self.timeline = timeline
+        self.admission = admission
         self.ticket = ticket
         self.tenant = ticket.tenant
         self.priority: Priority = priority

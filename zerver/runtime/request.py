@@ -216,7 +216,7 @@ async def _signal(run: Run, park: Park) -> tuple[str] | tuple[str, object]:
     wake = run.wake = trio.Event()
     try:
         if not run.inbox:
-            with trio.move_on_after(max(0.0, (until_ns - run.clock()) / 1e9)):
+            with run.admission.parked(run.ticket), trio.move_on_after(max(0.0, (until_ns - run.clock()) / 1e9)):
                 await wake.wait()
         while run.inbox:
             (name, value), *rest = run.inbox

@@ -26,7 +26,7 @@ from zerver.core.machine import Machine
 from zerver.core.plan import Plan, compile_plan
 from zerver.core.priorities import PRIORITIES, RANK, Priority, demoted_by, lower_of
 from zerver.core.quotas import Quota
-from zerver.core.tenants import NOBODY, Tenants
+from zerver.core.tenants import NOBODY, Tenant, Tenants, as_tenants
 from zerver.core.tickets import Refusal, Waiting
 from zerver.core.timeline import Ending, Record, Timeline
 from zerver.core.turns import pace_of
@@ -151,14 +151,16 @@ class Runtime:
         label: str = "",
         run_id: str = "",
         on_wait: Callable[[Run], None] | None = None,
+        on_queued: Callable[[Callable[[], None]], None] | None = None,
         after: Observer | None = None,
         degrade: tuple[Prepared, Parts, Sequence[Any]] | None = None,
     ) -> Result:
         """Run a prepared flow: what `run` and the edges are made of.
 
         takes: values in the order of `plan.takes`. priority: as `classify` has found it; by default what the flow and
-        the tenant say. on_wait: see Run. label: see Timeline. degrade: what to run in its place when it is refused, if
-        there is room for that, with its parts and takes.
+        the tenant say. on_wait: see Run. on_queued: called when it has to wait for a ticket, with what to call if
+        nobody wants it any more. label: see Timeline. degrade: what to run in its place when it is refused, if there is
+        room for that, with its parts and takes.
         after: a run whose deadline passes then gives its Result at once, not yet sealed; its rollback goes on in the
         runtime, and `after` gets the sealed Result.
         """
@@ -178,11 +180,17 @@ class Runtime:
         if isinstance(answer, Waiting):
             self.turns.notice()
             try:
-                answer = await admission.wait(answer, arrived)
+                with trio.CancelScope() as waiting:
+                    if on_queued is not None:
+                        on_queued(waiting.cancel)
+                    answer = await admission.wait(answer, arrived)
             except BaseException:  # the caller went away while it waited: nothing was begun, but it was here
                 records.append((t.ENDED, clock(), flow.name, _CUT))
                 self._seal(Result(timeline, _CUT))
                 raise
+            if isinstance(answer, Waiting):  # it was cut
+                records.append((t.ENDED, clock(), flow.name, _LEFT))
+                return self._seal(Result(timeline, _LEFT))
         if isinstance(answer, Refusal):
             records.append((t.REFUSED, clock(), flow.name, answer))
             ticket = None if degrade is None else admission.degrade(tenant, chosen, answer)
@@ -198,7 +206,8 @@ class Runtime:
         records.append((t.ADMITTED, clock(), flow.name, chosen))
         deadline_ns = None if seconds == _NEVER else received + int(seconds * 1e9)
         machine = Machine(prepared.plan, run_id, clock, records, deadline_ns, ticket.rule.parallel)
-        run = Run(flow, machine, timeline, ticket, chosen, pace_of(chosen, down), arrived + seconds, on_wait)
+        pace, ends = pace_of(chosen, down), arrived + seconds
+        run = Run(flow, machine, timeline, admission, ticket, chosen, pace, ends, on_wait)
         run.after = after
         self._runs[run_id] = run
         try:
@@ -254,9 +263,12 @@ class Runtime:
         """How tenants are treated."""
         return self.admission.tenants
 
-    def set_tenants(self, tenants: Tenants) -> None:
-        """Treat tenants by other rules from now on. What is under way goes on by the old ones, and counts."""
-        self.admission.tenants = tenants
+    def set_tenants(self, tenants: Tenants | Mapping[str, Tenant]) -> None:
+        """Treat tenants by other rules from now on. What is under way goes on by the old ones, and counts.
+
+        Raises DefinitionError for what are no tenants.
+        """
+        self.admission.tenants = as_tenants("set_tenants(…)", tenants)
 
     def quota(self, tenant: str) -> Quota | None:
         """What is left of a tenant's rate; None when it is not bounded."""
@@ -337,6 +349,9 @@ async def open_runtime(
 
 
 _NEVER = float("inf")
+_LONGEST = 1e9  # seconds
+_LONGEST = 1e9  # seconds
+_LEFT = Ending("cancelled", reason="the client has gone")
 _CUT = Ending("cancelled", reason="the host cancelled it")
 
 
@@ -348,10 +363,16 @@ def _timeline(
 
 
 def _shorter(one: float | None, other: float | None) -> float:
-    """Seconds; None and infinity are no bound."""
+    """Seconds; None is no bound, and neither is what nobody lives to see. Raises DefinitionError for NaN."""
     if one is None:
-        return _NEVER if other is None else other
-    return one if other is None or one < other else other
+        seconds = _NEVER if other is None else other
+    else:
+        seconds = one if other is None or not one >= other else other
+    if not seconds < _LONGEST:
+        if seconds != seconds:
+            raise DefinitionError(f"deadline={seconds!r} is no time", "give seconds, or None for no deadline")
+        return _NEVER
+    return seconds
 
 
 def _nanoseconds() -> Callable[[], int]:
