@@ -458,7 +458,7 @@ def test_limits_follow_the_load_and_who_waits_is_served() -> None:
         ticket(state.arrive("default", "acme", 0.0, INF, known(0.001)))
     entries = [waiting(state.arrive("default", "acme", 0.0, INF, known(0.001))) for _ in range(6)]
     assert [state.waits(level) for level in range(3)] == [False, True, True]
-    state.tell(Load((0.0, 0.0, 0.0), (0.0, 0.05, 0.05), 0.1))
+    state.tell(Load((0.0, 0.0, 0.0), (0.0, 0.008, 0.008), 0.1))
     assert [entry for entry, _ in state.answers(0.1)] == entries[:4]
     assert state.limits == (40.0, 44.0, 44.0)
     seen = state.statistics()[1]

@@ -48,7 +48,7 @@ class Agenda:
         self._hold(gate, [i for i in range(len(gate.node.lines)) if not (gate.needs and gate.needs[i])])
 
     def leave(self, place: At) -> At | None:
-        """A line has ended: where the run goes on behind it, unless its gate still waits for others."""
+        """A line of a gate has ended: where the run goes on behind the gate, unless that still waits for others."""
         gate = place.parent
         if not isinstance(gate, Gate):
             return gate

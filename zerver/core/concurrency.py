@@ -25,7 +25,7 @@ _LEVELS: Final = 3
 
 _UNKNOWN: Final = 40.0  # seats, until a run has ended and something is known
 
-_GROW, _SHRINK = 0.10, 0.05
+_GROW, _GROW_MOST, _SHRINK = 0.10, 0.50, 0.05
 _STARVED: Final = 0.02  # of a tick
 _ALPHA: Final = 0.02
 
@@ -129,7 +129,10 @@ class Concurrency:
                 self.limits[level] = max(float(self._seats.least), limit - max(0.5, _SHRINK * limit))
                 self._moved[level], self._quiet[level] = True, 0.0
             elif load.starved[level] > _STARVED * load.seconds and levels[level] + 1 > limit:
-                self.limits[level] = min(float(self._seats.most), limit + max(1.0, _GROW * limit))
+                # By as much of the tick as there was nothing to do, too: when a dependency becomes slow, its runs hold
+                # their seats for longer, and by a tenth at a time the others would be refused for seconds meanwhile.
+                grow = max(_GROW, min(_GROW_MOST, load.starved[level] / load.seconds))
+                self.limits[level] = min(float(self._seats.most), limit + max(1.0, grow * limit))
                 self._moved[level], self._quiet[level] = True, 0.0
             elif not load.starved[level]:
                 self._quiet[level] += load.seconds

@@ -79,7 +79,7 @@ class Machine:
         self.slice_ns = FAR
         self.finished = False
         self.ending: t.Ending | None = None  # known from the ENDING record on, before the rollback
-        self._agenda = Agenda(parallel)
+        self._agenda: Agenda | None = None  # most runs are one line, and need none
         self._ready: list[Call] = []
         self._waiting: dict[Call, Activation] = {}
         self._parked: dict[str, Activation] = {}
@@ -113,7 +113,7 @@ class Machine:
 
     def resume(self, since_ns: int) -> Command:
         """A turn has come for a run that was to breathe. since_ns: from when on it waited for it."""
-        ahead = self._agenda.ahead
+        ahead = self._lines.ahead
         if not ahead:  # another event of the run has carried it on
             return _WAIT
         place = ahead.pop()
@@ -183,15 +183,19 @@ class Machine:
 
     def _go_on(self, place: At | None) -> Command:
         """Walk on from a place, or else from where a step was stopped that another event has not yet carried on."""
-        if place is None and self._agenda.ahead:
-            place = self._agenda.next()
-        if place is not None:
+        if place is not None or (self._agenda is not None and self._agenda.ahead):
             self._walk(place)
         return self._command()
 
+    @property
+    def _lines(self) -> Agenda:
+        if self._agenda is None:
+            self._agenda = Agenda(self.parallel)
+        return self._agenda
+
     def _command(self) -> Command:
         if self.ending is None:
-            if self._agenda.ahead:
+            if self._agenda is not None and self._agenda.ahead:
                 return _BREATHE
             if self._ready:
                 calls, self._ready = self._ready, []
@@ -213,22 +217,24 @@ class Machine:
         ending = self.ending
         if ending is None:
             raise InternalError("a run is unwound that has not ended")
-        task = self.saga.next_task(failing=self._failing) if self.saga.entries else None
+        saga = self.saga
+        task = saga.next_task(failing=self._failing) if saga.entries else None
         if task is not None:
             self.records.append((t.UNDO, self.clock(), task.entry, task.verb))
             return Unwind(task)
         if not self.finished:
             self.finished = True
-            for entry in self.saga.unresolved:
-                self.records.append((t.UNRESOLVED, self.clock(), entry, entry.error))
+            if saga.entries:
+                for entry in saga.unresolved:
+                    self.records.append((t.UNRESOLVED, self.clock(), entry, entry.error))
             self.records.append((t.ENDED, self.clock(), self.plan.flow, ending))
         return Finish(ending)
 
     def _given(self) -> object:
         """What the flow gives when no step returned Done; a slot that no step came to write is None."""
-        cells = self.cells
-        values = [None if cells[cell] is UNWRITTEN else cells[cell] for cell in self.plan.gives]
-        return values[0] if len(values) == 1 else tuple(values) or None
+        cells, gives = self.cells, self.plan.gives
+        values = [None if cells[cell] is UNWRITTEN else cells[cell] for cell in gives] if gives else None
+        return values[0] if values and len(values) == 1 else values and tuple(values)
 
     @property
     def _failing(self) -> bool:
@@ -241,54 +247,58 @@ class Machine:
             for activation in self._parked.values():
                 self._close(activation)
             self._parked.clear()
-            self._agenda.clear()
+            if self._agenda is not None:
+                self._agenda.clear()
 
     # -- walking the plan --
 
     def _walk(self, place: At | None) -> None:
         """Run nodes from here until everything waits, the turn has been long enough, or the run has ended."""
-        cells, records, clock, agenda = self.cells, self.records, self.clock, self._agenda
+        cells, records, clock = self.cells, self.records, self.clock
         stop, deadline = self.slice_ns, self.deadline_ns
         if deadline is not None and deadline < stop:
             stop = deadline
         while True:
             if place is None:
-                place = agenda.next() if self.ending is None else None
+                place = self._agenda.next() if self._agenda is not None and self.ending is None else None
                 if place is None:
                     return None
-            line = place.line
-            if place.at == len(line):
-                place = None if place.parent is None else agenda.leave(place)
-                continue
-            node = line[place.at]
-            if type(node) is not StepNode:
-                place.at += 1
-                place = self._enter(node, place)
-                continue
-            began = clock()
-            if began >= stop:
-                return self._stopped(node, place)
-            place.at += 1
-            if node.wants_deadline:
-                cells[DEADLINE_CELL] = self._deadline(began, place)
-            try:
-                answer = node.call(cells)
-            except Exception as defect:
-                return self._raised(node, began, defect)
-            if node.is_async:
-                activation = Activation(node, place, began)
-                activation.coroutine = answer
-                place = self._resume(activation, None, None)
-            elif answer.__class__ in _DECISIONS:
-                if not self._decide(node, place, began, answer):
-                    place = None
-            elif node.write >= 0 and (answer is not None or not node.required):
-                cells[node.write] = answer
-                records.append((t.STEP, clock(), node, (began, answer)))
-            elif node.write == -1 and answer is None:
-                records.append((t.STEP, clock(), node, (began, answer)))
-            elif not self._write(node, began, answer):
-                return None
+            line, at = place.line, place.at
+            end = len(line)
+            while at < end:  # and it is left where the run may go on in another line than this one
+                node = line[at]
+                place.at = at = at + 1
+                if node.__class__ is not StepNode:
+                    place = self._enter(node, place)
+                    break
+                began = clock()
+                if began >= stop:
+                    return self._stopped(node, place)
+                if node.wants_deadline:
+                    cells[DEADLINE_CELL] = self._deadline(began, place)
+                try:
+                    answer = node.call(cells)
+                except Exception as defect:
+                    return self._raised(node, began, defect)
+                if node.is_async:
+                    activation = Activation(node, place, began)
+                    activation.coroutine = answer
+                    place = self._resume(activation, None, None)
+                    break
+                if answer.__class__ in _DECISIONS:
+                    if not self._decide(node, place, began, answer):
+                        place = None
+                    break
+                write = node.write
+                if write >= 0 and (answer is not None or not node.required):
+                    cells[write] = answer
+                    records.append((t.STEP, clock(), node, (began, answer)))
+                elif write == -1 and answer is None:
+                    records.append((t.STEP, clock(), node, (began, answer)))
+                elif not self._write(node, began, answer):
+                    return None
+            else:
+                place = self._lines.leave(place) if isinstance(place.parent, Gate) else place.parent
 
     def _stopped(self, node: StepNode, place: At) -> None:
         """A step may not begin now: its run is out of time, or it is for others to go first."""
@@ -296,8 +306,9 @@ class Machine:
         if self.deadline_ns is not None and now >= self.deadline_ns:
             self._end(t.Ending("deadline", reason="the deadline has passed"))
         else:
+            place.at -= 1
             self.records.append((t.BREATH, now, node, None))
-            self._agenda.ahead.append(place)
+            self._lines.ahead.append(place)
 
     def _enter(self, node: Any, place: At) -> At | None:
         """Go into a node that is no step; None when the agenda says where to go on, or the run has ended."""
@@ -317,7 +328,7 @@ class Machine:
             until = (self.records[-1][1] if self.records else self.clock()) + node.deadline_ns
             return At(node.line, place, until if place.until_ns is None else min(until, place.until_ns))
         if isinstance(node, (ForkNode, DagNode)):
-            self._agenda.enter(Gate(node, place))
+            self._lines.enter(Gate(node, place))
             return None
         self.saga.pass_pivot()
         self.records.append((t.PIVOT, self.clock(), node, None))
@@ -461,7 +472,7 @@ class Machine:
                 parent = parent.parent
             around.append(parent)
         written = {n: self.cells[c] for n, c in self.plan.slots.items() if self.cells[c] is not UNWRITTEN}
-        rest = () if isinstance(decision, Replace) else still_to_run(place, self._activations(), self._agenda)
+        rest = () if isinstance(decision, Replace) else still_to_run(place, self._activations(), self._lines)
         try:
             self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
         except DefinitionError as defect:

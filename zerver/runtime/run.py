@@ -95,7 +95,8 @@ class Runtime:
         self.resources = resources
         self.interpreter = interpreter
         self.handled = BUILTIN_KINDS | interpreter.handlers.overridden  # kinds that no capability has to bring
-        self.admission = AdmissionActor(app.admission, app.tenants, neighbours, rng)
+        self._seconds = trio.lowlevel.current_clock().current_time
+        self.admission = AdmissionActor(app.admission, app.tenants, neighbours, rng, self._seconds)
         self.observers = list(observers)
         self.clock = _nanoseconds()
         self.turns = Turns(self.clock, self.admission.tell, self.admission.waits)
@@ -165,8 +166,10 @@ class Runtime:
         runtime, and `after` gets the sealed Result.
         """
         clock, admission, flow = self.clock, self.admission, prepared.flow
-        received, arrived = clock(), trio.current_time()
-        chosen: Priority = lower_of(flow.priority, self.tenants.get(tenant).priority) if priority is None else priority
+        received, arrived = clock(), self._seconds()
+        chosen: Priority = (
+            lower_of(flow.priority, admission.tenants.get(tenant).priority) if priority is None else priority
+        )
         if chosen not in RANK:
             raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
         seconds = _shorter(deadline, flow.deadline)
