@@ -33,7 +33,7 @@ from zerver.core.effects import Effect, Outcome, deliver
 from zerver.core.impure import impure
 from zerver.core.places import Activation, At, Gate, postpone
 from zerver.core.plan import DEADLINE_CELL, UNWRITTEN, BlockNode, BranchNode, DagNode, ForkNode, Plan, StepNode
-from zerver.core.replan import spliced, still_to_run
+from zerver.core.replan import spliced, still_to_run, to_drop
 from zerver.core.saga import Saga, Task
 from zerver.core.slots import Deadline
 from zerver.errors import DefinitionError, EffectError, InternalError
@@ -268,7 +268,7 @@ class Machine:
             while at < end:  # and it is left where the run may go on in another line than this one
                 node = line[at]
                 place.at = at = at + 1
-                if node.__class__ is not StepNode:
+                if type(node) is not StepNode:
                     place = self._enter(node, place)
                     break
                 began = clock()
@@ -458,30 +458,19 @@ class Machine:
         return None
 
     def _replan(self, node: StepNode, place: At, began: int, decision: Insert | Replace) -> bool:
-        around: list[At] = [place]
-        while around[-1].parent is not None:
-            parent = around[-1].parent
-            if isinstance(parent, Gate):
-                if isinstance(decision, Replace):
-                    error = DefinitionError(
-                        f"flow {self.plan.flow!r}: step {node.name!r} answers Replace inside {parent.node.name}",
-                        "other members are under way: Insert instead, or decide behind it",
-                    )
-                    self._raised(node, began, error)
-                    return False
-                parent = parent.parent
-            around.append(parent)
+        replaces = isinstance(decision, Replace)
         written = {n: self.cells[c] for n, c in self.plan.slots.items() if self.cells[c] is not UNWRITTEN}
-        rest = () if isinstance(decision, Replace) else still_to_run(place, self._activations(), self._lines)
+        rest = () if replaces else still_to_run(place, self._activations(), self._lines)
         try:
+            dropped = to_drop(self.plan.flow, node.name, place) if replaces else ()
             self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
         except DefinitionError as defect:
             self._raised(node, began, defect)
             return False
         self.cells.extend([UNWRITTEN] * (self.plan.size - len(self.cells)))
         self.records.append((t.PLAN, self.clock(), node, (decision.__class__.__name__.lower(), [n.name for n in line])))
-        if isinstance(decision, Replace):
-            for at in around:
+        if replaces:
+            for at in dropped:
                 at.line = at.line[: at.at]
             place.line = (*place.line, *line)
         else:

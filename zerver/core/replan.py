@@ -82,6 +82,23 @@ def still_to_run(here: At, waiting: Iterable[Activation], agenda: Iterable[At]) 
             at = at.parent
 
 
+def to_drop(flow: str, by: str, here: At) -> Sequence[At]:
+    """The places whose lines end here, when a step replaces the rest of the plan.
+
+    Raises DefinitionError inside a fork or a dag, whose other members are under way.
+    """
+    places, at = [here], here.parent
+    while at is not None:
+        if isinstance(at, Gate):
+            raise DefinitionError(
+                f"flow {flow!r}: step {by!r} answers Replace inside {at.node.name}",
+                "other members are under way: Insert instead, or decide behind it",
+            )
+        places.append(at)
+        at = at.parent
+    return places
+
+
 def steps_in(line: Iterable[Node]) -> Iterable[StepNode]:
     """Every compiled step of a line, depth first."""
     for node in line:

@@ -186,10 +186,10 @@ class TargetState:
         states = [operation.breaker for operation in operations if operation.breaker is not None]
         bulkhead, waiting = self.bulkhead, self.bulkhead.waiting if self.bulkhead is not None else (0, 0, 0)
         samples = sorted(s for operation in self._operations.values() for s in operation.latencies.samples(now))
-        none = self.rule.breaker is None
+        worst = next((state for state in reversed(_SEVERITY) if state in states), "closed")
         return TargetStatistics(
             name=self.name,
-            breaker=None if none else max(states, key=_SEVERITY.index, default="closed"),
+            breaker=None if self.rule.breaker is None else worst,
             attempts=self.attempts,
             failures=self.failures,
             retries=self.retries,
