@@ -29,7 +29,6 @@ from zerver.runtime.bulkhead import Bulkhead
 _MAX_TARGETS: Final = 4096
 _MAX_OPERATIONS: Final = 32  # of one target; what comes after these shares one
 _SLOWER: Final = 3.0  # than what 99 of 100 usually need: slow, to a breaker
-_SEVERITY: Final[tuple[BreakerState, ...]] = ("closed", "half-open", "open")
 
 
 @attrs.frozen
@@ -186,7 +185,7 @@ class TargetState:
         states = [operation.breaker for operation in operations if operation.breaker is not None]
         bulkhead, waiting = self.bulkhead, self.bulkhead.waiting if self.bulkhead is not None else (0, 0, 0)
         samples = sorted(s for operation in self._operations.values() for s in operation.latencies.samples(now))
-        worst = next((state for state in reversed(_SEVERITY) if state in states), "closed")
+        worst: BreakerState = "open" if "open" in states else "half-open" if "half-open" in states else "closed"
         return TargetStatistics(
             name=self.name,
             breaker=None if self.rule.breaker is None else worst,
