@@ -4,8 +4,9 @@ timelines.
 python -m examples.checkout.demo [--once]
 """
 
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -60,13 +61,29 @@ SCENES: Sequence[Scene] = (
 @click.option("--once", is_flag=True, help="End after the traffic.")
 def main(once: bool) -> None:
     """Show the checkout at work, then serve it until Ctrl-C."""
-    surprises: Sequence[str] = ()
-    try:
-        surprises = trio.run(_demo, once)
-    except* KeyboardInterrupt:  # in a group, because the processes live in nurseries
+    surprises = trio.run(_until_interrupted, once)
+    if surprises is None:
         print("\nbye")
-    if surprises:
+    elif surprises:
         raise click.ClickException(f"not as told: {'; '.join(surprises)}")
+
+
+async def _until_interrupted(once: bool) -> Sequence[str] | None:
+    """What `_demo` says; None if Ctrl-C ended it. It comes as a signal: a KeyboardInterrupt could come up anywhere,
+    in the midst of closing something, too.
+    """
+    surprises: Sequence[str] | None = None
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_heed, signals, nursery.cancel_scope)
+            surprises = await _demo(once)
+            nursery.cancel_scope.cancel()
+    return surprises
+
+
+async def _heed(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
+    await anext(signals)
+    serving.cancel()
 
 
 async def _demo(once: bool) -> Sequence[str]:

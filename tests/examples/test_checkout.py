@@ -56,7 +56,7 @@ def test_ctrl_c_in_the_midst_of_the_demo_ends_it_and_leaves_nothing_behind(momen
     guard.cancel()
     assert came, err
     assert (demo.returncode, out.splitlines()[-1]) == (0, "bye"), err
-    assert set(err.splitlines()) <= {"draining; a second signal ends at once"}
+    assert not err.replace("draining; a second signal ends at once", "").strip(), err  # of two, at the same time
 
 
 def test_under_mixed_faults_the_money_agrees_to_the_cent() -> None:

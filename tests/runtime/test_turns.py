@@ -73,6 +73,16 @@ async def test_alone_a_run_waits_for_nothing(autojump_clock: MockClock) -> None:
         assert runtime.statistics().turns.seconds == pytest.approx(0.002)
 
 
+async def test_however_much_it_computes_alone_it_waits_for_nothing_if_the_loop_has_looked_in_between(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_runtime(App()) as runtime:
+        for ms in (0.9, 2.5, 4.9):
+            stages = [stage for n in range(10) for stage in (work(f"s{n}", ms), rest(1 + n / 10))]
+            result = await runtime.run(Flow("f", stages, priority="batch"))
+            assert t.TURN not in kinds(result)
+
+
 async def test_after_three_milliseconds_the_highest_class_goes_first(autojump_clock: MockClock) -> None:
     seen: list[str] = []
     results: list[Result] = []

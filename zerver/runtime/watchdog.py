@@ -40,7 +40,8 @@ class Watchdog:
         self._until = 0
         self._sample: tuple[int, str] = (0, "")  # replaced whole: the two are read by another thread
         self._working = threading.Event()
-        self._closing = threading.Event()
+        self._open = threading.Lock()  # held until it is closed: to wait for a lock takes no Python code, as Event does
+        self._open.acquire()
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
@@ -53,7 +54,8 @@ class Watchdog:
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
+        if self._open.locked():
+            self._open.release()
         self._working.set()
         if self._thread is not None:
             self._thread.join(_PATIENCE)
@@ -76,13 +78,11 @@ class Watchdog:
         return place if at == due else ""
 
     def _watch(self) -> None:
-        while not self._closing.is_set():
-            self._working.wait()
-            self._closing.wait(self.look())
+        while not self._open.acquire(timeout=self.look()):
             if self._is_over():
                 self._working.clear()
-                if self._closing.is_set() or not self._is_over():  # it was woken just then
-                    self._working.set()
+                if self._is_over() and self._open.locked():  # otherwise it was woken, or closed, just then
+                    self._working.wait()
 
     def _is_over(self) -> bool:
-        return not self._due() and self._clock() >= self._until
+        return self._clock() >= self._until and not self._due()
