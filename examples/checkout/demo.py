@@ -7,6 +7,7 @@ python -m examples.checkout.demo [--once]
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -14,6 +15,7 @@ import click
 import trio
 
 from examples.checkout.processes import Process, open_served
+from zerver.errors import ConnectFailed, ExchangeFailed
 from zerver.http import HttpClient, encode_json, open_http_client
 
 
@@ -76,7 +78,8 @@ async def _until_interrupted(once: bool) -> Sequence[str] | None:
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_heed, signals, nursery.cancel_scope)
-            surprises = await _demo(once)
+            played = await _demo(once)
+            surprises = None if nursery.cancel_scope.cancel_called else played
             nursery.cancel_scope.cancel()
     return surprises
 
@@ -101,7 +104,7 @@ async def _demo(once: bool) -> Sequence[str]:
                 surprises = [scene.title for scene in SCENES if not await _play(client, provider, shop, scene)]
             finally:
                 # Also on Ctrl-C: a shop whose provider hangs could not settle what it has under way, and would not end.
-                with trio.move_on_after(1.0, shield=True):
+                with trio.move_on_after(1.0, shield=True), suppress(ConnectFailed, ExchangeFailed):  # it may have ended
                     await _set_faults(client, provider, {})
             ledger = await client.request("GET", f"{provider.url}/ledger")
             print(f"━━ The provider's ledger\n   {ledger.body.decode()}\n", flush=True)
