@@ -603,7 +603,7 @@ class Life(RuleBasedStateMachine):
         assert [queue.backlog for queue in state._queues] == [0.0] * 3
         assert state._seats.running == [0, 0, 0]
         self.now += 1000.0
-        assert all(account.idle(self.now) for account in state._accounts._by_name.values())
+        assert all(tally.idle(self.now) for tally in state._tallies._by_name.values())
 
 
 class TestLife(Life.TestCase):  # type: ignore[misc]  # as hypothesis makes it

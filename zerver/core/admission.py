@@ -7,7 +7,7 @@ refusal.** What it is made of:
     Concurrency   how many may run, by what the steps show           (concurrency.py)
     Credits       which class is next                                (shares.py)
     FairQueue     which tenant of the class is next                  (shares.py)
-    Accounts      what each tenant takes, and may take               (accounts.py, quotas.py)
+    Tallies      what each tenant takes, and may take               (tallies.py, quotas.py)
     Congestion    how long the class makes wait                      (congestion.py)
 
 and the order in which an arrival is judged, each question cheaper than what it may save:
@@ -27,7 +27,6 @@ from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import Final, TypeAlias
 
-from zerver.core.accounts import Account, Accounts
 from zerver.core.classes import AdmissionPolicy, ClassStatistics
 from zerver.core.concurrency import Concurrency
 from zerver.core.congestion import TICK, Congestion
@@ -35,6 +34,7 @@ from zerver.core.load import Load, Neighbours
 from zerver.core.priorities import PRIORITIES, RANK, Priority
 from zerver.core.quotas import Pushback, Quota
 from zerver.core.shares import Credits, FairQueue
+from zerver.core.tallies import Tallies, Tally
 from zerver.core.tenants import Tenant, Tenants
 from zerver.core.tickets import OWN_DOING, Reason, Refusal, Ticket, Waiting
 from zerver.core.work import LEAST, Work
@@ -77,7 +77,7 @@ class Admission:
         self._queues: tuple[FairQueue[Waiting], ...] = (FairQueue(), FairQueue(), FairQueue())
         self._congestion = tuple(Congestion(one.sojourn, one.floor, one.patience) for one in classes)
         self._pushbacks = tuple(Pushback() for _ in classes)
-        self._accounts = Accounts(tenants or Tenants(), self._settled)
+        self._tallies = Tallies(tenants or Tenants(), self._settled)
         self._neighbours = neighbours
         self._draw = draw
         self._unnamed = tuple(Work() for _ in classes)  # by class, for runs that bring none
@@ -101,11 +101,11 @@ class Admission:
         if now >= self._next_tick:
             self._tick(now)
         rank = RANK[priority]
-        account = self._accounts.get(tenant, now)
+        tally = self._tallies.get(tenant, now)
         if self.draining:
-            return self._refuse("draining", rank, account, now)
-        if account.bounded:
-            over = self._over(account, rank, now)
+            return self._refuse("draining", rank, tally, now)
+        if tally.bounded:
+            over = self._over(tally, rank, now)
             if over is not None:
                 return over
         if work is None:
@@ -113,8 +113,8 @@ class Admission:
         if not (self.queued and self._queues[rank]) and self._seats.free(rank):
             if self.queued:  # others wait, who cannot have this seat: they are owed their part of what it costs
                 self._credits.spend(rank, self._cost(work, rank), self._queues)
-            return self._begin(account, tenant, priority, rank, work, now, 0.0)
-        return self._enqueue(account, tenant, priority, rank, work, now, deadline)
+            return self._begin(tally, tenant, priority, rank, work, now, 0.0)
+        return self._enqueue(tally, tenant, priority, rank, work, now, deadline)
 
     def leave(self, ticket: Ticket, now: float, cpu: float | None = None, turn: float = 0.0) -> None:
         """A run has ended. cpu: seconds its steps took, None when that is not known; turn: seconds it waited for turns.
@@ -126,26 +126,26 @@ class Admission:
         if ticket.parked is not None:
             self.resume(ticket, now)
         ticket.held = False
-        account, rank = ticket.account, ticket.rank
+        tally, rank = ticket.tally, ticket.rank
         if ticket.beside:
-            account.cost += cpu or 0.0
-            self._publish(account, now)
+            tally.cost += cpu or 0.0
+            self._publish(tally, now)
             return
-        account.shares[rank].running -= 1
+        tally.shares[rank].running -= 1
         self._seats.running[rank] -= 1
         if cpu is not None:
             seconds = now - ticket.begun
             ticket.work.learn(cpu, seconds)
             io = seconds - cpu - turn
             self._seats.ended(rank, cpu, io if io > 0.0 else 0.0)
-            account.cost += cpu
+            tally.cost += cpu
             if now >= self._next_lesson:
                 self._next_lesson = now + TICK
                 self._seats.learn()
             if ticket.cost:
-                self._queues[rank].charge(account.shares[rank], max(LEAST, cpu) - ticket.cost)
+                self._queues[rank].charge(tally.shares[rank], max(LEAST, cpu) - ticket.cost)
         if self._neighbours is not None:
-            self._publish(account, now)
+            self._publish(tally, now)
 
     def park(self, ticket: Ticket, now: float) -> None:
         """A run waits for the world, maybe for hours: its seat is for others meanwhile. It is its tenant's run still,
@@ -168,8 +168,8 @@ class Admission:
 
     def beside(self, tenant: str, priority: Priority, now: float) -> Ticket:
         """A ticket without a seat: whoever gives it bounds how many there are. `leave` must follow, as for others."""
-        account, rank = self._accounts.get(tenant, now), RANK[priority]
-        return Ticket(account, tenant, self._rule(account, tenant), rank, priority, self._unnamed[rank], now, 0.0, True)
+        tally, rank = self._tallies.get(tenant, now), RANK[priority]
+        return Ticket(tally, tenant, self._rule(tally, tenant), rank, priority, self._unnamed[rank], now, 0.0, True)
 
     def tell(self, load: Load) -> None:
         """What the last tick of the steps showed: the limits follow."""
@@ -179,16 +179,16 @@ class Admission:
         """Who waited has gone away, and owes nothing. Raises KeyError when it does not wait any more."""
         self._queues[entry.rank].remove(entry)
         self._forget(entry)
-        self._give_back(entry.account, now)
+        self._give_back(entry.tally, now)
 
     def late(self, entry: Waiting, now: float) -> Refusal:
         """The refusal for somebody whose `due` has come, and who is out of the queue already."""
         reason: Reason = "waited too long"
         if now >= entry.deadline:
             reason = "deadline passed while waiting"
-        elif self._queues[entry.rank].over(entry.account.shares[entry.rank]):
+        elif self._queues[entry.rank].over(entry.tally.shares[entry.rank]):
             reason = "tenant over its share"
-        return self._refuse(reason, entry.rank, entry.account, now)
+        return self._refuse(reason, entry.rank, entry.tally, now)
 
     def answers(self, now: float) -> list[Answer]:
         """Everybody whose wait is over: by a seat, by a bound, or by others."""
@@ -208,7 +208,7 @@ class Admission:
         for queue in self._queues:
             while (entry := queue.oldest) is not None:
                 self.abandon(entry, now)
-                answers.append((entry, self._refuse("draining", entry.rank, entry.account, now)))
+                answers.append((entry, self._refuse("draining", entry.rank, entry.tally, now)))
         return answers
 
     # ---- what can be seen --------------------------------------------------------------------
@@ -239,17 +239,17 @@ class Admission:
     @property
     def tenants(self) -> Tenants:
         """How tenants are treated; see `treat`."""
-        return self._accounts.tenants
+        return self._tallies.tenants
 
     def treat(self, tenants: Tenants, now: float) -> None:
         """Treat tenants by other rules from now on. What is under way goes on, and counts."""
-        for account in self._accounts.replace(tenants, now):
-            for queue, share in zip(self._queues, account.shares, strict=True):
-                queue.reweigh(share, account.rule.weight)
+        for tally in self._tallies.replace(tenants, now):
+            for queue, share in zip(self._queues, tally.shares, strict=True):
+                queue.reweigh(share, tally.rule.weight)
 
     def quota(self, tenant: str, now: float) -> Quota | None:
         """What is left of a tenant's rate; None when it is not bounded."""
-        return self._accounts.quota(tenant, now)
+        return self._tallies.quota(tenant, now)
 
     def statistics(self) -> tuple[ClassStatistics, ...]:
         """By class, highest first."""
@@ -270,41 +270,41 @@ class Admission:
 
     # ---- judging an arrival ------------------------------------------------------------------
 
-    def _over(self, account: Account, rank: int, now: float) -> Refusal | None:
+    def _over(self, tally: Tally, rank: int, now: float) -> Refusal | None:
         """Whether a tenant that has bounds has reached one; otherwise its claim is made, in all processes."""
-        self._look_elsewhere(account, rank, now)
-        bound = account.claim(None if account.shared else self._neighbours, now)
-        return None if bound is None else self._refuse(bound, rank, account, now)
+        self._look_elsewhere(tally, rank, now)
+        bound = tally.claim(None if tally.shared else self._neighbours, now)
+        return None if bound is None else self._refuse(bound, rank, tally, now)
 
     def _enqueue(
-        self, account: Account, tenant: str, priority: Priority, rank: int, work: Work, now: float, deadline: float
+        self, tally: Tally, tenant: str, priority: Priority, rank: int, work: Work, now: float, deadline: float
     ) -> Waiting | Refusal:
-        if not account.bounded:
-            self._look_elsewhere(account, rank, now)
-        queue, share, promise = self._queues[rank], account.shares[rank], self._classes[rank]
+        if not tally.bounded:
+            self._look_elsewhere(tally, rank, now)
+        queue, share, promise = self._queues[rank], tally.shares[rank], self._classes[rank]
         congestion = self._congestion[rank]
         wait = queue.ahead(share) / congestion.rate
         first = promise.newest_first and congestion.overloaded
         if now + work.duration + (0.0 if first else wait) >= deadline:
-            self._give_back(account, now)
-            return self._refuse("deadline too close", rank, account, now)
+            self._give_back(tally, now)
+            return self._refuse("deadline too close", rank, tally, now)
         if self._crowded(rank) or wait > promise.slack * promise.patience:
             reason: Reason = "tenant over its share" if queue.over(share) else "queue full"
             if rank == _BATCH or not share.line:
                 # A batch that waits is an investment; and nobody is put out for somebody else's sake.
-                self._give_back(account, now)
-                return self._refuse(reason, rank, account, now)
-            account.waiting += 1  # before the other is not counted any more: its claim stands all the time
+                self._give_back(tally, now)
+                return self._refuse(reason, rank, tally, now)
+            tally.waiting += 1  # before the other is not counted any more: its claim stands all the time
             oldest = next(iter(share.line))
             self.abandon(oldest, now)
-            self._dropped.append((oldest, self._refuse(reason, rank, account, now)))
+            self._dropped.append((oldest, self._refuse(reason, rank, tally, now)))
         else:
-            account.waiting += 1
+            tally.waiting += 1
         due = min(now + promise.patience, deadline)
-        entry = Waiting(account, tenant, priority, work, now, deadline, due, self._cost(work, rank))
+        entry = Waiting(tally, tenant, priority, work, now, deadline, due, self._cost(work, rank))
         queue.push(share, entry, entry.cost)
-        if not account.bounded:
-            self._publish(account, now)  # others have claimed already
+        if not tally.bounded:
+            self._publish(tally, now)  # others have claimed already
         self.queued += 1
         self._serial += 1
         heappush(self._due, (due, self._serial, entry))
@@ -342,7 +342,7 @@ class Admission:
                 if now - oldest.since <= 2.0 * promise.sojourn or not at_risk:
                     break
                 self.abandon(oldest, now)
-                answers.append((oldest, self._refuse("deadline too close", rank, oldest.account, now)))
+                answers.append((oldest, self._refuse("deadline too close", rank, oldest.tally, now)))
 
     def _next_class(self) -> int:
         """The class that has the next seat; -1 when nobody who waits can have one."""
@@ -362,45 +362,45 @@ class Admission:
         self._forget(entry)
         oldest = queue.oldest
         congestion.seen(0.0 if oldest is None else now - oldest.since)
-        account = entry.account
-        self._look_elsewhere(account, rank, now)
+        tally = entry.tally
+        self._look_elsewhere(tally, rank, now)
         if now + entry.work.duration >= entry.deadline:
-            queue.charge(account.shares[rank], -entry.cost)
-            self._give_back(account, now)
+            queue.charge(tally.shares[rank], -entry.cost)
+            self._give_back(tally, now)
             reason: Reason = "deadline passed while waiting" if now >= entry.deadline else "deadline too close"
-            return entry, self._refuse(reason, rank, account, now)
+            return entry, self._refuse(reason, rank, tally, now)
         self._credits.spend(rank, entry.cost, waits)
         if oldest is None:
             self._credits.forget(rank)
         congestion.served(entry.cost)
-        return entry, self._begin(account, entry.tenant, entry.priority, rank, entry.work, now, entry.cost)
+        return entry, self._begin(tally, entry.tenant, entry.priority, rank, entry.work, now, entry.cost)
 
     def _begin(
-        self, account: Account, tenant: str, priority: Priority, rank: int, work: Work, now: float, cost: float
+        self, tally: Tally, tenant: str, priority: Priority, rank: int, work: Work, now: float, cost: float
     ) -> Ticket:
-        account.shares[rank].running += 1
+        tally.shares[rank].running += 1
         self._seats.running[rank] += 1
         self._admitted[rank] += 1
-        if self._neighbours is not None and not (account.bounded or cost):
-            self._publish(account, now)  # who has bounds has claimed, and who has waited is counted already
-        rule = self._rule(account, tenant) if account.shared else account.rule
-        return Ticket(account, tenant, rule, rank, priority, work, now, cost)
+        if self._neighbours is not None and not (tally.bounded or cost):
+            self._publish(tally, now)  # who has bounds has claimed, and who has waited is counted already
+        rule = self._rule(tally, tenant) if tally.shared else tally.rule
+        return Ticket(tally, tenant, rule, rank, priority, work, now, cost)
 
     def _sit(self, ticket: Ticket, change: int) -> None:
         """A run that is under way takes a seat (1), or leaves it (-1)."""
-        account, rank = ticket.account, ticket.rank
+        tally, rank = ticket.tally, ticket.rank
         self.parked -= change
-        account.parked -= change
-        account.shares[rank].running += change
+        tally.parked -= change
+        tally.shares[rank].running += change
         self._seats.running[rank] += change
 
-    def _rule(self, account: Account, tenant: str) -> Tenant:
-        return self._accounts.tenants.get(tenant) if account.shared else account.rule
+    def _rule(self, tally: Tally, tenant: str) -> Tenant:
+        return self._tallies.tenants.get(tenant) if tally.shared else tally.rule
 
     def _forget(self, entry: Waiting) -> None:
         """It is out of its queue: nothing counts it any more."""
         entry.waits = False
-        entry.account.waiting -= 1
+        entry.tally.waiting -= 1
         self.queued -= 1
         if not self._queues[entry.rank]:
             self._congestion[entry.rank].seen(0.0)
@@ -409,15 +409,15 @@ class Admission:
             self._due = [one for one in self._due if one[2].waits]
             heapify(self._due)
 
-    def _refuse(self, reason: Reason, rank: int, account: Account, now: float) -> Refusal:
+    def _refuse(self, reason: Reason, rank: int, tally: Tally, now: float) -> Refusal:
         self.refused[reason] = self.refused.get(reason, 0) + 1
         self._turned_away[rank] += 1
-        quota = None if account.bucket is None else account.bucket.quota(now)
+        quota = None if tally.bucket is None else tally.bucket.quota(now)
         if reason == "draining" or (rank != _BATCH and reason not in OWN_DOING):
             return Refusal(reason, 503, 1.0, quota)
         drained = self._queues[rank].backlog / self._congestion[rank].rate if rank == _BATCH else 0.0
-        token = account.bucket.wait(now) if account.bucket is not None and reason == "tenant over its rate" else 0.0
-        pushback = account.pushback if reason in OWN_DOING else self._pushbacks[rank]
+        token = tally.bucket.wait(now) if tally.bucket is not None and reason == "tenant over its rate" else 0.0
+        pushback = tally.pushback if reason in OWN_DOING else self._pushbacks[rank]
         pushback.refused(now)
         return Refusal(reason, 429, pushback.retry_after(now, drained, self._draw(), token), quota)
 
@@ -432,21 +432,21 @@ class Admission:
         self._ticked = now
         self._next_tick = now + TICK
 
-    def _settled(self, account: Account) -> bool:
-        return all(queue.settled(share) for queue, share in zip(self._queues, account.shares, strict=True))
+    def _settled(self, tally: Tally) -> bool:
+        return all(queue.settled(share) for queue, share in zip(self._queues, tally.shares, strict=True))
 
-    def _look_elsewhere(self, account: Account, rank: int, now: float) -> None:
-        if self._neighbours is None or account.shared:
+    def _look_elsewhere(self, tally: Tally, rank: int, now: float) -> None:
+        if self._neighbours is None or tally.shared:
             return
-        spent = account.look_elsewhere(self._neighbours, now)
+        spent = tally.look_elsewhere(self._neighbours, now)
         if spent and self._queues[rank]:
-            self._queues[rank].charge(account.shares[rank], spent)
+            self._queues[rank].charge(tally.shares[rank], spent)
 
-    def _give_back(self, account: Account, now: float) -> None:
+    def _give_back(self, tally: Tally, now: float) -> None:
         """A run that was claimed neither runs nor waits."""
-        account.give_back()
-        self._publish(account, now)
+        tally.give_back()
+        self._publish(tally, now)
 
-    def _publish(self, account: Account, now: float) -> None:
-        if self._neighbours is not None and not account.shared:
-            account.publish(self._neighbours, now)
+    def _publish(self, tally: Tally, now: float) -> None:
+        if self._neighbours is not None and not tally.shared:
+            tally.publish(self._neighbours, now)

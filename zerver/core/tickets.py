@@ -9,9 +9,9 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-from zerver.core.accounts import Account
 from zerver.core.priorities import RANK, Priority
 from zerver.core.quotas import Quota
+from zerver.core.tallies import Tally
 from zerver.core.tenants import Tenant
 from zerver.core.work import Work
 
@@ -50,13 +50,13 @@ class Ticket:
     since when its seat is for others; None while it has one.
     """
 
-    __slots__ = ("account", "begun", "beside", "cost", "held", "parked", "priority", "rank", "rule", "tenant", "work")
+    __slots__ = ("begun", "beside", "cost", "held", "parked", "priority", "rank", "rule", "tally", "tenant", "work")
 
     def __init__(
-        self, account: Account, tenant: str, rule: Tenant, rank: int, priority: Priority, work: Work,
+        self, tally: Tally, tenant: str, rule: Tenant, rank: int, priority: Priority, work: Work,
         begun: float, cost: float, beside: bool = False,
     ) -> None:  # fmt: skip
-        self.account = account
+        self.tally = tally
         self.tenant = tenant
         self.rule = rule
         self.rank = rank
@@ -70,7 +70,7 @@ class Ticket:
 
     def quota(self, now: float) -> Quota | None:
         """What is left of the tenant's rate; None when it is not bounded."""
-        bucket = self.account.bucket
+        bucket = self.tally.bucket
         return None if bucket is None else bucket.quota(now)
 
     def __repr__(self) -> str:
@@ -83,13 +83,13 @@ class Waiting:
     deadline: seconds on the clock of `now`, or inf. due: when it has to be answered, whatever the answer is.
     """
 
-    __slots__ = ("account", "cost", "deadline", "due", "priority", "rank", "since", "tenant", "waits", "work")
+    __slots__ = ("cost", "deadline", "due", "priority", "rank", "since", "tally", "tenant", "waits", "work")
 
     def __init__(
-        self, account: Account, tenant: str, priority: Priority, work: Work, since: float, deadline: float, due: float,
+        self, tally: Tally, tenant: str, priority: Priority, work: Work, since: float, deadline: float, due: float,
         cost: float,
     ) -> None:  # fmt: skip
-        self.account = account
+        self.tally = tally
         self.tenant = tenant
         self.priority: Priority = priority
         self.rank = RANK[priority]

@@ -1,9 +1,9 @@
-"""Accounts: what each tenant takes, for as long as it matters.
+"""Tallies: what each tenant takes, for as long as it matters.
 
 Law: memory is bounded whatever names come. A tenant that runs nothing, waits for nothing and has its whole rate left is
-forgotten, because a new account would say the same. The first 4,096 have an account each; beyond these, names nobody
+forgotten, because a new tally would say the same. The first 4,096 have a tally each; beyond these, names nobody
 has configured share 128, each name choosing the least busy of six that its hash deals it (shuffle sharding, as
-Kubernetes does it: two names have all six in common once in 5.4e9). Shared accounts bound no rate and no number of
+Kubernetes does it: two names have all six in common once in 5.4e9). Shared tallies bound no rate and no number of
 runs: one name must not be refused for another's use, and the seats and the queue protect the process all the same.
 """
 
@@ -22,14 +22,14 @@ EXACT: Final = 4096
 _SHARED: Final = 128
 _HAND: Final = 6
 _MOMENT: Final = 1.0  # seconds
-_SWEEP: Final = 0.1  # seconds between two searches for accounts to forget, when there is no more room
+_SWEEP: Final = 0.1  # seconds between two searches for tallies to forget, when there is no more room
 _TRIES: Final = 4  # to take a token before somebody else does
 
 #: The bounds of its own that a tenant can reach.
 Bound: TypeAlias = Literal["tenant over its rate", "tenant over its runs"]
 
 
-class Account:
+class Tally:
     """What one tenant takes here.
 
     shares: its place in each class. bucket: what is left of its rate, if that is bounded. bounded: by a rate, or by a
@@ -48,7 +48,7 @@ class Account:
         self.shared = shared
         self.bucket = None if rule.rate is None else Bucket(rule.rate, rule.bucket, now)
         self.bounded = rule.rate is not None or rule.runs is not None
-        # Any: what waits in them is a Waiting, which knows its account.
+        # Any: what waits in them is a Waiting, which knows its tally.
         self.shares: tuple[Share[Any], ...] = (Share(rule.weight), Share(rule.weight), Share(rule.weight))
         self.waiting = self.parked = 0  # runs, of all classes
         self.pushback = Pushback()
@@ -104,7 +104,7 @@ class Account:
         neighbours.publish(self.name, self.under_way + claimed, refill, self.cost)
 
     def idle(self, now: float) -> bool:
-        """Whether a new account would say the same."""
+        """Whether a new tally would say the same."""
         return not self.under_way and (self.bucket is None or self.bucket.full(now))
 
     def look_elsewhere(self, neighbours: Neighbours, now: float) -> float:
@@ -133,73 +133,73 @@ class Account:
             self.bucket.retune(rule.rate, rule.bucket, now)
 
 
-class Accounts:
-    """The accounts of one process. settled: whether an idle account is owed nothing by the queues either."""
+class Tallies:
+    """The tallies of one process. settled: whether an idle tally is owed nothing by the queues either."""
 
-    def __init__(self, tenants: Tenants, settled: Callable[[Account], bool]) -> None:
+    def __init__(self, tenants: Tenants, settled: Callable[[Tally], bool]) -> None:
         self.tenants = tenants
         self._settled = settled
-        self._by_name: dict[str, Account] = {}
-        self._shared: list[Account] = []
-        self._sweep_at = 64  # accounts; twice what the last sweep left, so that a sweep costs an arrival nothing much
+        self._by_name: dict[str, Tally] = {}
+        self._shared: list[Tally] = []
+        self._sweep_at = 64  # tallies; twice what the last sweep left, so that a sweep costs an arrival nothing much
         self._sweep_after = -float("inf")
 
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def get(self, name: str, now: float) -> Account:
-        """The account of a tenant; opened if need be."""
+    def get(self, name: str, now: float) -> Tally:
+        """The tally of a tenant; opened if need be."""
         return self._by_name.get(name) or self._open(name, now)
 
-    def find(self, name: str) -> Account | None:
-        """The account of a tenant, if it has one of its own."""
+    def find(self, name: str) -> Tally | None:
+        """The tally of a tenant, if it has one of its own."""
         return self._by_name.get(name)
 
     def quota(self, name: str, now: float) -> Quota | None:
         """What is left of a tenant's rate; None when it is not bounded."""
-        account = self._by_name.get(name)
-        if account is not None:
-            return None if account.bucket is None else account.bucket.quota(now)
+        tally = self._by_name.get(name)
+        if tally is not None:
+            return None if tally.bucket is None else tally.bucket.quota(now)
         rule = self.tenants.get(name)
         return None if rule.rate is None else Bucket(rule.rate, rule.bucket, now).quota(now)
 
-    def replace(self, tenants: Tenants, now: float) -> list[Account]:
-        """Treat tenants by other rules from now on. Gives the accounts whose weight has changed."""
+    def replace(self, tenants: Tenants, now: float) -> list[Tally]:
+        """Treat tenants by other rules from now on. Gives the tallies whose weight has changed."""
         self.tenants = tenants
-        changed: list[Account] = []
-        for account in [*self._by_name.values(), *self._shared]:
-            rule = _shared_rule(tenants) if account.shared else tenants.get(account.name)
-            if rule.weight != account.rule.weight:
-                changed.append(account)
-            account.obey(rule, now)
+        changed: list[Tally] = []
+        for tally in [*self._by_name.values(), *self._shared]:
+            rule = _shared_rule(tenants) if tally.shared else tenants.get(tally.name)
+            if rule.weight != tally.rule.weight:
+                changed.append(tally)
+            tally.obey(rule, now)
         return changed
 
-    def _open(self, name: str, now: float) -> Account:
+    def _open(self, name: str, now: float) -> Tally:
         by_name = self._by_name
         if len(by_name) >= self._sweep_at and now >= self._sweep_after:
             self._sweep(now)
         if len(by_name) >= EXACT and name not in self.tenants.named:
             return self._deal(name, now)
-        account = by_name[name] = Account(name, self.tenants.get(name), now)
-        return account
+        tally = by_name[name] = Tally(name, self.tenants.get(name), now)
+        return tally
 
     def _sweep(self, now: float) -> None:
-        for account in [account for account in self._by_name.values() if account.idle(now)]:
-            if self._settled(account):
-                del self._by_name[account.name]
+        for tally in [tally for tally in self._by_name.values() if tally.idle(now)]:
+            if self._settled(tally):
+                del self._by_name[tally.name]
         self._sweep_at = min(EXACT, max(64, 2 * len(self._by_name)))
         self._sweep_after = now + _SWEEP
 
-    def _deal(self, name: str, now: float) -> Account:
-        """The least busy of the six shared accounts that belong to a name."""
+    def _deal(self, name: str, now: float) -> Tally:
+        """The least busy of the six shared tallies that belong to a name."""
         if not self._shared:
             rule = _shared_rule(self.tenants)
-            self._shared = [Account("", rule, now, shared=True) for _ in range(_SHARED)]
-        return min((self._shared[card] for card in deal(name)), key=lambda account: account.under_way)
+            self._shared = [Tally("", rule, now, shared=True) for _ in range(_SHARED)]
+        return min((self._shared[card] for card in deal(name)), key=lambda tally: tally.under_way)
 
 
 def deal(name: str) -> tuple[int, ...]:
-    """The six accounts of 128 that belong to a name: the same in every process, and all of them different."""
+    """The six tallies of 128 that belong to a name: the same in every process, and all of them different."""
     # A cryptographic hash, as names may be chosen by whoever asks; Python's own hash differs between processes.
     number = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
     cards = list(range(_SHARED))
