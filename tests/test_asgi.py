@@ -206,8 +206,8 @@ def app_of(**options: Any) -> App:
 
 
 async def test_a_life(nursery: trio.Nursery) -> None:
-    runs: list[tuple[Result, int]] = []
-    server = Server(asgi(app_of(), on_run=lambda result, status: runs.append((result, status))))
+    runs: list[Result] = []
+    server = Server(asgi(app_of(), observers=[runs.append]))
     with pytest.raises(RuntimeError, match="lifespan"):
         await server.ask("POST", "/double", b"21")
     nursery.start_soon(server.live)
@@ -217,7 +217,7 @@ async def test_a_life(nursery: trio.Nursery) -> None:
     server.end.set()
     await trio.testing.wait_all_tasks_blocked()
     assert [message["type"] for message in server.said] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert [(result.status, status) for result, status in runs] == [("done", 200)]
+    assert [(result.status, result.timeline.answered) for result in runs] == [("done", 200)]
     with pytest.raises(RuntimeError, match="lifespan"):
         await server.ask("POST", "/double", b"21")
 

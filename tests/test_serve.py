@@ -163,7 +163,7 @@ class Wire:
 class Place:
     """An app that is being served, and what it has said about its runs."""
 
-    def __init__(self, serving: Serving, runs: list[tuple[Result, int]], defects: list[Exception]) -> None:
+    def __init__(self, serving: Serving, runs: list[tuple[Result, int | None]], defects: list[Exception]) -> None:
         self.serving = serving
         self.runs = runs
         self.defects = defects
@@ -187,9 +187,13 @@ class Place:
 
 @asynccontextmanager
 async def served(app: App, **options: Any) -> AsyncIterator[Place]:
-    runs: list[tuple[Result, int]] = []
+    runs: list[tuple[Result, int | None]] = []
     defects: list[Exception] = []
-    options = {"on_run": lambda result, status: runs.append((result, status)), "on_defect": defects.append} | options
+    options = {"on_defect": defects.append} | options
+    options["observers"] = [
+        lambda result: runs.append((result, result.timeline.answered)),
+        *options.get("observers", ()),
+    ]
     async with trio.open_nursery() as nursery:
         yield Place(await nursery.start(partial(serve, app, **options)), runs, defects)
         nursery.cancel_scope.cancel()
@@ -577,13 +581,14 @@ async def test_an_on_error_that_raises_is_a_500_and_is_reported() -> None:
         assert [type(defect) for defect in place.defects] == [ZeroDivisionError]
 
 
-async def test_an_observer_of_runs_that_raises_is_reported_and_spoils_no_answer() -> None:
-    def on_run(result: Result, status: int) -> None:
+async def test_an_observer_of_runs_that_raises_is_counted_and_spoils_no_answer() -> None:
+    def broken(result: Result) -> None:
         raise BrokenPipeError(result.run_id)
 
-    async with served(app_in(World()), on_run=on_run) as place:
+    async with served(app_in(World()), observers=[broken]) as place:
         assert (await place.ask("GET /")).status == 200
-        assert [type(defect) for defect in place.defects] == [BrokenPipeError]
+        assert place.serving.runtime.statistics().observer_errors == 1
+        assert place.defects == []
 
 
 async def test_an_observer_of_runs_is_told_of_the_500_that_an_unsendable_answer_becomes() -> None:

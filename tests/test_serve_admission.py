@@ -130,7 +130,7 @@ async def test_a_tenant_over_its_rate_hears_when_to_come_back(autojump_clock: tr
         problem = over.json(dict[str, Any])
         assert (problem["status"], problem["title"]) == (429, "Too Many Requests")
         assert problem["instance"] == over.headers["x-request-id"] == c.runs[-1].run_id
-        assert [kind for kind, *_ in c.runs[-1].timeline.records] == ["received", "refused"]
+        assert [kind for kind, *_ in c.runs[-1].timeline.records] == ["received", "refused", "answered"]
         assert (await c.get("/", headers={"X-Key": "other"})).status == 200  # whose rate is nobody's business
         assert "ratelimit" not in (await c.get("/", headers={"X-Key": "other"})).headers
         await trio.sleep(0.5)

@@ -21,7 +21,7 @@ from zerver.http.connection import Service, log_defect
 from zerver.http.gateway import Receive, Scope, SendMessage, serve_scope
 from zerver.runtime import Result, open_runtime
 from zerver.runtime.handlers import BUILTIN_KINDS
-from zerver.serve import RunObserver, check_app, open_edge
+from zerver.serve import Handler, check_app, open_edge
 
 _NO_TRIO: Final = "the app runs on Trio, and this server does not: start it as `hypercorn -k trio …`"
 _NOT_OPEN: Final = "the app is not open: the server must run the ASGI lifespan, as `hypercorn` does"
@@ -34,7 +34,7 @@ def asgi(
     trust: Trust = NO_TRUST,
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     observers: Sequence[Callable[[Result], None]] = (),
-    on_run: RunObserver | None = None,
+    beside: Mapping[str, Handler] | None = None,
     on_defect: Callable[[Exception], None] = log_defect,
     seed: int | None = None,
 ) -> AsgiApplication:
@@ -52,7 +52,7 @@ def asgi(
     async def open_service() -> AsyncGenerator[Service, None]:
         async with (
             open_runtime(app, observers=observers, handlers=handlers, seed=seed) as runtime,
-            open_edge(app, runtime, on_run=on_run, on_defect=on_defect, trust=trust) as edge,
+            open_edge(app, runtime, on_defect=on_defect, trust=trust, beside=beside) as edge,
         ):
             yield Service(edge.handle, limits, on_defect)
 

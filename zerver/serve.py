@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import trio
 
 from zerver.core.app import App, Route
+from zerver.core.flows import Flow
 from zerver.core.load import Neighbours
 from zerver.core.plan import compile_plan
 from zerver.core.priorities import RANK, Priority
@@ -58,11 +59,12 @@ from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.live import Run
 from zerver.runtime.run import Parts, Prepared
 
-#: Told of every run over HTTP once its response is made, and before it is sent: the result and the response's status.
-RunObserver = Callable[[Result, int], None]
+#: Answers requests that are no runs, as those for the live page. It says itself what may be asked of it, and by whom.
+Handler: TypeAlias = Callable[[Exchange], Awaitable[Response]]
 
 _TIMEOUT_HEADER = "x-request-timeout-ms"
 _PRIORITY_HEADER = "x-request-priority"
+_TRACE_HEADER = "traceparent"
 
 _ANYBODY = Identity(NOBODY)
 
@@ -138,16 +140,16 @@ class Edge:
         runtime: Runtime,
         mounts: Sequence[Mounted],
         relays: Relays,
-        on_run: RunObserver | None,
         on_defect: Callable[[Exception], None],
         trust: Trust,
+        beside: Mapping[str, Handler],
     ) -> None:
         self.app = runtime.app
         self.runtime = runtime
         self.router = compile_routes(runtime.app, runtime.handled)
-        self.on_run = on_run
         self.on_defect = on_defect
         self.trust = trust
+        self._beside = tuple(beside.items())
         self._relays = relays
         self._mounts = {mounted: _compile_mount(mounted) for mounted in mounts}
 
@@ -158,6 +160,9 @@ class Edge:
             caller = self.trust.judge(head, exchange.peer, exchange.scheme)
         except ProtocolViolation as violation:
             return stamped(problem(violation.status, detail=str(violation)), self.runtime.new_id())
+        for prefix, handler in self._beside:
+            if head.path.startswith(prefix) and head.path[len(prefix) : len(prefix) + 1] in ("", "/", "?"):
+                return await handler(exchange)
         found = self.router.find(head)
         if isinstance(found, Match):
             return await self._run(exchange, caller, found.payload, found.params, found.payload.label)
@@ -192,22 +197,29 @@ class Edge:
             label=label,
             on_wait=watch if watched else None,
             on_queued=exchange.watch_disconnect if watched else None,
-            after=lambda sealed: self._tell(sealed, response.status),  # its rollback has outlived the answer
+            parent=asked(_TRACE_HEADER) or "",
+            after=lambda sealed: runtime.answered(sealed, None),  # its rollback has outlived the answer
             degrade=None if endpoint.degrade is None else (endpoint.degrade.prepared, parts(endpoint.degrade), ()),
         )
-        response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
-        if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
-            response = await self._open(response, head, result)
-        if self.on_run is not None:
-            response = self._sendable(response, result)
+        status = None
+        try:
+            response = await self._answer(result, flow, head)
+            status = response.status
+        finally:
+            runtime.answered(result, status)
         if rule.rate is not None:
             quota = runtime.quota(who.tenant)
             response = response if quota is None else limited(response, quota)
         if response.refusal and caller.client != exchange.peer:  # it shares its connection with others of its proxy's
             response = attrs.evolve(response, refusal=False)
-        if result.sealed:
-            self._tell(result, response.status)
         return response
+
+    async def _answer(self, result: Result, flow: Flow, head: RequestHead) -> Response:
+        """What the client gets for what the run came to."""
+        response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
+        if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
+            response = await self._open(response, head, result)
+        return self._sendable(response, result) if self.runtime.observers else response
 
     def _reader(
         self, exchange: Exchange, caller: Caller, extractor: Extractor, params: Mapping[str, str]
@@ -241,14 +253,6 @@ class Edge:
             return stamped(problem(500, instance=result.run_id), result.run_id)
         return response
 
-    def _tell(self, result: Result, status: int) -> None:
-        if self.on_run is None:
-            return
-        try:
-            self.on_run(result, status)
-        except Exception as defect:  # whoever watches a run must not be able to spoil its answer
-            self.on_defect(defect)
-
 
 def _identity(said: Identity | str | None) -> Identity:
     """What an app's `identify` said. Raises TypeError for what is neither."""
@@ -278,16 +282,18 @@ async def open_edge(
     app: App,
     runtime: Runtime,
     *,
-    on_run: RunObserver | None = None,
     on_defect: Callable[[Exception], None] = log_defect,
     trust: Trust = NO_TRUST,
+    beside: Mapping[str, Handler] | None = None,
 ) -> AsyncGenerator[Edge, None]:
     """Start what is mounted, and make the handler. Left, the tasks of answers are ended, and then what is mounted.
+
+    beside: as `serve`.
 
     Raises DefinitionError when the app cannot work, or a mounted application does not start.
     """
     async with open_mounts(app.mounts, on_defect) as mounts, open_relays(on_defect) as relays:
-        yield Edge(runtime, mounts, relays, on_run, on_defect, trust)
+        yield Edge(runtime, mounts, relays, on_defect, trust, beside or {})
 
 
 class Serving:
@@ -325,7 +331,7 @@ async def serve(
     parser: ParserName = "auto",
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     observers: Sequence[Callable[[Result], None]] = (),
-    on_run: RunObserver | None = None,
+    beside: Mapping[str, Handler] | None = None,
     on_defect: Callable[[Exception], None] = log_defect,
     seed: int | None = None,
     neighbours: Neighbours | None = None,
@@ -339,7 +345,8 @@ async def serve(
     listeners: used instead of host and port, and closed in the end. handlers, observers, seed, neighbours: as
     `open_runtime`.
     limits: what a client may take. trust: which proxies are believed and which hosts are served; by default no proxy,
-    and any host. parser: as `serve_http`. on_run: see RunObserver. on_defect: told of exceptions that are nobody's
+    and any host. parser: as `serve_http`. beside: what answers requests below a path, as {"/_zerver": page.handle},
+    before routes are looked at, and without a run. on_defect: told of exceptions that are nobody's
     answer, as those of an `on_error`; by default they are logged.
 
     Raises DefinitionError when the app cannot work, OSError when the address cannot be bound; both before it listens.
@@ -349,7 +356,7 @@ async def serve(
         check_app(app, BUILTIN_KINDS | frozenset(handlers or ()))  # the routes too, and before anything is opened
         async with (
             open_runtime(app, observers=observers, handlers=handlers, seed=seed, neighbours=neighbours) as runtime,
-            open_edge(app, runtime, on_run=on_run, on_defect=on_defect, trust=trust) as edge,
+            open_edge(app, runtime, on_defect=on_defect, trust=trust, beside=beside) as edge,
         ):
             if listeners is None:
                 bound += await open_http_listeners(host, port)

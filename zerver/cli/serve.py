@@ -111,7 +111,7 @@ async def _serve(
         trust=options.trust(),
         parser=options.parser,
         neighbours=None if options.neighbours is None else inherited_neighbours(*options.neighbours),
-        on_run=_print_timeline if options.timeline else None,
+        observers=[_print_timeline] if options.timeline else [],
         on_defect=_report,
     )
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -197,8 +197,8 @@ async def _follow(
                 await tenants.reload(runtime)
 
 
-def _print_timeline(result: Result, status: int) -> None:
-    print(format_timeline(result.timeline, status=status, unresolved=result.unresolved), end="\n\n", flush=True)
+def _print_timeline(result: Result) -> None:
+    print(format_timeline(result.timeline, unresolved=result.unresolved), end="\n\n", flush=True)
 
 
 def _report(defect: Exception) -> None:

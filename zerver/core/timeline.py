@@ -40,7 +40,10 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     signalled   node        value                                 the signal came
     expired     node        None                                  it did not
     unresolved  entry       exception, or None                    nobody can say that the write is right
-    ended       flow        Ending                                the last record, but for an overrun of the last turn
+    ended       flow        Ending                                nothing is left to do for the run
+    answered    flow        status                                its edge has an answer for it, with this HTTP status
+
+After `ended` there may still be an overrun of the last turn; `answered` may also come before a rollback is over.
 """
 
 from __future__ import annotations
@@ -90,6 +93,7 @@ PARKED: Final = "parked"
 SIGNALLED: Final = "signalled"
 EXPIRED: Final = "expired"
 ENDED: Final = "ended"
+ANSWERED: Final = "answered"
 
 Account = Literal["admission", "turn", "cpu", "io", "parked"]
 
@@ -197,10 +201,19 @@ class Timeline:
     records: list[Record]
     secret: frozenset[str] = frozenset()
     label: str = ""  # what an edge calls the run, as "POST /v2/checkout"
+    parent: str = ""  # of which trace the caller says it is a part: a `traceparent` header, as it came
 
     @property
     def accounts(self) -> Accounts:
         return accounts(self.records)
+
+    @property
+    def answered(self) -> int | None:
+        """The HTTP status of the answer, or None while there is none, and for a run that did not come over HTTP."""
+        for kind, _, _, detail in reversed(self.records):
+            if kind == ANSWERED:
+                return int(detail)
+        return None
 
     @property
     def ending(self) -> Ending | None:

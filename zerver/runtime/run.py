@@ -24,10 +24,10 @@ from zerver.core.flows import Flow
 from zerver.core.load import Neighbours
 from zerver.core.machine import Machine
 from zerver.core.plan import Plan, compile_plan
-from zerver.core.priorities import PRIORITIES, RANK, Priority, demoted_by, lower_of
+from zerver.core.priorities import PRIORITIES, RANK, Priority, demoted_by
 from zerver.core.quotas import Quota
-from zerver.core.tenants import NOBODY, Tenant, Tenants, as_tenants
-from zerver.core.tickets import Refusal, Waiting
+from zerver.core.tenants import NOBODY, Tenant, Tenants, as_tenants, classify
+from zerver.core.tickets import Refusal, Ticket, Waiting
 from zerver.core.timeline import Ending, Record, Timeline
 from zerver.core.turns import pace_of
 from zerver.core.work import Work
@@ -150,6 +150,7 @@ class Runtime:
         priority: Priority | None = None,
         deadline: float | None = None,
         label: str = "",
+        parent: str = "",
         run_id: str = "",
         on_wait: Callable[[Run], None] | None = None,
         on_queued: Callable[[Callable[[], None]], None] | None = None,
@@ -160,50 +161,39 @@ class Runtime:
 
         takes: values in the order of `plan.takes`. priority: as `classify` has found it; by default what the flow and
         the tenant say. on_wait: see Run. on_queued: called when it has to wait for a ticket, with what to call if
-        nobody wants it any more. label: see Timeline. degrade: what to run in its place when it is refused, if there is
-        room for that, with its parts and takes.
-        after: a run whose deadline passes then gives its Result at once, not yet sealed; its rollback goes on in the
-        runtime, and `after` gets the sealed Result.
+        nobody wants it any more. label, parent: see Timeline. degrade: what to run in its place when it is refused, if
+        there is room for that, with its parts and takes.
+        after: given by an edge, which tells the observers itself, with `answered`, once it has an answer. A run whose
+        deadline passes then gives its Result at once, not yet sealed; its rollback goes on in the runtime, and `after`
+        gets the sealed Result.
         """
         clock, admission, flow = self.clock, self.admission, prepared.flow
         received, arrived = clock(), self._seconds()
-        chosen: Priority = (
-            lower_of(flow.priority, admission.tenants.get(tenant).priority) if priority is None else priority
-        )
+        chosen = classify(flow.priority, admission.tenants.get(tenant)) if priority is None else priority
         if chosen not in RANK:
             raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
         seconds = _shorter(deadline, flow.deadline)
         run_id = run_id or self.new_id()
         records: list[Record] = [(t.RECEIVED, received, flow.name, None)]
-        timeline = _timeline(run_id, prepared, tenant, chosen, records, label)
+        timeline = _timeline(run_id, prepared, tenant, chosen, records, label, parent)
         # The run stays what it is; only its place among others is a lower one while its flow overruns.
         down = self.turns.demoted(flow.name)
         queued_as = demoted_by(chosen, down) if down else chosen
         answer = admission.arrive(queued_as, tenant, arrived, arrived + seconds, prepared.work)
         if isinstance(answer, Waiting):
-            self.turns.notice()
-            try:
-                with trio.CancelScope() as waiting:
-                    if on_queued is not None:
-                        on_queued(waiting.cancel)
-                    answer = await admission.wait(answer, arrived)
-            except BaseException:  # the caller went away while it waited: nothing was begun, but it was here
-                records.append((t.ENDED, clock(), flow.name, _CUT))
-                self._seal(Result(timeline, _CUT))
-                raise
-            if isinstance(answer, Waiting):  # it was cut
-                records.append((t.ENDED, clock(), flow.name, _LEFT))
-                return self._seal(Result(timeline, _LEFT))
+            answer = await self._queue(answer, arrived, timeline, on_queued)
+            if isinstance(answer, Waiting):  # nobody wants it any more
+                return self._seal(Result(timeline, _LEFT), after is not None)
         if isinstance(answer, Refusal):
             records.append((t.REFUSED, clock(), flow.name, answer))
             ticket = None if degrade is None else admission.degrade(tenant, chosen, answer)
             if degrade is None or ticket is None:
-                return self._seal(Result(timeline, Ending("refused", cause=answer)))
+                return self._seal(Result(timeline, Ending("refused", cause=answer)), after is not None)
             prepared, parts, takes = degrade
             flow = prepared.flow
             down = self.turns.demoted(flow.name)
             seconds = _shorter(seconds, flow.deadline)
-            timeline = _timeline(run_id, prepared, tenant, chosen, records, label)
+            timeline = _timeline(run_id, prepared, tenant, chosen, records, label, parent)
         else:
             ticket = answer
         records.append((t.ADMITTED, clock(), flow.name, chosen))
@@ -216,21 +206,53 @@ class Runtime:
         try:
             ended = await drive(self.interpreter, self.turns, run, parts, takes)
         except BaseException:  # the caller is cancelled and gets no result, but what it left behind must be told
-            self._leave(run)
+            self._leave(run, edge=False)
             raise
         if isinstance(ended, Unwind):
             self._rollbacks.start_soon(self._roll_back, run, ended)
             return Result(timeline, machine.ending or _CUT, sealed=False)
-        return self._leave(run)
+        return self._leave(run, after is not None)
+
+    async def _queue(
+        self,
+        waiting: Waiting,
+        arrived: float,
+        timeline: Timeline,
+        on_queued: Callable[[Callable[[], None]], None] | None,
+    ) -> Ticket | Refusal | Waiting:
+        """What came of waiting for a ticket: it itself when the wait was cut, by whom on_queued has told how."""
+        self.turns.notice()
+        answer: Ticket | Refusal | Waiting = waiting
+        try:
+            with trio.CancelScope() as scope:
+                if on_queued is not None:
+                    on_queued(scope.cancel)
+                answer = await self.admission.wait(waiting, arrived)
+        except BaseException:  # the caller went away while it waited: nothing was begun, but it was here
+            timeline.records.append((t.ENDED, self.clock(), timeline.flow, _CUT))
+            self._seal(Result(timeline, _CUT), edge=False)
+            raise
+        if isinstance(answer, Waiting):
+            timeline.records.append((t.ENDED, self.clock(), timeline.flow, _LEFT))
+        return answer
+
+    def answered(self, result: Result, status: int | None) -> None:
+        """Told by an edge: this is the HTTP status of the answer, None if there is none. Observers of a sealed result
+        hear of it now; those of another one when it is sealed, which the edge tells by calling this with None.
+        """
+        if status is not None:
+            result.timeline.records.append((t.ANSWERED, self.clock(), result.timeline.flow, status))
+        if result.sealed:
+            self._tell(result)
 
     async def _roll_back(self, run: Run, command: Unwind) -> None:
         """Carry a rollback on behind the answer; the run keeps its ticket until it is over."""
         try:
             await unwind(self.interpreter, run, command)
         finally:
-            result = self._leave(run)
+            result = self._leave(run, run.after is not None)
             if run.after is not None:
-                self._tell(run.after, result)
+                run.after(result)
 
     def signal(self, run_id: str, signal: str, value: object = None) -> bool:
         """Tell a parked run what it waits for; False when no such run waits for this signal."""
@@ -292,26 +314,32 @@ class Runtime:
         """An id as runs have: 96 random bits, because keys of writes are made of it and must not meet again."""
         return f"req_{self._rng.getrandbits(96):024x}"
 
-    def _leave(self, run: Run) -> Result:
+    def under_way(self) -> tuple[Run, ...]:
+        """The runs that have a ticket and have not ended, the oldest first."""
+        return tuple(self._runs.values())
+
+    def _leave(self, run: Run, edge: bool) -> Result:
         """A run that had a ticket is over: with an ending of its own, or because its program ends."""
         del self._runs[run.run_id]
         self.admission.release(run.ticket, run.cpu_ns * 1e-9, run.waited_ns * 1e-9)
         machine = run.machine
-        return self._seal(Result(run.timeline, machine.ending or _CUT, machine.saga.unresolved))
+        return self._seal(Result(run.timeline, machine.ending or _CUT, machine.saga.unresolved), edge)
 
-    def _seal(self, result: Result) -> Result:
+    def _seal(self, result: Result, edge: bool) -> Result:
+        """Count a run that has ended. edge: there is one, which tells the observers when it has an answer."""
         self._ended += 1
         if result.unresolved:
             self._unresolved += 1
-        for observe in self.observers:
-            self._tell(observe, result)
+        if not edge:
+            self._tell(result)
         return result
 
-    def _tell(self, observe: Observer, result: Result) -> None:
-        try:
-            observe(result)
-        except Exception:  # whoever watches a run must not be able to fail it
-            self._observer_errors += 1
+    def _tell(self, result: Result) -> None:
+        for observe in self.observers:
+            try:
+                observe(result)
+            except Exception:  # whoever watches a run must not be able to fail it
+                self._observer_errors += 1
 
 
 @asynccontextmanager
@@ -353,16 +381,15 @@ async def open_runtime(
 
 _NEVER = float("inf")
 _LONGEST = 1e9  # seconds
-_LONGEST = 1e9  # seconds
 _LEFT = Ending("cancelled", reason="the client has gone")
 _CUT = Ending("cancelled", reason="the host cancelled it")
 
 
 def _timeline(
-    run_id: str, prepared: Prepared, tenant: str, priority: Priority, records: list[Record], label: str
+    run_id: str, prepared: Prepared, tenant: str, priority: Priority, records: list[Record], label: str, parent: str
 ) -> Timeline:
     flow = prepared.flow
-    return Timeline(run_id, flow.name, flow.version, tenant, priority, records, prepared.plan.secret, label)
+    return Timeline(run_id, flow.name, flow.version, tenant, priority, records, prepared.plan.secret, label, parent)
 
 
 def _shorter(one: float | None, other: float | None) -> float:

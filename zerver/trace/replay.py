@@ -15,8 +15,8 @@ from it up to the next event:
 That a run breathed, and that a step did not begin because the deadline had passed, the machine saw on its clock. Here
 it sees it on the records': a replay breathes where the run breathed, however long its own steps take.
 
-Records of the runtime alone (received, admitted, any other turn, overrun, attempt, failed, hedged, held, resolved, and
-what happens to calls inside a join) are no events: they are passed on as they are.
+Records of the runtime alone (received, admitted, any other turn, overrun, attempt, failed, hedged, held, resolved,
+answered, and what happens to calls inside a join) are no events: they are passed on as they are.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def replay(plan: Plan, timeline: Timeline, inputs: Inputs | None = None) -> Repl
 
 #: Written by the runtime only.
 _RUNTIMES = frozenset(
-    {t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.INPUT, t.OVERRUN, t.ATTEMPT, t.FAILED, t.HEDGED, t.HELD, t.RESOLVED}
+    {
+        t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.INPUT, t.OVERRUN, t.ATTEMPT, t.FAILED, t.HEDGED, t.HELD,
+        t.RESOLVED, t.ANSWERED,
+    }  # fmt: skip
 )
 
 #: Written by the machine for a step's own calls, by the runtime for calls inside a join.

@@ -34,19 +34,18 @@ def format_timeline(
     timeline: Timeline,
     *,
     unresolved: Sequence[Entry] | None = None,
-    status: int | None = None,
     slow: float | None = None,
 ) -> str:
     """The text of a run, without a newline at its end.
 
     unresolved: the Result's, for records that do not reach to the end of the run; whole ones tell it themselves.
-    status: what an edge answered, as 201; the run's own word by default. slow: seconds above which a run is called
+    slow: seconds above which a run is called
     slow; by default 0.05, if one step took more than half of it.
     """
     facts = Facts(timeline)
     veil = Veil(facts)
     lines = [
-        _header(facts, status),
+        _header(facts),
         *_table(list(rows(facts, veil))),
         *causes(facts, veil, unresolved, slow),
         *_slots(facts),
@@ -55,10 +54,10 @@ def format_timeline(
     return "\n".join(map(escaped, lines))
 
 
-def _header(facts: Facts, status: int | None) -> str:
+def _header(facts: Facts) -> str:
     timeline = facts.timeline
     ended = facts.ending.status if facts.ending is not None and facts.over else "under way"
-    word = ended if status is None else str(status)
+    word = ended if timeline.answered is None else str(timeline.answered)
     whose = f"{timeline.priority} · tenant {timeline.tenant}"
     return f"{timeline.label or timeline.flow}  {word}  [{timeline.run_id}]  {whose}"
 
