@@ -13,19 +13,16 @@ import os
 import platform
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+from _server import cpu_seconds, serving
 
-HERE = Path(__file__).parent
 CASES = {"plaintext": "/plain", "three steps": "/steps/7"}
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @attrs.frozen
@@ -104,42 +101,14 @@ def _print_versions(peers: Sequence[Peer]) -> None:
 
 
 def _measure(peer: Peer, seconds: float, connections: int) -> dict[str, tuple[float, float]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = f"127.0.0.1:{port}" if peer.port == "--bind" else str(port)
-    server = subprocess.Popen(
-        ["taskset", "-c", "0", *peer.command, peer.port, where],
-        cwd=HERE / "peers",
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_port(port, server)
+    with serving(peer.command, peer.port) as (port, group):
         results = {}
         for case, path in CASES.items():
             _load(port, path, 0.5, connections)
-            before = _cpu_seconds(server.pid)
+            before = cpu_seconds(group)
             done, took = _load(port, path, seconds, connections)
-            results[case] = (done / took, (_cpu_seconds(server.pid) - before) / done * 1e6)
+            results[case] = (done / took, (cpu_seconds(group) - before) / done * 1e6)
         return results
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
-
-
-def _wait_port(port: int, server: subprocess.Popen[bytes]) -> None:
-    ends = time.monotonic() + 20
-    while time.monotonic() < ends:
-        if server.poll() is not None:
-            raise SystemExit(f"{server.args} ended with status {server.returncode}")
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit(f"{server.args} does not listen")
 
 
 def _load(port: int, path: str, seconds: float, connections: int) -> tuple[int, float]:
@@ -153,20 +122,6 @@ def _load(port: int, path: str, seconds: float, connections: int) -> tuple[int, 
     if found is None:
         raise SystemExit(f"wrk said:\n{out}")
     return int(found[1]), float(found[2]) / (1000 if found[3] else 1)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of the process group's processes, children included."""
-    total = 0.0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == pid:  # its process group
-                total += (int(fields[11]) + int(fields[12])) / TICKS
-    return total
 
 
 def _print_case(case: str, rates: dict[str, list[float]], cpu: dict[str, list[float]]) -> list[dict[str, object]]:

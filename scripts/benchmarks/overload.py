@@ -16,11 +16,8 @@ import json
 import os
 import platform
 import random
-import socket
 import statistics
-import subprocess
 import sys
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
@@ -28,18 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from _server import PEERS, cpu_seconds, serving
 
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
+sys.path.insert(0, str(PEERS))
 from work import SHAPES  # the peers' own module, beside them on purpose
 
-HERE = Path(__file__).parent
 DEADLINES = {"interactive": 1.0, "default": 2.0, "batch": 30.0, "dependent": 2.0}
 COSTS = {name: sum(slices) for name, (slices, _) in SHAPES.items()}
 COSTS["dependent"] = COSTS["default"]
 MIX = {"interactive": 0.2, "default": 0.3, "batch": 0.5}  # of the CPU that is asked for
 MOST_CONNECTIONS = 4000
 REST_SECONDS = 2.5  # of work for a client, between two of its requests
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @attrs.frozen
@@ -327,41 +323,12 @@ class Load:
 
 def measure(system: System, arrivals: Sequence[Arrival], seconds: float, retries: int = 0) -> Measured:
     """Start the server anew, send it everything, and end it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        ["taskset", "-c", "0", *system.command, "--port", str(port)],
-        cwd=HERE / "peers", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        _wait_port(port, server)
+    with serving(system.command) as (port, group):
         load = Load(port, retries, random.Random(1))
         warm = [Arrival(0.02 * n, kind) for n, kind in enumerate(["interactive", "default"] * 20)]
         asyncio.run(Load(port, 0, random.Random(0)).run(warm, 1.0, 3.0))
-        before = asyncio.run(load.run(arrivals, seconds, 3.0, partial(_cpu_seconds, server.pid)))
-        return Measured(load.outcomes, seconds, _cpu_seconds(server.pid) - before)
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
-
-
-def _wait_port(port: int, server: subprocess.Popen[bytes]) -> None:
-    ends = time.monotonic() + 20
-    while time.monotonic() < ends:
-        if server.poll() is not None:
-            raise SystemExit(f"{server.args} ended with status {server.returncode}")
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit(f"{server.args} does not listen")
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+        before = asyncio.run(load.run(arrivals, seconds, 3.0, partial(cpu_seconds, group)))
+        return Measured(load.outcomes, seconds, cpu_seconds(group) - before)
 
 
 # ---- the scenarios ------------------------------------------------------------------------------
