@@ -20,11 +20,11 @@ from zerver.core.admission import Admission
 from zerver.core.classes import AdmissionPolicy
 from zerver.core.load import Load
 from zerver.core.overruns import Offenders, Overrun
-from zerver.core.priorities import PRIORITIES, RANK
+from zerver.core.priorities import GUARANTEES, PRIORITIES, RANK
 from zerver.core.tenants import Tenant, Tenants
 from zerver.core.tickets import Ticket
-from zerver.core.tickets import Waiting as Queued
-from zerver.core.turns import GUARANTEES, PASS, Pace, TurnQueue, Waiting, pace_of
+from zerver.core.tickets import Waiter as Queued
+from zerver.core.turns import PASS, Pace, TurnQueue, Waiter, pace_of
 from zerver.core.work import Work
 
 _NS: Final = 1e-9
@@ -42,7 +42,7 @@ class Parked:
         self.pace = pace
         self.cpu = self.waited = 0.0
         self.began = 0
-        self.entry: Waiting | None = None
+        self.entry: Waiter | None = None
 
 
 class Loop:
@@ -59,7 +59,7 @@ class Loop:
         self.spent = 0
         self._pause_at = PASS
         self._baton = False
-        self._given: Waiting | None = None
+        self._given: Waiter | None = None
         self._woken: deque[Parked] = deque()
         self._costs: dict[str, float] = {}
         self._pressed = _NOBODY  # the highest class of which a run waits for a ticket, when last asked
@@ -92,7 +92,7 @@ class Loop:
             run.began = now
             return run
         for run in self._woken:
-            run.entry = Waiting(run.pace.rank, self._costs.get(run.job.name, 0.0), run)
+            run.entry = Waiter(run.pace.rank, self._costs.get(run.job.name, 0.0), run)
             self.queue.add(run.entry)
             self._baton = True
         self._woken.clear()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerver.core.turns import BUDGETS, CREDIT_CAP, GUARANTEES, SLICES, TurnQueue, Waiting, pace_of
+from zerver.core.priorities import GUARANTEES
+from zerver.core.turns import BUDGETS, CREDIT_CAP, SLICES, TurnQueue, Waiter, pace_of
 
 MS = 1_000_000
 FEW = settings(max_examples=60, deadline=None)
@@ -19,11 +20,11 @@ def served(costs: Sequence[int], turns: int, classes: Sequence[int] = (0, 1, 2))
     queue, given_to = TurnQueue(), [0, 0, 0]
     for rank in classes:
         for _ in range(2):
-            queue.add(Waiting(rank, costs[rank], None))
+            queue.add(Waiter(rank, costs[rank], None))
     for _ in range(turns):
         entry = queue.next()
         assert entry is not None
-        queue.add(Waiting(entry.rank, costs[entry.rank], None))
+        queue.add(Waiter(entry.rank, costs[entry.rank], None))
         queue.charge(entry.rank, costs[entry.rank])
         given_to[entry.rank] += costs[entry.rank]
     return given_to
@@ -53,7 +54,7 @@ class _Model:
 
     def __init__(self) -> None:
         self.queue = TurnQueue()
-        self.entries: list[Waiting] = []
+        self.entries: list[Waiter] = []
 
 
 @FEW
@@ -62,7 +63,7 @@ def test_within_a_class_it_is_first_come_first_served(script: list[tuple[str, in
     model = _Model()
     for what, rank, cost in script:
         if what == "add":
-            entry = Waiting(rank, cost, None)
+            entry = Waiter(rank, cost, None)
             model.entries.append(entry)
             model.queue.add(entry)
         elif what == "withdraw" and model.entries:
@@ -84,26 +85,26 @@ def test_within_a_class_it_is_first_come_first_served(script: list[tuple[str, in
 
 def test_standing_work_is_the_least_of_the_tick() -> None:
     queue = TurnQueue()
-    first, second, batch = Waiting(0, 2.0, None), Waiting(0, 3.0, None), Waiting(2, 10.0, None)
+    first, second, batch = Waiter(0, 2.0, None), Waiter(0, 3.0, None), Waiter(2, 10.0, None)
     for entry in (first, second, batch):
         queue.add(entry)
     assert queue.standing() == (0.0, 0.0, 0.0), "it did not stand there all the time"
     assert queue.standing() == (5.0, 5.0, 15.0)
     queue.withdraw(second)
-    queue.add(Waiting(1, 7.0, None))
+    queue.add(Waiter(1, 7.0, None))
     assert queue.standing() == (2.0, 2.0, 12.0)
     assert queue.standing() == (2.0, 9.0, 19.0)
 
 
 def test_an_idle_class_saves_nothing_up() -> None:
     queue = TurnQueue()
-    queue.add(Waiting(2, 5 * MS, None))
-    queue.add(Waiting(0, MS, None))
+    queue.add(Waiter(2, 5 * MS, None))
+    queue.add(Waiter(0, MS, None))
     queue.charge(0, 1_000 * MS)
     taken = queue.next()
     assert taken is not None
     assert taken.rank == 2
-    queue.add(Waiting(2, 5 * MS, None))
+    queue.add(Waiter(2, 5 * MS, None))
     again = queue.next()
     assert again is not None
     assert again.rank == 0, "its credit ended with its queue"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 
 from zerver.core.concurrency import Seats
-from zerver.core.priorities import Priority
+from zerver.core.priorities import GUARANTEES, Priority
 
 _part = attrs.validators.and_(attrs.validators.gt(0.0), attrs.validators.le(1.0))
 
@@ -36,12 +36,14 @@ class ClassPolicy:
 
 
 INTERACTIVE = ClassPolicy(
-    share=0.50, floor=0.70, patience=0.050, slack=1.5, sojourn=0.005, newest_first=True, standing=0.005
+    share=GUARANTEES[0], floor=0.70, patience=0.050, slack=1.5, sojourn=0.005, newest_first=True, standing=0.005
 )
 DEFAULT = ClassPolicy(
-    share=0.25, floor=0.25, patience=0.250, slack=1.5, sojourn=0.020, newest_first=True, standing=0.008
+    share=GUARANTEES[1], floor=0.25, patience=0.250, slack=1.5, sojourn=0.020, newest_first=True, standing=0.008
 )
-BATCH = ClassPolicy(share=0.05, floor=0.05, patience=10.0, slack=0.8, sojourn=0.200, newest_first=False, standing=0.012)
+BATCH = ClassPolicy(
+    share=GUARANTEES[2], floor=0.05, patience=10.0, slack=0.8, sojourn=0.200, newest_first=False, standing=0.012
+)
 
 
 @attrs.frozen

@@ -15,6 +15,11 @@ PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "default", "batch")
 RANK: Final[dict[Priority, int]] = {priority: rank for rank, priority in enumerate(PRIORITIES)}
 
 
+#: The part of whatever is contended for (CPU, turns, connections) that a class has for certain while it waits, by rank.
+#: The rest goes by priority.
+GUARANTEES: Final = (0.50, 0.25, 0.05)
+
+
 def lower_of(one: Priority, other: Priority | None) -> Priority:
     """The lower of two classes; None lowers nothing."""
     return one if other is None or RANK[other] <= RANK[one] else other

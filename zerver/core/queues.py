@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from zerver.core.priorities import PRIORITIES, RANK, Priority
+from zerver.core.priorities import GUARANTEES, PRIORITIES, RANK, Priority
 
 W = TypeVar("W")
-
-#: What each class is sure to get of the places while it waits. Interactive needs no more said: it gets the rest, 70 %.
-SHARES: Final = (0.5, 0.25, 0.05)
 
 
 class Shares:
@@ -28,22 +25,22 @@ class Shares:
     __slots__ = ("_credits",)
 
     def __init__(self) -> None:
-        self._credits = [0.0] * len(SHARES)
+        self._credits = [0.0] * len(GUARANTEES)
 
     def choose(self, waiting: Iterable[int]) -> int:
         """The rank to be served, of those that wait (at least one; the highest class is the lowest number)."""
-        first, due, most = len(SHARES), -1, 0.0
+        first, due, most = len(GUARANTEES), -1, 0.0
         for rank in waiting:
             first = min(first, rank)
             credit = self._credits[rank]
-            if credit >= _WHOLE and credit / SHARES[rank] > most:
-                due, most = rank, credit / SHARES[rank]
+            if credit >= _WHOLE and credit / GUARANTEES[rank] > most:
+                due, most = rank, credit / GUARANTEES[rank]
         return first if due < 0 else due
 
     def give(self, rank: int, waiting: Iterable[int]) -> None:
         """A place was given to `rank`; waiting: the ranks that waited then, this one included."""
         backlogged = set(waiting)
-        for other, share in enumerate(SHARES):
+        for other, share in enumerate(GUARANTEES):
             # Who does not wait saves nothing up: the shares are of what is contended for.
             self._credits[other] = self._credits[other] + share if other in backlogged else 0.0
         self._credits[rank] = max(0.0, self._credits[rank] - 1.0)

@@ -18,10 +18,7 @@ from typing import Final
 
 import attrs
 
-from zerver.core.priorities import PRIORITIES, RANK, Priority
-
-#: The share of the steps' time that a class has for certain while it waits, by rank. The rest goes by priority.
-GUARANTEES: Final = (0.50, 0.25, 0.05)
+from zerver.core.priorities import GUARANTEES, PRIORITIES, RANK, Priority
 
 #: What a class can save up while others are served (ns), and what one turn of it is counted for at most.
 CREDIT_CAP: Final = 40_000_000
@@ -68,7 +65,7 @@ def pace_of(priority: Priority, demoted: int = 0) -> Pace:
     return _PACES[priority][demoted]
 
 
-class Waiting:
+class Waiter:
     """Somebody who waits for a turn. cost: what it is expected to take (ns). waits: whether it is in the queue."""
 
     __slots__ = ("cost", "rank", "task", "waits")
@@ -92,7 +89,7 @@ class TurnQueue:
 
     def __init__(self) -> None:
         self.waiting = 0
-        self._queues: tuple[deque[Waiting], ...] = tuple(deque() for _ in PRIORITIES)
+        self._queues: tuple[deque[Waiter], ...] = tuple(deque() for _ in PRIORITIES)
         self._counts = [0] * len(PRIORITIES)
         self._costs = [0.0] * len(PRIORITIES)
         self._credits = [0.0] * len(PRIORITIES)
@@ -100,14 +97,14 @@ class TurnQueue:
 
     # -- coming and going --
 
-    def add(self, entry: Waiting) -> None:
+    def add(self, entry: Waiter) -> None:
         """Queue up."""
         self._queues[entry.rank].append(entry)
         self._counts[entry.rank] += 1
         self._costs[entry.rank] += entry.cost
         self.waiting += 1
 
-    def withdraw(self, entry: Waiting) -> None:
+    def withdraw(self, entry: Waiter) -> None:
         """Somebody waits no more. Nothing happens to one that is out of the queue already."""
         if entry.waits:
             self._take_out(entry)
@@ -115,11 +112,11 @@ class TurnQueue:
             while queue and not queue[0].waits:  # heads are alive, so that their cost is that of the next turn
                 queue.popleft()
 
-    def first(self) -> Waiting | None:
+    def first(self) -> Waiter | None:
         """Who would have the next turn, as things are; it stays in the queue. None when nobody waits."""
         return self._queues[self._chosen()][0] if self.waiting else None
 
-    def next(self) -> Waiting | None:
+    def next(self) -> Waiter | None:
         """Who has the next turn; it is out of the queue. None when nobody waits."""
         entry = self.first()
         if entry is not None:
@@ -169,7 +166,7 @@ class TurnQueue:
                 best, longest = rank, credit / GUARANTEES[rank]
         return best if best >= 0 else highest
 
-    def _take_out(self, entry: Waiting) -> None:
+    def _take_out(self, entry: Waiter) -> None:
         entry.waits = False
         rank = entry.rank
         self.waiting -= 1

@@ -32,10 +32,10 @@ from zerver.core.frames import defined_at
 from zerver.core.load import Load
 from zerver.core.overruns import Offenders, Overrun, OverrunStatistics, longest_stretch
 from zerver.core.plan import StepNode
-from zerver.core.priorities import PRIORITIES
+from zerver.core.priorities import GUARANTEES, PRIORITIES
 from zerver.core.replan import steps_in
 from zerver.core.saga import Entry
-from zerver.core.turns import GUARANTEES, PASS, TurnQueue, Waiting
+from zerver.core.turns import PASS, TurnQueue, Waiter
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.live import Run
 from zerver.runtime.watchdog import Watchdog
@@ -151,7 +151,7 @@ class Turns:
         subject: what the TURN record names; None if the machine writes it, as `resume` does.
         """
         since = self.clock()
-        entry = Waiting(run.pace.rank, self._costs.get(run.flow.name, self._usual), trio.lowlevel.current_task())
+        entry = Waiter(run.pace.rank, self._costs.get(run.flow.name, self._usual), trio.lowlevel.current_task())
         self._queue.add(entry)
         await self._come_first(entry)
         self._baton = False  # laid down: a turn ends before any other task runs, and takes it up again
@@ -229,7 +229,7 @@ class Turns:
 
     # -- the baton --
 
-    async def _come_first(self, entry: Waiting) -> None:
+    async def _come_first(self, entry: Waiter) -> None:
         """Wait until one who is in the queue has the baton, and its turn has come."""
         is_free = not self._baton
         if is_free:
@@ -253,7 +253,7 @@ class Turns:
             self._wake(chosen, look=False)
             is_free = False
 
-    async def _parked(self, entry: Waiting) -> bool:
+    async def _parked(self, entry: Waiter) -> bool:
         """Wait to be given the baton; whether only to look, and to choose then. Once it is given for a turn, no
         cancellation takes it away: that comes after the turn.
         """
@@ -273,7 +273,7 @@ class Turns:
             self._queue.withdraw(chosen)
         self._wake(chosen, look)
 
-    def _wake(self, chosen: Waiting | None, look: bool) -> None:
+    def _wake(self, chosen: Waiter | None, look: bool) -> None:
         self._baton = chosen is not None
         self._reckon()
         if chosen is not None and isinstance(chosen.task, trio.lowlevel.Task):
