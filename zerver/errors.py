@@ -27,6 +27,7 @@ only where somebody would do something else about it. Cancellation is none of th
     ├─ DriverError             a database driver failed
     │   ├─ StatementError          the statement is wrong, or broke a constraint
     │   ├─ DriverClosed            the driver was closed, by you
+    │   ├─ DatabaseDown            no connection was to be had, or it broke before the commit: nothing has happened
     │   └─ ConnectionLost          the connection broke, by the world; a write may have happened
     ├─ HttpError               an HTTP exchange failed
     │   ├─ ProtocolViolation       the peer's bytes are not HTTP, or are over a limit
@@ -34,6 +35,7 @@ only where somebody would do something else about it. Cancellation is none of th
     │   │   └─ AddressRefused          the name leads to an address that this client may not talk to
     │   └─ ExchangeFailed          the connection broke after the request was (partly) sent
     ├─ InvalidData             a value does not have the shape that was asked for; `.problems` lists all
+    ├─ TraceError              a recorded run cannot be read: torn, hostile, or of another version
     └─ InternalError           a bug in Zerver; please report it
 """
 
@@ -199,6 +201,17 @@ class DriverClosed(DriverError):
     """The driver was closed, by its owner, before the call or while it ran; what it asked for has not happened."""
 
 
+class DatabaseDown(DriverError):
+    """The database could not be reached, or went away before the commit was sent: the call has certainly not happened.
+
+    retry_after: seconds for which it is of no use to try again; 0 if nobody knows.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ConnectionLost(DriverError):
     """The connection broke during the call: a write may or may not have happened."""
 
@@ -242,6 +255,13 @@ class InvalidData(ZerverError):
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(f"{where}: {what}" for where, what in self.problems))
+
+
+class TraceError(ZerverError):
+    """A recorded run cannot be read: its bytes are torn, are no recording at all, or are of a version not known here.
+
+    Nothing of it was used. The message says where, and never what stands there.
+    """
 
 
 class InternalError(ZerverError):

@@ -84,8 +84,10 @@ class Ended:
     err: str
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+def environment(**said: str) -> dict[str, str]:
+    """Of a process: as it would be for a newcomer, but without a page and a trace file unless they are said."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("ZERVER_")}
+    return ours | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "ZERVER_PAGE": "off", "ZERVER_TRACE_DB": ""} | said
 
 
 def zerver(folder: Path, *arguments: str, **modules: str) -> Ended:

@@ -11,6 +11,7 @@ import trio
 
 from zerver import App, Done, Flow, Slot, join, step
 from zerver.core.effects import INJECTED, CallInfo, Failure, IdempotencyKey, Success, Unknown, effect
+from zerver.core.tracing import effect_span_id, read_traceparent, trace_id
 from zerver.effects import http
 from zerver.effects.http import Reply
 from zerver.errors import ConnectFailed, EffectError, Rejected
@@ -76,6 +77,25 @@ async def test_reads_and_writes() -> None:
     assert post.headers.get("content-type") == "application/json"
 
 
+async def test_each_request_is_a_part_of_its_runs_trace() -> None:
+    heads: list[RequestHead] = []
+    make = asking(lambda url: http.get(url).with_policy(retries=1))
+    caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+    async with (
+        service(noting(heads)) as url,
+        open_runtime(App(capabilities=[http_client(allow_private=True)])) as runtime,
+    ):
+        alone = await runtime.run(make, given={"url": url})
+        prepared = runtime.prepare(make)
+        called = await runtime.execute(prepared, (), [url], parent=caller)
+    told = [read_traceparent(head.headers.get("traceparent") or "") for head in heads]
+    assert [parent and parent.trace_id for parent in told] == [trace_id(alone.run_id), caller[3:35]]
+    assert [parent and parent.sampled for parent in told] == [True, False]
+    for parent, result in zip(told, (alone, called), strict=True):
+        assert parent is not None
+        assert parent.span_id == effect_span_id(f"{result.run_id}:ask:1")
+
+
 async def test_how_often_it_was_tried_is_told_from_the_second_attempt_on() -> None:
     told: list[str | None] = []
 
@@ -109,7 +129,7 @@ async def test_a_hedge_is_a_second_attempt_and_says_so() -> None:
 
 async def test_what_the_exchange_says_wins() -> None:
     heads: list[RequestHead] = []
-    said = {"x-request-ID": "mine", "Idempotency-key": "mine", "x-request-timeout-MS": "7"}
+    said = {"x-request-ID": "mine", "Idempotency-key": "mine", "x-request-timeout-MS": "7", "Traceparent": "mine"}
     async with service(noting(heads)) as url:
         await run(asking(lambda url: http.post(url, headers=said)), url, deadline=5)
     assert {name.lower(): heads[0].headers.get_all(name) for name in said} == {

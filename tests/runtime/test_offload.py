@@ -17,7 +17,7 @@ from zerver.core.plan import compile_plan
 from zerver.core.steps import Step
 from zerver.errors import DefinitionError
 from zerver.runtime import open_runtime
-from zerver.trace.replay import replay
+from zerver.trace.replaying.replay import replay
 from zerver.trace.text import format_timeline
 
 Number = Annotated[int, Slot("number")]

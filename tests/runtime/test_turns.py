@@ -21,7 +21,7 @@ from zerver.effects import clock
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.turns import Turns
 from zerver.testing import cancel_sweep
-from zerver.trace.replay import replay
+from zerver.trace.replaying.replay import replay
 from zerver.trace.text import format_timeline
 
 One = Annotated[str, Slot("one")]

@@ -22,6 +22,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "routes": ("zerver.cli.inspect", "List the routes of an app."),
     "explain": ("zerver.cli.explain", "Say what applies to a request, and who says so."),
     "graph": ("zerver.cli.inspect", "Draw a flow, as Mermaid or DOT."),
+    "trace": ("zerver.cli.trace", "List the runs that were kept, or tell one."),
+    "replay": ("zerver.cli.replay", "Run a kept run's steps once more, offline."),
+    "diff": ("zerver.cli.diff", "Compare two runs, or the slow runs of a route with its fast ones."),
+    "top": ("zerver.cli.top", "Show what a running server does."),
+    "config": ("zerver.cli.config", "Show every setting, and where it came from."),
 }
 
 

@@ -12,9 +12,11 @@ import attrs
 import click
 
 from zerver.cli.limits import read_limits
+from zerver.core.settings import Settings
 from zerver.errors import DefinitionError
 from zerver.http import CertificateFiles, Certificates, ForwardedForm, Limits, ParserName, Trust, is_local
 from zerver.runtime.tenants import TenantsFile
+from zerver.ui import Access, new_token
 
 
 class WrongOption(click.ClickException):
@@ -25,7 +27,8 @@ class WrongOption(click.ClickException):
 
 @attrs.frozen
 class ServeOptions:
-    """The options of `zerver serve`, under their own names. host and port: None for those not given.
+    """The options of `zerver serve`, under their own names. host and port: None for those not given. settings: all
+    others that were said, on the command line or elsewhere. config: the file that was named for them.
 
     worker: the file descriptor that leads to the supervisor; None in a process that has none. listener: that of a
     listening socket which the supervisor has opened. neighbours: that of what workers tell each other, and the row of
@@ -48,6 +51,8 @@ class ServeOptions:
     tenants: str | None
     timeline: bool
     drain: float
+    settings: Settings
+    config: str | None = None
     worker: int | None = None
     listener: int | None = None
     neighbours: tuple[int, int] | None = None
@@ -67,6 +72,20 @@ class ServeOptions:
     def open_to_others(self) -> bool:
         """Whether strangers can connect, and nobody has said for which hosts it answers."""
         return self.unix is None and not is_local(self.bind_host) and not self.allow_host
+
+    @property
+    def has_page(self) -> bool:
+        """Whether there is a live page. Through a Unix socket nobody could be told from a stranger."""
+        mode = self.settings.page.mode
+        return self.unix is None and (mode == "on" or (mode == "auto" and is_local(self.bind_host)))
+
+    def access(self) -> Access:
+        """The locks of the page. Raises WrongOption."""
+        page = self.settings.page
+        try:
+            return Access(new_token() if page.token is None else page.token.reveal(), hosts=page.hosts)
+        except DefinitionError as error:
+            raise WrongOption(f"{error.problem}; {error.cure}") from None
 
     @property
     def bind_host(self) -> str:
@@ -122,6 +141,10 @@ class ServeOptions:
             "--allow-host": self.allow_host,
             "--limit": self.limit,
             "--tenants": [] if self.tenants is None else [self.tenants],
+            "--config": [] if self.config is None else [self.config],
+            "--log": [self.settings.log.form],
+            "--page": ["on" if self.has_page else "off"],
+            "--trace-db": [self.settings.trace.db],
         }
         return [
             *(self.app, *listen, "--parser", self.parser, "--proxy-form", self.proxy_form),

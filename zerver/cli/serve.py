@@ -21,11 +21,14 @@ from typing import Any
 import click
 import trio
 
+from zerver.cli.announce import announced
+from zerver.cli.config import load_settings
 from zerver.cli.load import load_app
 from zerver.cli.options import ServeOptions, WrongOption
 from zerver.cli.workers import Lifeline, inherited_listener, inherited_neighbours, supervise
 from zerver.core.app import App
 from zerver.http import Certificates, open_http_listeners, open_unix_listener, over_tls
+from zerver.observing import open_observing
 from zerver.runtime import Result, Runtime
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.tenants import TenantsFile
@@ -35,12 +38,12 @@ from zerver.trace.text import format_timeline
 
 
 @click.command()
-@click.argument("app", metavar="MODULE:APP")
+@click.argument("app", metavar="MODULE:APP", required=False)
 @click.option("--host", metavar="ADDRESS", help="Where to listen.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="0: any free one.  [default: 8000]")
 @click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead.")
 @click.option("--unix-mode", default="660", show_default=True, metavar="MODE", help="Who may connect to it, in octal.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Processes that serve.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that serve.  [default: 1]")
 @click.option(
     "--parser", default="auto", show_default=True, type=click.Choice(["auto", "h11", "httptools"]),
     help="Reads request heads. auto: httptools if it is installed.",
@@ -73,18 +76,21 @@ from zerver.trace.text import format_timeline
 )  # fmt: skip
 @click.option("--timeline", is_flag=True, help="Print the timeline of every run.")
 @click.option(
-    "--drain", default=10.0, show_default=True, type=click.FloatRange(min=0), metavar="SECONDS",
-    help="What runs may take after SIGTERM.",
+    "--drain", type=click.FloatRange(min=0), metavar="SECONDS", help="What runs may take after SIGTERM.  [default: 10]"
+)
+@click.option("--config", metavar="FILE", help="The file of settings.  [default: zerver.toml, if it is there]")
+@click.option("--log", type=click.Choice(["off", "console", "json"]), help="Log lines, on stderr.  [default: off]")
+@click.option("--trace-db", metavar="FILE", help='Where runs are kept; "": nowhere.  [default: .zerver/traces.db]')
+@click.option(
+    "--page", type=click.Choice(["auto", "on", "off"]),
+    help="The live page. auto: where only this machine can connect.  [default: auto]",
 )  # fmt: skip
 @click.option("--worker", type=int, hidden=True)
 @click.option("--listener", type=int, hidden=True)
 @click.option("--neighbours", type=int, nargs=2, hidden=True)
 def serve(unix_mode: str, **given: Any) -> None:
-    """Serve an app over HTTP."""
-    try:
-        options = ServeOptions(unix_mode=int(unix_mode, 8), **given)
-    except ValueError:
-        raise WrongOption(f"--unix-mode is octal, as 660; not {unix_mode!r}") from None
+    """Serve an app over HTTP. What no option says, `zerver config` shows."""
+    options = _options(unix_mode, given)
     if options.workers > 1:
         sys.exit(trio.run(supervise, options))
     certificates, tenants = options.certificates(), options.tenants_file()
@@ -97,34 +103,70 @@ def serve(unix_mode: str, **given: Any) -> None:
     trio.run(_serve, app, options, certificates, tenants)
 
 
+#: The options that are settings too, by the setting's key.
+_SETTINGS = {
+    "serve.app": "app", "serve.host": "host", "serve.port": "port", "serve.workers": "workers", "serve.drain": "drain",
+    "serve.tenants": "tenants", "log.form": "log", "trace.db": "trace_db", "page.mode": "page",
+}  # fmt: skip
+
+
+def _options(unix_mode: str, given: dict[str, Any]) -> ServeOptions:
+    """What the command line, the environment and the file say together."""
+    said = {key: ("--" + name.replace("_", "-"), given.pop(name)) for key, name in _SETTINGS.items()}
+    settings = load_settings(given["config"], said, quiet=given["worker"] is not None)
+    serving = settings.serve
+    if not serving.app:
+        raise WrongOption("which app? Write MODULE:APP, as `zerver serve shop.api:app`, or set ZERVER_APP")
+    # A host or port that stands in the environment is not said beside --unix; one on the same command line is.
+    sources = ("option",) if given["unix"] is not None else ("option", "environment", "file")
+    try:
+        mode = int(unix_mode, 8)
+    except ValueError:
+        raise WrongOption(f"--unix-mode is octal, as 660; not {unix_mode!r}") from None
+    return ServeOptions(
+        app=serving.app,
+        host=serving.host if settings.origin("serve.host").source in sources else None,
+        port=serving.port if settings.origin("serve.port").source in sources else None,
+        unix_mode=mode,
+        workers=serving.workers,
+        drain=serving.drain,
+        tenants=serving.tenants or None,
+        settings=settings,
+        **given,
+    )
+
+
 async def _serve(
     app: App, options: ServeOptions, certificates: Certificates | None, tenants: TenantsFile | None
 ) -> None:
     listeners = await _listen(options, certificates)
     lifeline = None if options.worker is None else Lifeline(options.worker)
     serving: Serving | None = None
-    serve_it = partial(
-        serve_app,
-        app,
-        listeners=listeners,
-        limits=options.limits(),
-        trust=options.trust(),
-        parser=options.parser,
-        neighbours=None if options.neighbours is None else inherited_neighbours(*options.neighbours),
-        observers=[_print_timeline] if options.timeline else [],
-        on_defect=_report,
-    )
+    access = options.access() if options.has_page else None
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
+        async with open_observing(app, options.settings, page=access) as observing, trio.open_nursery() as nursery:
+            serve_it = partial(
+                serve_app,
+                app,
+                listeners=listeners,
+                limits=options.limits(),
+                trust=options.trust(),
+                parser=options.parser,
+                neighbours=None if options.neighbours is None else inherited_neighbours(*options.neighbours),
+                observers=[*observing.observers, *([_print_timeline] if options.timeline else [])],
+                beside=observing.beside,
+                on_defect=_report if options.settings.log.form == "off" else observing.on_defect,
+            )
             with trio.CancelScope() as until_signal:
                 nursery.start_soon(_heed, signals, until_signal, lifeline is None)
                 started: Serving = await nursery.start(serve_it)
                 serving = started
+                observing.attach(started.runtime, started.addresses)
                 if tenants is not None:
                     await nursery.start(_follow, tenants, started.runtime)
                 if lifeline is None:
-                    print(*(f"listening on {address}" for address in started.addresses), sep="\n", flush=True)
-                    await trio.sleep_forever()
+                    with announced(started.addresses, access):
+                        await trio.sleep_forever()
                 else:
                     await lifeline.tell_ready()
                     await lifeline.wait_broken()

@@ -23,17 +23,20 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import attrs
 import click
 import trio
 
+from zerver.cli.announce import announced
 from zerver.cli.options import ServeOptions
 from zerver.http.listeners import address_of, bind_tcp, open_unix_listener, url_of
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.neighbours import Neighbourhood, SharedNeighbours, open_neighbourhood
+
+PAGE_TOKEN: Final = "ZERVER_PAGE_TOKEN"  # of the environment
 
 _READY: Final = b"+"
 _MOST_FAILED_STARTS: Final = 3
@@ -78,7 +81,10 @@ async def supervise(options: ServeOptions) -> int:
     tenants = options.tenants_file()
     async with _held_place(options) as place:
         neighbours = open_neighbourhood(options.workers)
-        with os.fdopen(neighbours), Neighbourhood(neighbours) as neighbourhood:
+        access = options.access() if options.has_page else None
+        if access is not None:
+            os.environ[PAGE_TOKEN] = access.token  # of all workers: a browser may come to any of them
+        with os.fdopen(neighbours), Neighbourhood(neighbours) as neighbourhood, ExitStack() as stack:
             command = [*_interpreter(), "-m", "zerver.cli", "serve", *options.worker_arguments(place.port)]
             inherited = [neighbours]
             if place.listener is not None:
@@ -88,7 +94,7 @@ async def supervise(options: ServeOptions) -> int:
                 lambda number: [*command, "--neighbours", str(neighbours), str(number)],
                 options.workers,
                 inherited,
-                on_ready=lambda: print(*(f"listening on {one}" for one in place.addresses), sep="\n", flush=True),
+                on_ready=lambda: stack.enter_context(announced(place.addresses, access)),
                 on_end=neighbourhood.clear,
             )
             return await _run(workers, pass_on_hangups=tenants is not None)
@@ -166,7 +172,7 @@ class Workers:
         count: int,
         inherited: Sequence[int],
         *,
-        on_ready: Callable[[], None],
+        on_ready: Callable[[], object],
         on_end: Callable[[int], None],
     ) -> None:
         self._command = command

@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Literal, NewType, ParamSpec, TypeAlias, 
 
 import attrs
 
+from zerver.core import tracing
 from zerver.core.policy import Policy, stated
 from zerver.core.priorities import Priority
 from zerver.core.values import value
@@ -35,7 +36,8 @@ INJECTED: Final[Any] = type("Injected", (), {"__repr__": lambda _: "INJECTED"})(
 class CallInfo:
     """Which call a handler is performing; a handler that takes `*, info: CallInfo` gets it.
 
-    step: the step that asked. attempt: 1 for the first. priority: the run's class.
+    step: the step that asked. attempt: 1 for the first. priority: the run's class. parent: the `traceparent` with which
+    the run was asked for, as it came.
     """
 
     run_id: str
@@ -45,6 +47,12 @@ class CallInfo:
     attempt: int
     tenant: str
     priority: Priority
+    parent: str = ""
+
+    @property
+    def traceparent(self) -> str:
+        """What to send along as `traceparent`: the span of this effect. Made when somebody asks for it."""
+        return tracing.outgoing(self.run_id, self.parent, self.key)
 
 
 # ---- outcomes -------------------------------------------------------------------------------

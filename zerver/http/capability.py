@@ -1,9 +1,10 @@
 """The http effects, performed: `App(capabilities=[http_client()])`.
 
 Law: what an exchange says to the other side beyond its own words is said here: which write this is
-(Idempotency-Key), on whose behalf (X-Request-Id), how often it was tried (X-Request-Attempt, from the second attempt
-on, for servers that shed those first), and how long anybody will wait (X-Request-Timeout-Ms). What the exchange says
-itself wins. What certainly was not sent, and would not be sent next time either, is Rejected.
+(Idempotency-Key), on whose behalf (X-Request-Id), of which trace it is a part (traceparent, which names the span of the
+effect), how often it was tried (X-Request-Attempt, from the second attempt on, for servers that shed those first), and
+how long anybody will wait (X-Request-Timeout-Ms). What the exchange says itself wins. What certainly was not sent, and
+would not be sent next time either, is Rejected.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def downstream(info: CallInfo) -> dict[str, str]:
 
     `await http.request("POST", url, headers=downstream(info), key=key)`
     """
-    told = {"X-Request-Id": info.run_id}
+    told = {"X-Request-Id": info.run_id, "traceparent": info.traceparent}
     if info.attempt > 1:
         told["X-Request-Attempt"] = str(info.attempt)
     return told

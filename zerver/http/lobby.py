@@ -3,7 +3,7 @@
 Law: a stranger costs a task from its first whole head on, and not before. Until then it is a socket, a deadline and
 the bytes that came; one task listens to all who are here, and another sends them away in time. 5,000 silent or
 dripping connections are therefore no more work than 5,000 entries in a table, and none of it can stop the loop: after
-every few sockets, the others have their turn. What is heard here is judged by the same gate as everywhere (`gate.py`);
+every few sockets it rests. What is heard here is judged by the same gate as everywhere (`gate.py`);
 who has said something that is no head is sent in as well, to be told so by its connection.
 
 A head comes in one packet as good as always, or in a few full ones. Who drips it, in pieces smaller than any packet on
@@ -36,8 +36,9 @@ _READ_SIZE: Final = 16 * 1024
 _SMALL: Final = 256  # bytes; half of what the smallest path of the internet carries in a packet (RFC 9293 §3.7.1)
 _LOOK_SECONDS: Final = 0.02
 _CLOCK_SECONDS: Final = 0.05  # deadlines are kept as exactly as that, and many at a time
-_HEARD_AT_ONCE: Final = 12  # sockets between two turns of the others, at 7 µs each
-_DISMISSED_AT_ONCE: Final = 2  # at 35 µs each: they get an answer, or are closed
+_HEARD_AT_ONCE: Final = 12  # sockets, at 7 µs each, before the loop may rest
+_DISMISSED_AT_ONCE: Final = 3  # the same, at 35 µs each: they get an answer, or are closed
+_REST_SECONDS: Final = 0.001  # to sleep, not to yield: without it, what others have sent waits in the kernel meanwhile
 _MOST_REFUSED: Final = 1000  # who are given time to read why; the others' answer may be lost with their connection
 
 
@@ -153,12 +154,12 @@ class Lobby:
             for _ in range(0, self._drips, _HEARD_AT_ONCE):  # each is heard once, whoever drips faster
                 if not self._hear_some(self._coarse):
                     break
-                await trio.lowlevel.checkpoint()
+                await trio.sleep(_REST_SECONDS)
             for room in (self._silent, self._begun, self._leaving):
-                while self._dismiss_some(room):
-                    await trio.lowlevel.checkpoint()
-            while self._close_some():
-                await trio.lowlevel.checkpoint()
+                while self._dismiss_some(room):  # noqa: ASYNC110 - it is work with rests, and waits for nothing
+                    await trio.sleep(_REST_SECONDS)
+            while self._close_some():  # noqa: ASYNC110 - the same
+                await trio.sleep(_REST_SECONDS)
 
     def _look_by(self, deadline: float) -> None:
         if deadline < self._next:
@@ -175,13 +176,13 @@ class Lobby:
         return max(now + _CLOCK_SECONDS, min(deadlines, default=math.inf))
 
     def _hear_some(self, epoll: select.epoll) -> bool:
-        """Hear those who have something to say, but not too many. Whether there were any."""
+        """Hear those who have something to say, but not too many. Whether there may be more."""
         ready = epoll.poll(0, _HEARD_AT_ONCE)
         for descriptor, _ in ready:
             guest = self._begun.get(descriptor) or self._silent.get(descriptor)
             if guest is not None:
                 self._hear(descriptor, guest)
-        return bool(ready)
+        return len(ready) == _HEARD_AT_ONCE
 
     def _hear(self, descriptor: int, guest: _Guest) -> None:
         room = self._begun if guest.heard else self._silent
@@ -262,7 +263,7 @@ class Lobby:
     def _close_some(self) -> bool:
         """Close those who were refused, but not too many. Whether there may be more."""
         now = trio.current_time()
-        for _ in range(_DISMISSED_AT_ONCE):
+        for _ in range(_HEARD_AT_ONCE):
             if not self._refused or self._refused[0][0] > now:
                 return False
             self._refused.popleft()[1].close()

@@ -107,4 +107,5 @@ class Run:
 
     def info(self, call: Call, attempt: int) -> CallInfo:
         """What a handler may know about the call it performs."""
-        return CallInfo(self.run_id, self.flow.name, call.step, call.key, attempt, self.tenant, self.priority)
+        flow, parent = self.flow.name, self.timeline.parent
+        return CallInfo(self.run_id, flow, call.step, call.key, attempt, self.tenant, self.priority, parent)

@@ -1,9 +1,36 @@
-"""What happened: the timeline as text, the last runs in memory, and the same run once more from its records."""
+"""What happened: the timeline as text, spans, files and numbers; and the same run once more from its records."""
 
-from zerver.trace.replay import Divergence as Divergence
-from zerver.trace.replay import Inputs as Inputs
-from zerver.trace.replay import Replayed as Replayed
-from zerver.trace.replay import replay as replay
+from zerver.trace.comparing.diff import Diff as Diff
+from zerver.trace.comparing.diff import diff as diff
+from zerver.trace.hidden import Hidden as Hidden
+from zerver.trace.keeping.keep import Keeper as Keeper
+from zerver.trace.keeping.keep import Keeping as Keeping
+from zerver.trace.keeping.store import TraceStore as TraceStore
+from zerver.trace.keeping.store import open_store as open_store
+from zerver.trace.keeping.writer import open_trace_writer as open_trace_writer
+from zerver.trace.recorder import Listener as Listener
+from zerver.trace.recorder import Recorder as Recorder
+from zerver.trace.recorder import open_recorder as open_recorder
+from zerver.trace.recording.run import Recording as Recording
+from zerver.trace.recording.run import decode_run as decode_run
+from zerver.trace.recording.run import encode_run as encode_run
+from zerver.trace.recording.vocabulary import Vocabulary as Vocabulary
+from zerver.trace.replaying.replay import Divergence as Divergence
+from zerver.trace.replaying.replay import Inputs as Inputs
+from zerver.trace.replaying.replay import Replayed as Replayed
+from zerver.trace.replaying.replay import replay as replay
+from zerver.trace.replaying.story import Story as Story
+from zerver.trace.replaying.story import retell as retell
 from zerver.trace.ring import Ring as Ring
 from zerver.trace.ring import RingStatistics as RingStatistics
+from zerver.trace.spans import Span as Span
+from zerver.trace.summary import Filter as Filter
+from zerver.trace.summary import Summary as Summary
+from zerver.trace.summary import summarize as summarize
+from zerver.trace.telemetry.exporter import open_exporter as open_exporter
+from zerver.trace.telemetry.exporter import otlp_sender as otlp_sender
+from zerver.trace.telemetry.logs import get_logger as get_logger
+from zerver.trace.telemetry.logs import open_logs as open_logs
+from zerver.trace.telemetry.metrics import Metrics as Metrics
+from zerver.trace.telemetry.prometheus import prometheus as prometheus
 from zerver.trace.text import format_timeline as format_timeline

@@ -7,17 +7,17 @@ else by its arguments, masked first and cut last. What is cut ends in "…".
 from __future__ import annotations
 
 import re
-from types import TracebackType
 
 from zerver.core.calls import Call
 from zerver.core.decisions import Fail
 from zerver.core.effects import Effect, EffectKind
-from zerver.core.frames import is_users, short_place
+from zerver.core.frames import short_place
 from zerver.core.joins import Join
 from zerver.core.offload import OffloadKind
 from zerver.effects.http import Exchange
 from zerver.errors import EffectError
 from zerver.trace.facts import is_timeout
+from zerver.trace.failures import place_of
 from zerver.trace.veil import MASK, Veil
 
 _ARGUMENTS = 40
@@ -176,13 +176,6 @@ def fail(decided: Fail, veil: Veil, step: str = "") -> str:
 
 
 def place(error: BaseException) -> str:
-    """The last line of the user's code in a traceback: `shop/steps.py:12`; "" when there is no traceback."""
-    found = last = ""
-    at: TracebackType | None = error.__traceback__
-    while at is not None:
-        code = at.tb_frame.f_code
-        last = short_place(code.co_filename, at.tb_lineno)
-        if is_users(str(at.tb_frame.f_globals.get("__name__", "")), code.co_filename):
-            found = last
-        at = at.tb_next
-    return found or last
+    """The last line of the user's code in a traceback: `shop/steps.py:12`; "" when there is none."""
+    at = place_of(error)
+    return short_place(*at) if at is not None else ""

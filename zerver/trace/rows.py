@@ -31,6 +31,9 @@ from zerver.trace.veil import Veil
 _SHOWS = 50_000
 _QUEUED = 1_000_000
 
+#: A row tells what so many records after its own say, at most: an undo its end, a failed attempt the fault of its step.
+_TELLS_AHEAD = 3
+
 #: From so many attempts on that failed in the same way, only the first and the last have a row.
 _ALIKE = 5
 
@@ -44,16 +47,17 @@ def _afterwards(answer: Any) -> str:
 
 @attrs.frozen
 class Row:
-    """at: nanoseconds since the run was received. subject: a step, a branch, or the flow."""
+    """at: nanoseconds since the run was received. subject: a step, a branch, or the flow. index: of its record."""
 
     at: int
     subject: str
     text: str
+    index: int
 
 
-def rows(facts: Facts, veil: Veil) -> Iterator[Row]:
-    """The rows of a run, in order."""
-    return _Rows(facts, veil).all()
+def rows(facts: Facts, veil: Veil, begin: int = 0, end: int | None = None) -> Iterator[Row]:
+    """The rows of a run, in order. begin, end: of the records from begin up to end only, by index."""
+    return _Rows(facts, veil).some(begin, len(facts.timeline.records) if end is None else end)
 
 
 class _Rows:
@@ -65,19 +69,21 @@ class _Rows:
         self.told: set[int] = set()  # records that another row tells
         self.swallowed: dict[int, str] = {}  # id of an error -> what the row of its fault is to say
         self.alike: dict[int, int] = {}  # index of a failed attempt -> the first one that it speaks for
+        self.given_up = {id(known.call.parent) for known in facts.calls.values() if known.given_up}
         self.gather_alike()
         busy = [milliseconds(facts.took(step)) for step in facts.steps.values() if step.calls]
         self.width = max(map(len, busy), default=0)
 
-    def all(self) -> Iterator[Row]:
-        for index, (kind, at, subject, detail) in enumerate(self.records):
+    def some(self, begin: int, end: int) -> Iterator[Row]:
+        before = max(0, begin - _TELLS_AHEAD)  # a row of these may tell the first records too
+        for index, (kind, at, subject, detail) in enumerate(self.records[before:end], before):
             self.index = index
             tell = _TELL.get(kind)
             if tell is None or self.index in self.told:
                 continue
             text = tell(self, subject, detail)
-            if text:
-                yield Row(at - self.facts.began, self.subject(subject), text)
+            if text and index >= begin:
+                yield Row(at - self.facts.began, self.subject(subject), text, index)
 
     def subject(self, subject: Any) -> str:
         if isinstance(subject, Call):
@@ -280,14 +286,9 @@ class _Rows:
                 return ""  # the step's row tells it
             took = "" if known.asked is None else f"  {milliseconds(self.records[self.index][1] - known.asked)}"
             return "  ".join([f"{_indent(call)}✓ {self.describe(_inside(call))}{took}", *self.came_to(known)])
-        if known.given_up or self._member_of_hedge_gave_up(call):
+        if known.given_up or (is_hedge(call) and id(call) in self.given_up):
             return ""  # its last attempt has said why
         return f"{_indent(call)}✗ {self.describe(call)}: {self.trouble(outcome, call.step)}"
-
-    def _member_of_hedge_gave_up(self, call: Call) -> bool:
-        if not is_hedge(call):
-            return False
-        return any(known.given_up for known in self.facts.calls.values() if known.call.parent is call)
 
     def trouble(self, outcome: Outcome[Any], step: str) -> str:
         if isinstance(outcome, Success):

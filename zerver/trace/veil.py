@@ -7,41 +7,34 @@ shows nothing of what it asked for. Over-masking is a nuisance, under-masking is
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from enum import Enum
-from typing import Any, cast
-from urllib.parse import quote, quote_plus
-
-import attrs
+from collections.abc import Iterator
 
 from zerver.core.plan import StepNode
+from zerver.core.signatures import PartRead
 from zerver.trace.facts import Facts
-
-MASK = "‹secret›"
-
-_SENSITIVE = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
-_MOST_FORMS = 5_000
-_DEEPEST = 8
+from zerver.trace.hidden import NOTHING_HIDDEN, Hidden, Secrets, under
+from zerver.trace.hidden import escaped as escaped
+from zerver.trace.inert import MASK as MASK
 
 
 class Veil:
-    """What must not be shown of one run."""
+    """What must not be shown of one run. hidden: names that are configured to be, beside what the code says."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, hidden: Hidden = NOTHING_HIDDEN) -> None:
         self.run_id = facts.timeline.run_id
         self._hidden: set[str] = set()
         self._known: set[str] = set()
-        secret = facts.timeline.secret
-        found: list[object] = [*_sensitive_parts(facts)]
+        secret = secret_slots(facts, hidden)
+        found: list[object] = [*_sensitive_parts(facts, hidden)]
         if secret:
             found += self._written(facts, secret)
             self._hide(facts, secret)
-        self._pattern = _pattern(found)
+        self.values = found
+        self.secrets = Secrets(found)
 
     def text(self, text: str) -> str:
         """The text with every secret in it masked."""
-        return text if self._pattern is None else self._pattern.sub(MASK, text)
+        return self.secrets.text(text)
 
     def hides(self, step: str) -> bool:
         """Whether nothing may be shown of what this step asked for or failed with."""
@@ -77,72 +70,32 @@ class Veil:
         self._hidden = set(facts.steps) - shown
 
 
-def escaped(text: str) -> str:
-    """The text on one line of printable characters: newlines, ESC and bidirectional marks are spelled out.
-
-    A tenant, a path or an error message comes from outside; it must neither forge a line nor speak to a terminal.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
 # ---- what is secret -------------------------------------------------------------------------
 
 
-def _sensitive_parts(facts: Facts) -> Iterator[object]:
+def secret_slots(facts: Facts, hidden: Hidden) -> frozenset[str]:
+    """The names of the slots that are secret, by the code or by configuration."""
+    secret = facts.timeline.secret
+    if not hidden.names or facts.plan is None:
+        return secret
+    return secret | {name for name in _slot_names(facts) if hidden.hides(name)}
+
+
+def _slot_names(facts: Facts) -> Iterator[str]:
+    if facts.plan is not None:
+        yield from facts.plan.slots
+    for node in facts.nodes:
+        yield from (write.slot.name for write in node.step.signature.writes)
+
+
+def _sensitive_parts(facts: Facts, hidden: Hidden) -> Iterator[object]:
     if facts.plan is None or not facts.inputs:
         return
     for read, value in zip(facts.plan.parts, facts.inputs[0], strict=False):
-        if read.part.source == "cookie" or read.name.lower().replace("_", "-") in _SENSITIVE:
-            yield value
+        if is_hidden_part(read, hidden):
+            yield from under(read.name, value)
 
 
-def _pattern(values: list[object]) -> re.Pattern[str] | None:
-    """One pattern for every form in which these values, or what they are made of, may stand in a text."""
-    forms: set[str] = set()
-    for value in values:
-        for leaf in _leaves(value, 0):
-            forms.update(_forms(leaf))
-            if len(forms) > _MOST_FORMS:
-                return re.compile(".+", re.DOTALL)
-    # A short form is masked only as a word of its own: a secret "1" must not take every digit along.
-    words = [
-        re.escape(form) if len(form) >= 4 else rf"(?<!\w){re.escape(form)}(?!\w)"
-        for form in sorted(forms, key=lambda form: (-len(form), form))
-        if form.strip()
-    ]
-    return re.compile("|".join(words)) if words else None
-
-
-def _leaves(value: object, deep: int) -> Iterator[object]:
-    if value is None or isinstance(value, bool | Enum) or deep > _DEEPEST:
-        return
-    yield value
-    inner: Any = ()
-    if isinstance(value, Mapping):
-        inner = value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
-        inner = value
-    elif attrs.has(type(value)):
-        inner = [getattr(value, field.name, None) for field in attrs.fields(cast("Any", type(value)))]
-    elif not isinstance(value, str | bytes | int | float):
-        inner = list(getattr(value, "__dict__", {}).values())
-    for item in inner:
-        yield from _leaves(item, deep + 1)
-
-
-def _forms(leaf: object) -> Iterator[str]:
-    if isinstance(leaf, bytes | bytearray):
-        yield repr(bytes(leaf))[2:-1]
-        leaf = bytes(leaf).decode("utf-8", "replace")
-    if isinstance(leaf, str):
-        # "Bearer abc" is handed on as "abc".
-        for text in (leaf, *(word for word in leaf.split() if len(word) >= 8)):
-            yield from (text, repr(text)[1:-1], quote(text), quote(text, safe=""), quote_plus(text), escaped(text))
-        return
-    for show in (repr, str):
-        try:
-            yield show(leaf)
-        except Exception:  # an object that cannot show itself shows nothing
-            continue
+def is_hidden_part(read: PartRead, hidden: Hidden) -> bool:
+    """Whether what a request brought for this part is secret."""
+    return read.part.source == "cookie" or hidden.hides(read.name)

@@ -10,7 +10,7 @@ from it up to the next event:
     input            start         settled, late     settled       ending, cut    interrupt (if it came from outside)
     committed        committed     doubted, lost     the same      undone         undone
     signalled        signalled     expired           expired       gave_up        give_up
-    turn (a node's)  resume
+    turn (a node's)  resume        unresolved, ended                give_up (if the rollback was under way)
 
 That a run breathed, and that a step did not begin because the deadline had passed, the machine saw on its clock. Here
 it sees it on the records': a replay breathes where the run breathed, however long its own steps take.
@@ -21,7 +21,7 @@ answered, and what happens to calls inside a join) are no events: they are passe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -32,9 +32,10 @@ from zerver.core.commands import Command, Unwind
 from zerver.core.joins import Join
 from zerver.core.machine import FAR, Machine
 from zerver.core.plan import UNWRITTEN, Plan, StepNode
+from zerver.core.saga import Entry
 from zerver.core.timeline import Record, Timeline
 from zerver.errors import InvalidData
-from zerver.trace.same import same_record
+from zerver.trace.same import same, same_record
 
 
 @attrs.frozen(eq=False)
@@ -61,6 +62,15 @@ class Divergence:
     index: int
     recorded: Record | None
     replayed: Record | None
+
+    @property
+    def step(self) -> str:
+        """The step that departs; "" when it is none. The replayed side tells, since that is the code at hand; but where
+        it lacks what a step said besides its answer, it is at the next step already.
+        """
+        recorded, replayed = step_of(self.recorded), step_of(self.replayed)
+        besides = self.recorded is not None and self.recorded[0] in (t.PLAN, t.DEFECT)
+        return recorded if besides and recorded else replayed or recorded
 
     def __str__(self) -> str:
         """Both sides, calls with their arguments: `recorded asked charge.1 pay(5); replayed asked charge.1 pay(6)`."""
@@ -90,15 +100,20 @@ def replay(plan: Plan, timeline: Timeline, inputs: Inputs | None = None) -> Repl
 
     Raises InvalidData when the plan, of other code, takes an input that was not recorded.
     """
-    return _Replay(plan, timeline, inputs).run()
+    follower = Follower(plan, timeline, inputs)
+    follower.run()
+    found = follower.divergence
+    upto = len(timeline.records) if found is None else found.index
+    records, slots = tuple(follower.records[:upto]), follower.slots()
+    return Replayed(records, found, slots, follower.stop())
 
 
 #: Written by the runtime only.
 _RUNTIMES = frozenset(
-    {
-        t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.INPUT, t.OVERRUN, t.ATTEMPT, t.FAILED, t.HEDGED, t.HELD,
-        t.RESOLVED, t.ANSWERED,
-    }  # fmt: skip
+    (
+        *(t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.INPUT, t.OVERRUN, t.ATTEMPT, t.FAILED, t.HEDGED, t.HELD),
+        *(t.RESOLVED, t.ANSWERED),
+    )
 )
 
 #: Written by the machine for a step's own calls, by the runtime for calls inside a join.
@@ -111,16 +126,26 @@ def _is_runtimes(kind: str, subject: Any) -> bool:
     return kind in _RUNTIMES or (kind in _SHARED and subject.parent is not None)
 
 
-class _Replay:
-    def __init__(self, plan: Plan, timeline: Timeline, inputs: Inputs | None) -> None:
+class Follower:
+    """A machine that is led through records. calls: the replay's own, by step and ordinal. index: of the recorded
+    record that is looked at. divergence: the first one. departed: whether the records could lead no further.
+    """
+
+    def __init__(
+        self, plan: Plan, timeline: Timeline, inputs: Inputs | None = None, overlook: Collection[str] = ()
+    ) -> None:
+        """overlook: steps that answer otherwise because they were told to."""
+        self.overlook = overlook
         self.timeline = timeline
         self.recorded = timeline.records
-        self.index = 0  # of the recorded record that is looked at
+        self.index = 0
         self.calls: dict[tuple[str, str], Call] = {}
         self.command: Command | None = None
+        self.divergence: Divergence | None = None
+        self.departed = False
         self.began = _beginnings(self.recorded)
         self.asked_at = -1
-        self.given = inputs or next((_fitted(r, plan) for r in self.recorded if r[0] == t.INPUT), None)
+        self.given = inputs or next((fitted(r, plan) for r in self.recorded if r[0] == t.INPUT), None)
         given = self.given or Inputs()
         self.records: list[Record] = []  # index for index the recorded ones, for as long as nothing departs
         self.machine = Machine(plan, timeline.run_id, self.clock, self.records, given.deadline_ns, given.parallel)
@@ -139,28 +164,38 @@ class _Replay:
 
     # -- the loop --
 
-    def run(self) -> Replayed:
-        divergence = None
+    def run(self, strict: bool = True) -> None:
+        """Go through the records. strict: stop where one differs; otherwise, only where they can lead no further: what
+        a step answered may differ, as long as the run takes the same way and asks for the same.
+        """
         for index, record in enumerate(self.recorded):
             self.index = index
-            divergence = self.follow(record)
-            if divergence is not None:
-                break
-        whole = len(self.recorded)
-        if divergence is None and len(self.records) > whole:
-            divergence = Divergence(whole, None, self.records[whole])
-        upto = whole if divergence is None else divergence.index
-        return Replayed(tuple(self.records[:upto]), divergence, self.slots(), self.stop())
+            found = self.follow(record)
+            if found is None:
+                continue
+            goes_on = not strict and _goes_the_same_way(found)
+            if not (goes_on and found.step in self.overlook):
+                self.divergence = self.divergence or found
+            if not goes_on:
+                self.departed = True
+                return
+        self.index = len(self.recorded)
+        if self.has_gone_on():
+            self.divergence = self.divergence or Divergence(self.index, None, self.records[self.index])
+            self.departed = True
 
     def follow(self, record: Record) -> Divergence | None:
         """Let the replay do what the record says; where it does otherwise is the divergence."""
-        kind, _, subject, _ = record
+        kind, at, subject, detail = record
         if _is_runtimes(kind, subject):
             if self.has_gone_on():  # the machine has gone on where the recorded one waited
                 return Divergence(self.index, record, self.records[self.index])
-            self.records.append(record)
-            if kind == t.INPUT:
+            if kind == t.INPUT and self.given is not None:
+                given = (self.given.parts, self.given.takes, self.given.deadline_ns, self.given.parallel)
+                self.records.append((kind, at, self.machine.plan, given))
                 self.start()
+            else:
+                self.records.append((kind, at, self.mine(subject), detail))
             return None
         if not self.has_gone_on():
             feed = _EVENTS.get(kind)
@@ -172,11 +207,9 @@ class _Replay:
         if not self.has_gone_on():
             return Divergence(self.index, record, None)
         replayed = self.records[self.index]
-        if not same_record(record, replayed):
-            return Divergence(self.index, record, replayed)
-        if kind == t.ASKED:
+        if kind == t.ASKED and isinstance(replayed[2], Call):
             self.calls[subject.step, subject.ordinal] = replayed[2]
-        return None
+        return None if _says_the_same(record, replayed) else Divergence(self.index, record, replayed)
 
     def has_gone_on(self) -> bool:
         """Whether the machine has written a record for the place that is looked at."""
@@ -243,14 +276,14 @@ class _Replay:
         return self.machine.undone(self.command.task, record[3][1])
 
     def gave_up(self, record: Record) -> Command:
-        """The time for the rollback was over; with nothing left to give up, the end is the next record."""
+        """The time for the rollback was over; with nothing left to give up, what comes of it is the next record."""
         if not isinstance(self.command, Unwind):
             raise _Astray
         return self.machine.give_up()
 
     def signal(self, record: Record) -> str:
-        for kind, _, subject, detail in reversed(self.recorded[: self.index]):
-            if kind == t.PARKED and subject is record[2]:
+        for kind, _, subject, detail in reversed(self.records):  # its own: a recorded one may be masked
+            if kind == t.PARKED and subject.name == record[2].name:
                 return str(detail.signal)
         raise _Astray
 
@@ -263,6 +296,15 @@ class _Replay:
         if known is None:
             known = self.calls[key] = self.inner(recorded)
         return known
+
+    def mine(self, subject: Any) -> Any:
+        """What the subject of a record is here, so that records of one call are about one object."""
+        if not isinstance(subject, Call):
+            return subject
+        try:
+            return self.call(subject)
+        except (_Astray, IndexError):
+            return subject
 
     def inner(self, recorded: Call) -> Call:
         if recorded.parent is not None and isinstance(recorded.parent.effect, Join):
@@ -279,26 +321,27 @@ class _Astray(Exception):
     """An event of the records has no place in the replay."""
 
 
-_Feed: TypeAlias = Callable[[_Replay, Record], Command | None]
+_Feed: TypeAlias = Callable[[Follower, Record], Command | None]
 
 _EVENTS: dict[str, _Feed] = {
-    t.SETTLED: _Replay.settled,
-    t.LATE: _Replay.settled,
-    t.TURN: _Replay.resume,
-    t.COMMITTED: _Replay.committed,
-    t.DOUBTED: _Replay.doubted,
-    t.LOST: _Replay.lost,
-    t.ENDING: _Replay.ending,
-    t.CUT: _Replay.cut,
-    t.SIGNALLED: _Replay.signalled,
-    t.EXPIRED: _Replay.expired,
-    t.UNDONE: _Replay.undone,
-    t.GAVE_UP: _Replay.gave_up,
-    t.ENDED: _Replay.gave_up,
+    t.SETTLED: Follower.settled,
+    t.LATE: Follower.settled,
+    t.TURN: Follower.resume,
+    t.COMMITTED: Follower.committed,
+    t.DOUBTED: Follower.doubted,
+    t.LOST: Follower.lost,
+    t.ENDING: Follower.ending,
+    t.CUT: Follower.cut,
+    t.SIGNALLED: Follower.signalled,
+    t.EXPIRED: Follower.expired,
+    t.UNDONE: Follower.undone,
+    t.GAVE_UP: Follower.gave_up,
+    t.UNRESOLVED: Follower.gave_up,
+    t.ENDED: Follower.gave_up,
 }
 
 
-def _fitted(record: Record, plan: Plan) -> Inputs:
+def fitted(record: Record, plan: Plan) -> Inputs:
     """The recorded inputs in the order of the plan: another version of the code may read them in another one."""
     _, _, old, (parts, takes, deadline_ns, parallel) = record
     if old is plan:
@@ -329,6 +372,47 @@ def _beginnings(records: Sequence[Record]) -> dict[int, int]:
 
 
 _ANSWERS = frozenset({t.STEP, t.DEFECT, t.FAULT})
+
+
+# ---- small questions about records ----------------------------------------------------------
+
+
+def step_of(record: Record | None) -> str:
+    """The step that a record is about, "" if it is about none."""
+    subject = None if record is None else record[2]
+    if isinstance(subject, Entry):
+        subject = subject.call
+    if isinstance(subject, Call):
+        return subject.step
+    return subject.name if isinstance(subject, StepNode) else ""
+
+
+def _says_the_same(recorded: Record, replayed: Record) -> bool:
+    if recorded[0] == t.PARKED == replayed[0] and step_of(recorded) == step_of(replayed):
+        one, other = recorded[3], replayed[3]  # what it does with the signal is code, and shows when it comes
+        said = [same(getattr(one, name), getattr(other, name)) for name in ("signal", "expires", "expired")]
+        return all(said)
+    if not same_record(recorded, replayed):
+        return False
+    return recorded[0] != t.ASKED or _promises(recorded[2]) == _promises(replayed[2])
+
+
+def _goes_the_same_way(found: Divergence) -> bool:
+    """Whether the two sides differ only in what a step answered."""
+    one, other = found.recorded, found.replayed
+    if one is None or other is None or one[0] != other[0] or step_of(one) != step_of(other):
+        return False
+    if one[0] == t.ENDING:
+        return bool(one[3].status == other[3].status)
+    if one[0] == t.PARKED:
+        return bool(one[3].signal == other[3].signal)
+    return one[0] in (t.STEP, t.FAULT, t.DEFECT, t.BRANCH, t.PLAN, t.ENDED)
+
+
+def _promises(call: Call) -> tuple[bool, ...]:
+    """Which ways there are to undo a call. That the functions are the same is more than records can say."""
+    how = call.effect.compensation
+    return () if how is None else (how.undo is not None, how.by_key is not None, how.resolve is not None)
 
 
 def _told(record: Record | None) -> str:

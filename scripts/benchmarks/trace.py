@@ -1,0 +1,299 @@
+"""What a timeline costs: requests per second with it and without it, and beside FastAPI with OpenTelemetry spans of the
+same detail; the memory and the disk that a kept run takes; and how long it takes to list and to open one of a million.
+
+"On" is `zerver serve` as it is: records, the ring, the recorder, the trace store. "Off" is the same engine, compiled
+without the statements that append records (peers/trace_off.py). Needs `wrk`, two cores, and about a gigabyte in the
+temporary folder for each million of stored runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import trio
+from _server import PEERS, cpu_seconds, serving
+
+sys.path.insert(0, str(PEERS))
+from zerver_app import app
+
+from zerver.runtime import Result, open_runtime
+from zerver.trace.keeping.store import make_store, open_store
+from zerver.trace.recording import decode_run, encode_run
+from zerver.trace.ring import Ring
+from zerver.trace.summary import Filter, summarize
+from zerver.trace.text import format_timeline
+
+PATH: Final = "/steps/7"
+BATCH: Final = 2_000
+PACKAGES: Final = ("trio", "fastapi", "uvicorn", "uvloop", "opentelemetry-sdk")
+
+Figures = list[dict[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of load, per server and round")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--kept", type=int, default=5_000, help="runs to hold in memory")
+    parser.add_argument("--stored", type=int, default=1_000_000, help="runs to store; 80 seconds for a million")
+    parser.add_argument("--only", choices=("rate", "memory", "store"), help="one part alone")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES if _is_installed(name))
+    print(f"Python {platform.python_version()}, {platform.machine()}; {versions}\n", flush=True)
+    figures: Figures = []
+    if options.only in (None, "rate"):
+        figures += rates(options.rounds, options.seconds, options.connections)
+    if options.only in (None, "memory"):
+        figures += memory(options.kept)
+    if options.only in (None, "store"):
+        figures += stored(options.stored, options.rounds)
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=1))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+# ---- requests per second --------------------------------------------------------------------
+
+
+@attrs.frozen
+class System:
+    """A server: its name, its command without the port, and what must be installed for it."""
+
+    name: str
+    command: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+
+
+ON: Final = "zerver, timeline on"
+OFF: Final = "zerver, timeline off"
+SPANS: Final = "fastapi with spans"
+BARE: Final = "fastapi without spans"
+
+
+def systems(folder: Path) -> list[System]:
+    """on, off, on without a store, and the peers."""
+    zerver = (sys.executable, "-m", "zerver.cli", "serve", "zerver_app:app")
+    uvicorn = (sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log")
+    packages = ("fastapi", "uvicorn", "uvloop", "httptools")
+    traced = ("trace_fastapi:traced",)
+    return [
+        System(ON, ("env", f"ZERVER_TRACE_DB={folder / 'traces.db'}", *zerver)),
+        System(OFF, (sys.executable, "trace_off.py", *zerver[3:])),
+        System("zerver, on without a store", ("env", "ZERVER_TRACE_DB=", *zerver)),
+        System(SPANS, (*uvicorn, *traced), (*packages, "opentelemetry-sdk")),
+        System(
+            "fastapi, spans of 1% of its runs",
+            ("env", "OTEL_TRACES_SAMPLER_ARG=0.01", *uvicorn, *traced),
+            (*packages, "opentelemetry-sdk"),
+        ),
+        System(BARE, (*uvicorn, "fastapi_app:app"), packages),
+    ]
+
+
+def rates(rounds: int, seconds: float, connections: int) -> Figures:
+    """Every system in every round, in rotated order, each alone on the first core."""
+    if shutil.which("wrk") is None or (os.cpu_count() or 1) < 2:
+        raise SystemExit("requests per second need wrk (apt-get install wrk) and two cores; see --only")
+    with tempfile.TemporaryDirectory() as folder:
+        there = [it for it in systems(Path(folder)) if all(map(_is_installed, it.packages))]
+        rate: dict[str, list[float]] = {it.name: [] for it in there}
+        cpu: dict[str, list[float]] = {it.name: [] for it in there}
+        for number in range(rounds):
+            turn = number % len(there)
+            for it in there[turn:] + there[:turn]:
+                done, took, used = _measure(it, seconds, connections)
+                rate[it.name].append(done / took)
+                cpu[it.name].append(used / done * 1e6)
+    print(f"{PATH}, three steps and an effect: medians (min-max) of {rounds} rounds")
+    for name, values in rate.items():
+        ratio = statistics.median(on / other for on, other in zip(rate[ON], values, strict=True))
+        said = "" if name == ON else f"   {ON} is {ratio:.2f}x of it"
+        print(f"  {name:34}{_range(values, '/s')}  {statistics.median(cpu[name]):6.1f} µs CPU{said}")
+    costs = {
+        "zerver's timeline": _paired(cpu[ON], cpu[OFF]),
+        "spans of the same detail": _paired(cpu.get(SPANS, []), cpu.get(BARE, [])),
+    }
+    print("  what it adds to a request, by rounds:")
+    for name, values in costs.items():
+        if values:
+            print(f"    {name:32}{_range(values, ' µs CPU', 1)}")
+    print(flush=True)
+    table = {name: values for name, values in costs.items() if values}
+    return [
+        _figure("rate", "requests/s", rate),
+        _figure("cpu", "µs/request", cpu),
+        _figure("added cpu", "µs/request", table),
+    ]
+
+
+def _paired(on: Sequence[float], off: Sequence[float]) -> list[float]:
+    """The differences round by round: what else the machine did in a round is in both."""
+    return [one - other for one, other in zip(on, off, strict=True)] if on and off else []
+
+
+def _measure(it: System, seconds: float, connections: int) -> tuple[int, float, float]:
+    """Requests that were answered with 200, the seconds it took, and the server's CPU meanwhile."""
+    with serving(it.command) as (port, group):
+        _load(port, 1.0, connections)
+        before = cpu_seconds(group)
+        done, took = _load(port, seconds, connections)
+        return done, took, cpu_seconds(group) - before
+
+
+def _load(port: int, seconds: float, connections: int) -> tuple[int, float]:
+    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+    out = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}{PATH}"], capture_output=True, text=True, check=True
+    ).stdout
+    found = re.search(r"(\d+) requests in ([\d.]+)(m?)s", out)
+    if found is None or "Non-2xx" in out or "Socket errors" in out:
+        raise SystemExit(f"errors under load:\n{out}")
+    return int(found[1]), float(found[2]) / (1000 if found[3] else 1)
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+def memory(count: int) -> Figures:
+    """Bytes of a run in the ring, as Python's allocator counts them, and of its records in a file."""
+    ring = Ring(capacity=count, records=1 << 40)
+
+    async def fill() -> int:
+        async with open_runtime(app, observers=[ring.add]) as runtime:
+            await _runs(runtime, 200)
+            gc.collect()
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            await _runs(runtime, count)
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+            tracemalloc.stop()
+            return grown
+
+    grown = trio.run(fill)
+    records = len(ring.latest(1)[0].timeline.records)
+    print(f"a run of {records} records: {grown / count:.0f} bytes in memory", flush=True)
+    return [_figure("a kept run in memory", "bytes", {"zerver": [grown / count]})]
+
+
+async def _runs(runtime: Any, count: int) -> list[Result]:
+    flow = app.routes[1].flow
+    return [await runtime.run(flow, given={"id": number}) for number in range(count)]
+
+
+# ---- a million runs -------------------------------------------------------------------------
+
+
+def stored(count: int, rounds: int) -> Figures:
+    """Fill a trace file through the store's own writer, then list and open what is in it, by a store opened anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traces.db"
+        began = time.perf_counter()
+        ids = list(_fill(path, count))
+        seconds = time.perf_counter() - began
+        with open_store(path) as store:
+            used = store.statistics().used_bytes / count
+        print(f"\n{count} runs stored: {seconds / count * 1e6:.0f} µs and {used:.0f} bytes each")
+        asked: dict[str, Callable[[], object]] = {
+            "list the newest 50": lambda: _search(path, None),
+            "list the failed ones of a route": lambda: _search(path, Filter(route="steps", failed=True)),
+            "list those of a tenant over 5 ms": lambda: _search(path, Filter(tenant="t7", slower_than_ns=5_000_000)),
+            "open one by the beginning of its id": lambda: _open(path, ids[len(ids) // 3][4:16]),
+        }
+        took = {name: [_milliseconds(ask) for _ in range(max(3, rounds))] for name, ask in asked.items()}
+    for name, values in took.items():
+        print(f"  {name:36}{_range(values, ' ms', 2)}")
+    print(flush=True)
+    return [_figure(f"{count} stored: {name}", "ms", {"zerver": values}) for name, values in took.items()] + [
+        _figure("a stored run", "bytes", {"zerver": [used]})
+    ]
+
+
+def _fill(path: Path, count: int) -> Iterator[str]:
+    """Store runs of a hundred real ones: one in a hundred failed, of a hundred tenants. Gives some of their ids."""
+
+    async def made() -> list[Result]:
+        async with open_runtime(app) as runtime:
+            return await _runs(runtime, 100)
+
+    results = trio.run(made)
+    began = 1_700_000_000_000_000_000
+    patterns = [(summarize(run, began_unix_ns=0, kept="sample"), encode_run(run, began_unix_ns=0)) for run in results]
+    with make_store(path) as store:
+        for first in range(0, count, BATCH):
+            batch = []
+            for number in range(first, min(first + BATCH, count)):
+                summary, recording = patterns[number % 100]
+                run_id = f"req_{number * 0x9E3779B97F4A7C15 % (1 << 96):024x}"  # as spread as chance would
+                at = began + number * 1_000_000
+                failed = number % 100 == 0
+                status, kept = ("failed", "error") if failed else ("done", "sample")
+                body = recording.body.replace(summary.run_id.encode(), run_id.encode())
+                about = attrs.evolve(
+                    summary, run_id=run_id, began_unix_ns=at, tenant=f"t{number % 101}", status=status, kept=kept
+                )
+                batch.append((about, attrs.evolve(recording, run_id=run_id, began_unix_ns=at, body=body)))
+            store.write(batch)
+            yield batch[0][0].run_id
+
+
+def _search(path: Path, wanted: Filter | None) -> object:
+    with open_store(path) as store:
+        return store.search(wanted, 50)
+
+
+def _open(path: Path, said: str) -> object:
+    with open_store(path) as store:
+        recording = store.find(said)
+    if recording is None:
+        raise SystemExit(f"{said} is not in {path}")
+    return format_timeline(decode_run(recording).timeline)
+
+
+def _milliseconds(ask: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    ask()
+    return (time.perf_counter() - began) * 1e3
+
+
+# ---- what is printed ------------------------------------------------------------------------
+
+
+def _range(values: Sequence[float], unit: str, digits: int = 0) -> str:
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):9.{digits}f}{unit} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def _figure(case: str, unit: str, table: dict[str, list[float]]) -> dict[str, Any]:
+    about = {n: {"median": statistics.median(v), "min": min(v), "max": max(v)} for n, v in table.items()}
+    return {"case": case, "unit": unit, "systems": about}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Keeping: which runs are kept, and the file that they are kept in."""

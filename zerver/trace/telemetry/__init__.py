@@ -1,0 +1,1 @@
+"""Telemetry: runs as spans, numbers and lines, for those who collect them."""
