@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -158,14 +158,20 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *options: str, source: str = SHOP, place: Sequence[str] = ("--port", "0")
+    folder: Path,
+    *options: str,
+    source: str = SHOP,
+    place: Sequence[str] = ("--port", "0"),
+    said: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
-    """The shop, served by a process of its own, which is killed if the block leaves it running."""
+    """The shop, served by a process of its own, which is killed if the block leaves it running. said: its environment's
+    variables, beside the usual ones.
+    """
     (folder / "shop.py").write_text(source)
     process = await trio.lowlevel.open_process(
         [*COMMAND, "serve", "shop:app", *place, *options],
         cwd=folder,
-        env=environment(),
+        env=environment(**(said or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

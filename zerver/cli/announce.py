@@ -18,14 +18,14 @@ from zerver.ui import Access, Live, beacon
 @contextmanager
 def announced(addresses: Sequence[str], access: Access | None) -> Iterator[None]:
     """Say where it listens, and what opens the page, if there is one; the file stands as long as the block takes."""
-    print(*(f"listening on {address}" for address in addresses), sep="\n")
     with ExitStack() as stack:
+        lines = [f"listening on {address}" for address in addresses]
         if access is not None and addresses:
-            print(f"live page {access.url(addresses[0])}")
             live = Live(addresses[0], os.getpid(), access.token, access.path, time.time() * 1e3)
             try:
                 stack.enter_context(beacon(live))
             except OSError as error:
                 print(f"zerver top will not find this server: {error}", file=sys.stderr)
-        sys.stdout.flush()
+            lines.append(f"live page {access.url(addresses[0])}")
+        print(*lines, sep="\n", flush=True)
         yield
