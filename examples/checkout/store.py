@@ -15,16 +15,19 @@ create table if not exists orders (
     id text primary key, user_id text not null, cart_id text not null, amount integer not null,
     payment text not null, status text not null
 );
-insert or ignore into users values
+insert into users values
     ('user_1', 'Ada', 'gold', 'token-user_1'),
     ('user_2', 'Grace', 'silver', 'token-user_2'),
-    ('user_3', 'Edsger', 'plain', 'token-user_3');
-insert or ignore into cart_lines values
+    ('user_3', 'Edsger', 'plain', 'token-user_3')
+on conflict do nothing;
+insert into cart_lines values
     ('cart_1', 'tea', 2, 450), ('cart_1', 'pot', 1, 3900),
     ('cart_2', 'tea', 10, 450),
     ('cart_3', 'cup', 4, 1250),
-    ('cart_soldout', 'samovar', 1, 19900);
-insert or ignore into stock values ('tea', 1000000000), ('pot', 1000000000), ('cup', 1000000000), ('samovar', 0);
+    ('cart_soldout', 'samovar', 1, 19900)
+on conflict do nothing;
+insert into stock values ('tea', 1000000000), ('pot', 1000000000), ('cup', 1000000000), ('samovar', 0)
+on conflict do nothing;
 """
 
 

@@ -4,7 +4,8 @@ Law: one table, one answer. For a write the question is always the same: is it c
 
     raised                                     happened?     again?   target well?
     Rejected, StatementError                   no            no       yes
-    ConnectFailed, EffectRefused, DriverClosed no            yes      no
+    ConnectFailed, EffectRefused, DriverClosed,
+    DatabaseDown                         no            yes      no
     anything else, by a read or an exact kind  no            yes      no
     anything else, by a write                  maybe         by key   no
     its timeout, nothing sent yet              no            yes      no
@@ -25,6 +26,7 @@ from zerver.core.values import value
 from zerver.errors import (
     ConnectFailed,
     ConnectionLost,
+    DatabaseDown,
     DriverClosed,
     EffectError,
     EffectRefused,
@@ -35,7 +37,7 @@ from zerver.errors import (
 )
 
 _REJECTED = (Rejected, StatementError)
-_NOT_SENT = (ConnectFailed, EffectRefused, DriverClosed)
+_NOT_SENT = (ConnectFailed, EffectRefused, DriverClosed, DatabaseDown)
 
 
 @value

@@ -7,8 +7,8 @@ something happened is the driver's to say. Nothing here knows which database it 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from zerver.core.effects import INJECTED, CallInfo, Effect, EffectKind
 from zerver.core.priorities import Priority
 from zerver.effects import sql
 from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, check_answer
+from zerver.sql.postgres import PostgresDriver, check_installed, open_postgres
 from zerver.sql.rows import as_values
 from zerver.sql.sqlite import open_sqlite
 
@@ -26,6 +27,43 @@ from zerver.sql.sqlite import open_sqlite
 def sql_capability(open_driver: Callable[[], AbstractAsyncContextManager[Driver]], name: str = "sql") -> Capability:
     """The `sql` effects on a driver that `open_driver` opens. A handler of yours may take `Driver` as a resource."""
     return Capability(name=name, handlers=_HANDLERS, resources={_DRIVER: open_driver})
+
+
+def postgres(
+    conninfo: str,
+    *,
+    schema: str | None = None,
+    size: int = 10,
+    least: int = 1,
+    idle_seconds: float = 300.0,
+    lifetime: float = 3600.0,
+    statement_timeout: float = 60.0,
+) -> Capability:
+    """The `sql` effects on a PostgreSQL database; see `open_postgres` for what is promised, and in which units.
+
+    A handler of yours may take `Driver` or `PostgresDriver` as a resource. Needs the extra `postgres`: without it,
+    DefinitionError.
+    """
+    check_installed()
+
+    def open_driver() -> AbstractAsyncContextManager[PostgresDriver]:
+        return open_postgres(
+            conninfo,
+            schema=schema,
+            size=size,
+            least=least,
+            idle_seconds=idle_seconds,
+            lifetime=lifetime,
+            statement_timeout=statement_timeout,
+        )
+
+    return Capability(name="postgres", handlers=_HANDLERS, resources={PostgresDriver: open_driver, _DRIVER: _as_driver})
+
+
+@asynccontextmanager
+async def _as_driver(postgres: PostgresDriver) -> AsyncGenerator[Driver, None]:
+    """The same driver, under the port's name."""
+    yield postgres
 
 
 def sqlite(

@@ -1,7 +1,7 @@
 """The port every SQL database stands behind: four verbs, and what each of them promises.
 
-Law: when a call returns, it has happened; when it raises StatementError, DriverClosed or Trio's Cancelled, it has
-certainly not happened; when it raises ConnectionLost, nobody knows. There is no other end.
+Law: when a call returns, it has happened; when it raises StatementError, DatabaseDown, DriverClosed or Trio's
+Cancelled, it has certainly not happened; when it raises ConnectionLost, nobody knows. There is no other end.
 `zerver.testing.check_driver` is this page as a program: run it against your own driver.
 
 - A write returns after its commit is as durable as the driver was opened to make it, never before.
@@ -104,7 +104,7 @@ class Driver(Protocol):
 
     A driver is opened by an async context manager (`open_sqlite(path)`), and closed on leaving it: calls still
     under way then return, or raise DriverClosed; none is left hanging. Every verb is a checkpoint and raises
-    StatementError, DriverClosed or ConnectionLost.
+    StatementError, DatabaseDown, DriverClosed or ConnectionLost.
     """
 
     async def fetch(self, statement: Statement) -> Rows:
