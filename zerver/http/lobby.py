@@ -36,8 +36,8 @@ _READ_SIZE: Final = 16 * 1024
 _SMALL: Final = 256  # bytes; half of what the smallest path of the internet carries in a packet (RFC 9293 §3.7.1)
 _LOOK_SECONDS: Final = 0.02
 _CLOCK_SECONDS: Final = 0.05  # deadlines are kept as exactly as that, and many at a time
-_HEARD_AT_ONCE: Final = 12  # sockets, at 7 µs each, before the loop may rest
-_DISMISSED_AT_ONCE: Final = 3  # the same, at 35 µs each: they get an answer, or are closed
+_HEARD_AT_ONCE: Final = 7  # sockets, at 7 µs each, before the loop may rest
+_DISMISSED_AT_ONCE: Final = 2  # the same, at 35 µs each: they get an answer, or are closed
 _REST_SECONDS: Final = 0.001  # to sleep, not to yield: without it, what others have sent waits in the kernel meanwhile
 _MOST_REFUSED: Final = 1000  # who are given time to read why; the others' answer may be lost with their connection
 

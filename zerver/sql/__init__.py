@@ -2,7 +2,8 @@
 
 sqlite(path)                      a capability to give to an App: a file, embedded
 postgres(conninfo)                another one: a server, shared (extra `postgres`; psycopg is loaded on opening)
-Driver                            the port; open_sqlite, open_postgres: drivers to use by hand
+triopg(pool)                      the same on a triopg pool that the service has already (extra `triopg`)
+Driver                            the port; open_sqlite, open_postgres, open_triopg: drivers to use by hand
 """
 
 from zerver.sql.capability import postgres as postgres
@@ -21,3 +22,5 @@ from zerver.sql.postgres_pool import PoolStatistics as PoolStatistics
 from zerver.sql.postgres_work import Transaction as Transaction
 from zerver.sql.sqlite import SqliteDriver as SqliteDriver
 from zerver.sql.sqlite import open_sqlite as open_sqlite
+from zerver.sql.triopg import open_triopg as open_triopg
+from zerver.sql.triopg import triopg as triopg
