@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -31,6 +31,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "sql": ("zerver.sql",),
     "kv": ("zerver.kv",),
     "trace": ("zerver.trace",),
+    "observing": ("zerver.observing",),
+    "ui": ("zerver.ui",),
     "serve": ("zerver.serve",),
     "asgi": ("zerver.asgi",),
     "testing": ("zerver.testing",),
@@ -158,8 +160,8 @@ def _annotation(before: str, annotation: Any) -> str:
 
 def _default(value: object) -> str:
     """A default as it was written, but for those that have no short form."""
-    shown = f'"{value}"' if isinstance(value, str) else repr(value)
-    return "…" if " at 0x" in shown or len(shown) > 40 or shown == "NOTHING" else shown
+    shown = f'"{value}"' if isinstance(value, str | PurePath) else repr(value)
+    return "…" if shown.startswith("<") or " at 0x" in shown or len(shown) > 40 or shown == "NOTHING" else shown
 
 
 def _commands() -> Iterator[str]:

@@ -10,8 +10,10 @@ A page is one test, in a folder of its own; its blocks run from top to bottom.
     ```console                    commands behind `$ `, and what they print. `zerver serve` goes on serving, and port
                                   8000 stands for the one it got; a block without commands is what it prints next
 
-`…` in what is printed stands for any text, alone on its line for any lines. Times and ids may differ. A chapter of the
-tutorial begins with the files of the chapters before it.
+`…` in what is printed stands for any text, alone on its line for any lines. Times and ids may differ: a run's id that
+stood in a line of output is, in the commands after it, the id that stood in the same line here. A command ends with
+status 0, or prints `Error: `, or has its status behind it, as `# status 1`. `/tmp/` in a command is the folder's. A
+chapter of the tutorial begins with the files of the chapters before it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,15 @@ _FLEETING = re.compile(
 #: Commands that the page gives to somebody with a fresh clone, as what they come to once all is installed. The second
 #: value: how often they may be tried. The demo's timeouts are real ones, and a machine may be busy with other tests.
 _FRESH = {"scripts/demo": (f"{shlex.quote(sys.executable)} -m examples.checkout.demo", 3)}
+
+
+#: Commands that read what a server keeps, which it writes a moment after it has answered: they may be tried again.
+_KEPT = ("zerver trace", "zerver replay", "zerver diff")
+_TRIES = 20
+
+_STATUS = re.compile(r" # status (\d)$")
+_RUN_ID = re.compile(r"req_[0-9a-f]{6,24}")
+_WHOLE_ID = re.compile(r"req_[0-9a-f]{24}")
 
 
 def _named(page: Path) -> str:
@@ -138,7 +150,9 @@ class _Reader:
         self.folder = folder
         self.printed = ""  # by the last program
         self.server: _Server | None = None
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+        self.runs: dict[str, str] = {}  # from the id on the page to that of the run it stands for
+        foreign = ("PYTEST_", "COV_", "ZERVER_", "ZER_VER_", "OTEL_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         bin_ = Path(sys.executable).parent
         self.environment = kept | {
             "PATH": f"{bin_}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -147,6 +161,7 @@ class _Reader:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTEST_ADDOPTS": "-p no:cacheprovider",
             "COLUMNS": "120",
+            "TMPDIR": str(folder),  # the demo leaves a trace file there
         }
 
     def close(self) -> None:
@@ -190,12 +205,16 @@ class _Reader:
 
     def _command(self, block: Block, command: str, expected: str) -> None:
         script, tries = next((s for s in _FRESH if command.startswith(s)), ""), 1
+        if command.startswith(_KEPT):
+            tries = _TRIES
+        told = _STATUS.search(command)
         cwd = self.folder
         if script:
             replaced, tries = _FRESH[script]
             command, cwd = command.replace(script, replaced, 1), ROOT
         if self.server is not None:
             command = command.replace(":8000", f":{self.server.port}")
+        command = _RUN_ID.sub(lambda found: self._here(found[0]), command).replace("/tmp/", f"{self.folder}/")
         while True:
             tries -= 1
             printed, status = self._run(["bash", "-c", command], cwd)
@@ -204,11 +223,26 @@ class _Reader:
             except AssertionError:
                 if not tries:
                     raise
+                time.sleep(0.0 if script else 0.1)
             else:
                 break
-        assert (status != 0) == expected.startswith("Error: "), (
-            f"{block.place}: `{command}` ended with status {status}:\n{printed}"
-        )
+        fits = status == int(told[1]) if told else (status != 0) == expected.startswith("Error: ")
+        assert fits, f"{block.place}: `{command}` ended with status {status}:\n{printed}"
+        self._remember(expected, printed)
+
+    def _remember(self, expected: str, printed: str) -> None:
+        """Which run here each run on the page is: by the first line with its id."""
+        for line in expected.splitlines():
+            for known in _WHOLE_ID.findall(line):
+                like = re.compile(_pattern(_plain(line)))
+                ours = (_WHOLE_ID.search(other) for other in printed.splitlines() if like.fullmatch(_plain(other)))
+                found = next(filter(None, ours), None)
+                if found is not None:
+                    self.runs.setdefault(known, found[0])
+
+    def _here(self, said: str) -> str:
+        """The id, or its beginning, of the run that is meant by one on the page."""
+        return next((ours[: len(said)] for page, ours in self.runs.items() if page.startswith(said)), said)
 
     def _serve(self, block: Block, command: str, expected: str) -> None:
         self.close()
@@ -289,6 +323,7 @@ def _plain(text: str) -> str:
     text = _FLEETING.sub("", text)
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text.strip("\n"))
     text = re.sub(r"(?:/[\w.-]+)+/([\w-]+\.py)", r"\1", text)
+    text = re.sub(r"\b(?:\d{4}-)?\d\d-\d\d \d\d:\d\d(?::\d\d(?:\.\d+)?)?\b", "THEN", text)
     # `normal` counts runs from the first it meets, which on a page need not be the first there was.
     return re.sub(r"\b(run|uuid)#\d+", r"\1", normal(text, times=False))
 

@@ -33,9 +33,15 @@ only where somebody would do something else about it. Cancellation is none of th
     │   ├─ ProtocolViolation       the peer's bytes are not HTTP, or are over a limit
     │   ├─ ConnectFailed           no connection was made: nothing was sent
     │   │   └─ AddressRefused          the name leads to an address that this client may not talk to
-    │   └─ ExchangeFailed          the connection broke after the request was (partly) sent
+    │   ├─ ExchangeFailed          the connection broke after the request was (partly) sent
+    │   └─ KeyRefused              an Idempotency-Key is missing, malformed, in use, or another request's
     ├─ InvalidData             a value does not have the shape that was asked for; `.problems` lists all
     ├─ TraceError              a recorded run cannot be read: torn, hostile, or of another version
+    ├─ JournalError            the journal has not taken, or cannot give, what a run needs to survive
+    │   ├─ JournalUnavailable      it cannot be reached or written now; the very same may be asked again
+    │   ├─ LeaseLost               the run is another worker's by now, or over: let go of it
+    │   ├─ NotKeepable             a value could not be read again as what it is
+    │   └─ DamagedJournal          what stands there is not what was written, or of a version not known here
     └─ InternalError           a bug in Zerver; please report it
 """
 
@@ -243,6 +249,20 @@ class ExchangeFailed(HttpError):
     """The connection broke after at least part of the request was sent."""
 
 
+class KeyRefused(HttpError):
+    """The request's Idempotency-Key does not do: nothing was run for it.
+
+    what: "missing", "malformed", "in_use" (a run is under way for it), "other_request" (it belongs to one that is not
+    the same), or "unavailable" (nobody can say). status: of the answer. retry_after: seconds, when asking again helps.
+    """
+
+    def __init__(self, what: str, status: int, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.what = what
+        self.status = status
+        self.retry_after = retry_after
+
+
 # ---- values, and us -------------------------------------------------------------------------
 
 
@@ -261,6 +281,40 @@ class TraceError(ZerverError):
     """A recorded run cannot be read: its bytes are torn, are no recording at all, or are of a version not known here.
 
     Nothing of it was used. The message says where, and never what stands there.
+    """
+
+
+class JournalError(ZerverError):
+    """The journal has not taken, or cannot give, what a run needs to survive."""
+
+
+class JournalUnavailable(JournalError):
+    """The journal cannot be reached or written now: a database that is away, a full disk, a lock that stays held.
+
+    What was to be written may be there or not, and was not acknowledged; to write the very same again is safe.
+    retry_after: seconds for which it is of no use to try again; 0 if nobody knows.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LeaseLost(JournalError):
+    """Another worker has taken the run over, or it has ended: nothing was written, and its old owner lets go of it."""
+
+
+class NotKeepable(JournalError):
+    """A value of a durable run could not be read again as what it is: an open file, or an object without fields.
+
+    The message names its class, the record, and what to do.
+    """
+
+
+class DamagedJournal(JournalError):
+    """What stands in the journal is not what was written, or it is no journal, or one of a version not known here.
+
+    Nothing of it was used. The message names the way out.
     """
 
 

@@ -86,7 +86,7 @@ async def open_observing(
     Raises DefinitionError for settings that cannot work, as a collector without OpenTelemetry's packages.
     """
     settings = settings or Settings()
-    trace, hidden = settings.trace, Hidden(frozenset(settings.trace.hide))
+    trace, hidden = settings.trace, Hidden(settings.trace.hide)
     metrics = Metrics(tenants=settings.metrics.tenants) if settings.metrics.on else None
     budget = None if trace.slow_ms is None else trace.slow_ms / 1e3
     keeper = _OneVerdict(Keeping(sample=trace.sample, budget=budget))

@@ -20,6 +20,7 @@ from zerver.core.load import Neighbours
 from zerver.core.plan import compile_plan
 from zerver.core.priorities import RANK, Priority
 from zerver.core.tenants import NOBODY, Identity, classify
+from zerver.core.timeline import Timeline
 from zerver.errors import DefinitionError, ProtocolViolation
 from zerver.http import (
     DEFAULT_LIMITS,
@@ -49,13 +50,17 @@ from zerver.http import (
     serve_http,
     stamped,
 )
+from zerver.http.claims import Claims, open_claims
 from zerver.http.connection import log_defect
+from zerver.http.idempotency import again
+from zerver.http.keyed import Visit
 from zerver.http.mounts import Mounted, mounted_at, open_mounts
 from zerver.http.prewritten import check_sendable
 from zerver.http.relay import SAFE_METHODS, Relays, check_passable, open_relays
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.handlers import BUILTIN_KINDS
+from zerver.runtime.journal import Journal
 from zerver.runtime.live import Run
 from zerver.runtime.run import Parts, Prepared
 
@@ -118,7 +123,25 @@ def _compile(route: Route) -> Endpoint:
         degrade = Endpoint(Prepared(route.flow.degrade, degrade_plan), extractor, route.label, priority)
     plan = route.plan()
     extractor = compile_extractor(plan.parts, label, names)
+    _check_keyed(route, extractor, label)
     return Endpoint(Prepared(route.flow, plan), extractor, route.label, priority, degrade)
+
+
+def _check_keyed(route: Route, extractor: Extractor, label: str) -> None:
+    """Raise DefinitionError where an idempotency key could protect nothing, or not be judged."""
+    if route.flow.idempotency is None:
+        return
+    said = f"{label}: flow {route.flow.name!r} has idempotency={route.flow.idempotency!r}"
+    if route.method in SAFE_METHODS:
+        raise DefinitionError(
+            f"{said}, but {route.method} only looks",
+            "serve it with POST, PUT, PATCH or DELETE, or leave idempotency out",
+        )
+    if extractor.needs_passage:
+        raise DefinitionError(
+            f"{said}, but passes requests on piece by piece, so that nobody can tell one from another",
+            "leave idempotency out: the key goes along to whom the request is passed on",
+        )
 
 
 def _compile_mount(mounted: Mounted) -> Endpoint:
@@ -143,6 +166,7 @@ class Edge:
         on_defect: Callable[[Exception], None],
         trust: Trust,
         beside: Mapping[str, Handler],
+        claims: Claims,
     ) -> None:
         self.app = runtime.app
         self.runtime = runtime
@@ -151,6 +175,7 @@ class Edge:
         self.trust = trust
         self._beside = tuple(beside.items())
         self._relays = relays
+        self._claims = claims
         self._mounts = {mounted: _compile_mount(mounted) for mounted in mounts}
 
     async def handle(self, exchange: Exchange) -> Response:
@@ -179,34 +204,59 @@ class Edge:
         asked = head.headers.get
         who = _ANYBODY if self.app.identify is None else _identity(self.app.identify(head))
         rule = runtime.tenants.get(who.tenant)
-        watched = endpoint.is_watched(head.method)
+        watched, cheaper = endpoint.is_watched(head.method), endpoint.degrade
+        priority = classify(endpoint.priority, rule, who.priority, _asked_priority(asked(_PRIORITY_HEADER)))
+        parent = asked(_TRACE_HEADER) or ""
+        visit = None
+        if flow.idempotency is not None:
+            run_id, route = runtime.new_id(), endpoint.label
+            visit = Visit(self._claims, exchange, flow, tenant=who.tenant, route=route, params=params, run_id=run_id)
 
         def parts(endpoint: Endpoint) -> Parts:
             reads = endpoint.prepared.plan.parts
-            return self._reader(exchange, caller, endpoint.extractor, params) if reads else ()
+            given = self._reader(exchange, caller, endpoint.extractor, params) if reads else ()
+            return given if visit is None else visit.reading(given)
 
         def watch(run: Run) -> None:
             exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
 
-        result = await runtime.execute(
-            endpoint.prepared,
-            parts(endpoint),
-            tenant=who.tenant,
-            priority=classify(endpoint.priority, rule, who.priority, _asked_priority(asked(_PRIORITY_HEADER))),
-            deadline=_asked_deadline(asked(_TIMEOUT_HEADER)),
-            label=label,
-            on_wait=watch if watched else None,
-            on_queued=exchange.watch_disconnect if watched else None,
-            parent=asked(_TRACE_HEADER) or "",
-            after=lambda sealed: runtime.answered(sealed, None),  # its rollback has outlived the answer
-            degrade=None if endpoint.degrade is None else (endpoint.degrade.prepared, parts(endpoint.degrade), ()),
-        )
-        status = None
+        def after(sealed: Result) -> None:  # its rollback has outlived the answer, or there is none
+            runtime.answered(sealed, None)
+            if visit is not None:
+                visit.ended(sealed)
+
         try:
-            response = await self._answer(result, flow, head)
-            status = response.status
+            known = None if visit is None else await visit.look()
+            if visit is not None and known is not None:
+                secret = endpoint.prepared.plan.secret
+                told = Timeline(visit.run_id, flow.name, flow.version, who.tenant, priority, [], secret, label, parent)
+                result = runtime.forgo(told, known, visit.keyed)
+            else:
+                result = await runtime.execute(
+                    endpoint.prepared,
+                    parts(endpoint),
+                    tenant=who.tenant,
+                    priority=priority,
+                    deadline=_asked_deadline(asked(_TIMEOUT_HEADER)),
+                    label=label,
+                    run_id="" if visit is None else visit.run_id,
+                    on_wait=watch if watched else None,
+                    on_queued=exchange.watch_disconnect if watched else None,
+                    parent=parent,
+                    after=after,
+                    degrade=None if cheaper is None else (cheaper.prepared, parts(cheaper), ()),
+                )
+                if visit is not None:
+                    visit.ended(result)
+            status = None
+            try:
+                response = await self._answer(result, flow, head, visit)
+                status = response.status
+            finally:
+                runtime.answered(result, status)
         finally:
-            runtime.answered(result, status)
+            if visit is not None:
+                await visit.settle()
         if rule.rate is not None:
             quota = runtime.quota(who.tenant)
             response = response if quota is None else limited(response, quota)
@@ -214,12 +264,18 @@ class Edge:
             response = attrs.evolve(response, refusal=False)
         return response
 
-    async def _answer(self, result: Result, flow: Flow, head: RequestHead) -> Response:
+    async def _answer(self, result: Result, flow: Flow, head: RequestHead, visit: Visit | None) -> Response:
         """What the client gets for what the run came to."""
+        if visit is not None and visit.answer is not None:
+            return stamped(again(visit.answer), result.run_id)
         response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
         if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
             response = await self._open(response, head, result)
-        return self._sendable(response, result) if self.runtime.observers else response
+        if self.runtime.observers or visit is not None:
+            response = self._sendable(response, result)
+        if visit is not None:
+            visit.answered(response)
+        return response
 
     def _reader(
         self, exchange: Exchange, caller: Caller, extractor: Extractor, params: Mapping[str, str]
@@ -292,8 +348,12 @@ async def open_edge(
 
     Raises DefinitionError when the app cannot work, or a mounted application does not start.
     """
-    async with open_mounts(app.mounts, on_defect) as mounts, open_relays(on_defect) as relays:
-        yield Edge(runtime, mounts, relays, on_defect, trust, beside or {})
+    async with (
+        open_mounts(app.mounts, on_defect) as mounts,
+        open_relays(on_defect) as relays,
+        open_claims(runtime, on_defect) as claims,
+    ):
+        yield Edge(runtime, mounts, relays, on_defect, trust, beside or {}, claims)
 
 
 class Serving:
@@ -335,6 +395,7 @@ async def serve(
     on_defect: Callable[[Exception], None] = log_defect,
     seed: int | None = None,
     neighbours: Neighbours | None = None,
+    journal: Journal | None = None,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Open an app and serve it over HTTP until cancelled or drained.
@@ -342,8 +403,8 @@ async def serve(
         serving = await nursery.start(partial(serve, app, port=8000))
         print(*serving.addresses)
 
-    listeners: used instead of host and port, and closed in the end. handlers, observers, seed, neighbours: as
-    `open_runtime`.
+    listeners: used instead of host and port, and closed in the end. handlers, observers, seed, neighbours,
+    journal: as `open_runtime`.
     limits: what a client may take. trust: which proxies are believed and which hosts are served; by default no proxy,
     and any host. parser: as `serve_http`. beside: what answers requests below a path, as {"/_zerver": page.handle},
     before routes are looked at, and without a run. on_defect: told of exceptions that are nobody's
@@ -355,7 +416,9 @@ async def serve(
     try:
         check_app(app, BUILTIN_KINDS | frozenset(handlers or ()))  # the routes too, and before anything is opened
         async with (
-            open_runtime(app, observers=observers, handlers=handlers, seed=seed, neighbours=neighbours) as runtime,
+            open_runtime(
+                app, observers=observers, handlers=handlers, seed=seed, neighbours=neighbours, journal=journal
+            ) as runtime,
             open_edge(app, runtime, on_defect=on_defect, trust=trust, beside=beside) as edge,
         ):
             if listeners is None:

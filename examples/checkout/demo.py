@@ -1,10 +1,13 @@
 """The demo: starts the provider and the shop as processes of their own, makes the provider misbehave, and shows the
-timelines.
+timelines; afterwards, one of them once more, from the file that the shop has left.
 
 python -m examples.checkout.demo [--once]
 """
 
+import shlex
+import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -17,6 +20,9 @@ import trio
 from examples.checkout.processes import Process, open_served
 from zerver.errors import ConnectFailed, ExchangeFailed
 from zerver.http import HttpClient, encode_json, open_http_client
+from zerver.trace import Filter, decode_run, format_timeline, open_store
+
+APP = "examples.checkout.app:app"
 
 
 @attrs.frozen
@@ -63,14 +69,22 @@ SCENES: Sequence[Scene] = (
 @click.option("--once", is_flag=True, help="End after the traffic.")
 def main(once: bool) -> None:
     """Show the checkout at work, then serve it until Ctrl-C."""
-    surprises = trio.run(_until_interrupted, once)
+    kept = Path(tempfile.mkdtemp(prefix="zerver-demo-"))  # stays when the demo has ended by itself: it is to be read
+    surprises: Sequence[str] | None = None
+    try:
+        surprises = trio.run(_until_interrupted, once, kept)
+    finally:
+        if surprises is None:
+            shutil.rmtree(kept)
     if surprises is None:
         print("\nbye")
-    elif surprises:
+        return
+    _tell_afterwards(kept / ".zerver" / "traces.db")
+    if surprises:
         raise click.ClickException(f"not as told: {'; '.join(surprises)}")
 
 
-async def _until_interrupted(once: bool) -> Sequence[str] | None:
+async def _until_interrupted(once: bool, kept: Path) -> Sequence[str] | None:
     """What `_demo` says; None if Ctrl-C ended it. It comes as a signal: a KeyboardInterrupt could come up anywhere,
     in the midst of closing something, too.
     """
@@ -78,7 +92,7 @@ async def _until_interrupted(once: bool) -> Sequence[str] | None:
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_heed, signals, nursery.cancel_scope)
-            played = await _demo(once)
+            played = await _demo(once, kept)
             surprises = None if nursery.cancel_scope.cancel_called else played
             nursery.cancel_scope.cancel()
     return surprises
@@ -89,15 +103,16 @@ async def _heed(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
     serving.cancel()
 
 
-async def _demo(once: bool) -> Sequence[str]:
-    """Play every scene, then serve on unless `once`; the titles of scenes that did not go as told."""
+async def _demo(once: bool, kept: Path) -> Sequence[str]:
+    """Play every scene, then serve on unless `once`; the titles of scenes that did not go as told.
+
+    kept: the shop's folder.
+    """
     with tempfile.TemporaryDirectory(prefix="zerver-demo-") as folder:
         environment = {"PROVIDER_DB": str(Path(folder, "provider.db")), "CHECKOUT_DB": str(Path(folder, "checkout.db"))}
         async with (
             open_served("examples.checkout.provider:app", environment) as provider,
-            open_served(
-                "examples.checkout.app:app", environment | {"PROVIDER_URL": provider.url}, "--timeline"
-            ) as shop,
+            open_served(APP, environment | {"PROVIDER_URL": provider.url}, "--timeline", folder=kept) as shop,
             open_http_client(allow_private=True) as client,
         ):
             try:
@@ -109,12 +124,43 @@ async def _demo(once: bool) -> Sequence[str]:
             ledger = await client.request("GET", f"{provider.url}/ledger")
             print(f"━━ The provider's ledger\n   {ledger.body.decode()}\n", flush=True)
             if not once:
-                print(f"The shop serves on {shop.url}, the provider on {provider.url}. Ctrl-C ends. Try:\n")
-                print(f"  curl {shop.url}/v2/checkout -H 'Authorization: Bearer token-user_1' "
-                      "--json '{\"cart_id\": \"cart_1\"}'\n", flush=True)  # fmt: skip
+                _invite(shop, provider, kept / ".zerver" / "traces.db")
                 while True:
                     print(await shop.next_timeline(), flush=True)
     return surprises
+
+
+def _invite(shop: Process, provider: Process, traces: Path) -> None:
+    """Say what can be done while it serves."""
+    print(f"The shop serves on {shop.url}, the provider on {provider.url}. Ctrl-C ends. Its live page:\n")
+    print(f"  {shop.page}\n")
+    print("Try:\n")
+    print(f"  curl {shop.url}/v2/checkout -H 'Authorization: Bearer token-user_1' "
+          "--json '{\"cart_id\": \"cart_1\"}'\n")  # fmt: skip
+    print(f"  {_zerver('trace', '--db', str(traces))}")
+    print(f"  {_zerver('replay', 'ID', '--app', APP, '--db', str(traces))}\n", flush=True)
+
+
+def _tell_afterwards(traces: Path) -> None:
+    """The run that was undone, out of the file: no server is there any more."""
+    with open_store(traces) as store:
+        recordings = [store.read(summary.run_id) for summary in store.search(Filter(status="409"), 1)]
+    recording = recordings[0] if recordings else None
+    if recording is None:  # that scene did not go as told, which is said next
+        return
+    found = recording.run_id[:12]
+    print("━━ Afterwards, with no server left: the shop's trace file tells of each run")
+    print(f"   $ {_zerver('trace', found, '--db', str(traces))}\n")
+    print(format_timeline(decode_run(recording).timeline), end="\n\n")
+    print("   and runs its steps again, with nothing performed:")
+    print(f"   $ {_zerver('replay', found, '--app', APP, '--db', str(traces))}", flush=True)
+
+
+def _zerver(*words: str) -> str:
+    """A command, for the folder of the repository."""
+    program = Path(sys.executable).with_name("zerver")
+    here = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    return shlex.join([str(here), *words])
 
 
 async def _play(client: HttpClient, provider: Process, shop: Process, scene: Scene) -> bool:

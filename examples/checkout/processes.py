@@ -1,4 +1,7 @@
-"""Apps in processes of their own: `zerver serve` started, listened to, and drained at the end."""
+"""Apps in processes of their own: `zerver serve` started, listened to, and drained at the end.
+
+Law: settings of whoever runs this are not the servers': what ZERVER_… says in the environment does not reach them.
+"""
 
 import os
 import subprocess
@@ -6,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -14,20 +18,28 @@ import trio
 #: Killed before, it would leave what it had begun to undo.
 _PATIENCE: Final = 45.0
 
+_ROOT: Final = Path(__file__).parents[2]
+
 
 class Process:
-    """A `zerver serve` under way. url: where it listens."""
+    """A `zerver serve` under way. url: where it listens. page: the URL that opens its live page; "" for none."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
         self.url = ""
+        self.page = ""
         self._buffer = b""
 
-    async def start(self) -> None:
+    async def start(self, has_page: bool) -> None:
+        self.url = await self._announced("listening on ")
+        if has_page:
+            self.page = await self._announced("live page ")
+
+    async def _announced(self, what: str) -> str:
         line = await self._read_until(b"\n")
-        if not line.startswith("listening on "):
+        if not line.startswith(what):
             raise SystemExit(f"the server did not start: {line}")
-        self.url = line.removeprefix("listening on ").strip()
+        return line.removeprefix(what).strip()
 
     async def timeline_of(self, run_id: str) -> str:
         """The timeline of a run, which the server prints with an empty line behind it."""
@@ -52,18 +64,27 @@ class Process:
 
 
 @asynccontextmanager
-async def open_served(app: str, environment: dict[str, str], *options: str) -> AsyncIterator[Process]:
-    """Serve an app in a process of its own; it is drained, as SIGTERM asks, when the block is left."""
-    command = [sys.executable, "-m", "zerver.cli", "serve", app, "--port", "0", *options]
+async def open_served(
+    app: str, environment: dict[str, str], *options: str, folder: Path | None = None
+) -> AsyncIterator[Process]:
+    """Serve an app in a process of its own; it is drained, as SIGTERM asks, when the block is left.
+
+    folder: where it serves, with a live page, and with all its runs kept below `.zerver/`; None for neither of them.
+    """
+    page = ("--page", "off", "--trace-db", "") if folder is None else ("--page", "on")
+    command = [sys.executable, "-m", "zerver.cli", "serve", app, "--port", "0", *page, *options]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ZERVER_", "ZER_VER_"))}
+    path = os.pathsep.join(filter(None, (str(_ROOT), inherited.get("PYTHONPATH"))))
+    own = {"PYTHONPATH": path, "ZERVER_TRACE_SAMPLE": "1"}
     async with trio.open_nursery() as nursery:
         run = partial(
-            trio.run_process, command, stdout=subprocess.PIPE, check=False, env=os.environ | environment,
-            deliver_cancel=_drain,
+            trio.run_process, command, stdout=subprocess.PIPE, check=False, cwd=folder,
+            env=inherited | own | environment, deliver_cancel=_drain,
             start_new_session=True,  # Ctrl-C is for us; a server that got it too would take our SIGTERM as its second
         )  # fmt: skip
         process = Process(await nursery.start(run))
         try:
-            await process.start()
+            await process.start(folder is not None)
             yield process
         finally:
             nursery.cancel_scope.cancel()  # trio.run_process calls _drain, and waits

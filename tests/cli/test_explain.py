@@ -104,6 +104,7 @@ deadline        2 s
 undo deadline   10 s
 client leaves   the run goes on, because of the method
 when refused    429 or 503
+idempotency     keys mean nothing
 tenant          default, by the default: weight 1
 
 steps
@@ -286,3 +287,10 @@ def test_classes_and_disconnects_are_those_of_the_edge() -> None:
         assert told.priority.value == found.payload.priority
         assert (told.on_disconnect.value == "cancel") is found.payload.is_watched(route.method)
     assert explain_route(PINGS, PINGS.routes[0], PINGS.tenants, "slow", {}).priority.value == "batch"
+
+
+def test_idempotency_is_said(tmp_path: Path) -> None:
+    shop = SHOP.replace("deadline=2.0,", 'deadline=2.0, idempotency="required", idempotency_expires=3600.0,')
+    shop = shop.replace('app.route("GET", "/orders/{id:int}", pay, priority="default")\n', "")
+    ended = zerver(tmp_path, "explain", "shop:app", "POST", "/orders/7/pay", shop=shop)
+    assert "idempotency     a key is required; answers are kept for 3600 s\n" in ended.out

@@ -111,3 +111,12 @@ async def test_a_trace_file_of_somebody_else_is_left_alone_and_keeps_nobody_from
         told = await server.err()
     assert "mine.db" in told
     assert (tmp_path / "mine.db").read_text() == "not a database, and dear to somebody"
+
+
+async def test_a_token_that_the_operator_has_chosen_is_not_printed(tmp_path: Path) -> None:
+    token = "chosen-by-the-operator-and-secret"
+    async with serving(tmp_path, said=ON | {"ZERVER_PAGE_TOKEN": token}) as server:
+        assert await server.line() == f"live page {server.address}/_zerver/ for who has the token"
+        head, _ = await get(server, "/_zerver/api/session", f"Authorization: Bearer {token}")
+        assert head.startswith("HTTP/1.1 200")
+        await end(server)

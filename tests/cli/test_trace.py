@@ -263,7 +263,7 @@ def test_a_missing_file_is_one_line_with_the_cure(tmp_path: Path) -> None:
 def test_a_store_that_was_turned_off_is_said_to_be(tmp_path: Path) -> None:
     ended = CliRunner().invoke(trace, ["--db", ""])
     assert ended.exit_code == 2
-    assert "ZERVER_TRACE_DB is empty" in ended.stderr
+    assert "trace.db is empty" in ended.stderr
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

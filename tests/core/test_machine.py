@@ -148,7 +148,7 @@ def _verdict(verb: str, outcome: object) -> str:
 def test_every_run_ends_and_then_stays_ended(ran: Ran) -> None:
     machine, before = ran.machine, len(ran.records)
     assert machine.finished
-    assert machine.under_way == 0
+    assert not machine.under_way
     again = machine.interrupt(t.Ending("cancelled", reason="too late"))
     assert again.ending is ran.ending
     assert len(ran.records) == before
@@ -375,7 +375,7 @@ def test_what_is_asked_in_the_same_breath_as_the_end_is_never_performed() -> Non
 
     machine, command = started(parallel(ask, end))
     assert ended(command).value == "now"
-    assert machine.under_way == 0
+    assert not machine.under_way
 
 
 def test_an_interrupted_step_does_not_lose_the_rollback() -> None:
@@ -460,7 +460,7 @@ def test_two_pauses_on_one_signal_are_a_defect() -> None:
 
     machine, command = started(parallel(pause("one"), pause("two")))
     assert "two steps wait for signal 'paid' at once" in str(ended(command).cause)
-    assert machine.under_way == 0
+    assert not machine.under_way
 
 
 def test_a_signal_that_nobody_waits_for_is_a_key_error() -> None:

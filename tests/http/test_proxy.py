@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 from zerver import App, Capability, Flow
+from zerver.core.tracing import effect_span_id, read_traceparent
 from zerver.errors import ConnectFailed, DefinitionError, ExchangeFailed
 from zerver.http import Exchange, HttpClient, Limits, Response, http_client, open_http_client, proxy, serve_http, stream
 from zerver.http.connection import Connection, Service
@@ -18,6 +19,8 @@ from zerver.http.outgoing import Origin
 from zerver.testing import Client, cancel_sweep, client
 
 Handler = Callable[[Exchange], Awaitable[Response]]
+
+TRACE = "a" * 32
 
 
 class Legacy:
@@ -76,7 +79,8 @@ async def test_what_is_passed_on() -> None:
             "/v1/a%20b?q=%20",
             body=b"x" * 1000,
             headers=[("X-Forwarded-For", "6.6.6.6"), ("Forwarded", "for=6.6.6.6"), ("X-Real-IP", "6.6.6.6"),
-                     ("TE", "trailers"), ("Cookie", "c=d"),
+                     ("TE", "trailers"), ("Cookie", "c=d"), ("traceparent", f"00-{TRACE}-{'b' * 16}-01"),
+                     ("tracestate", "other=1"),
                      ("X-Request-Timeout-Ms", "60000"), ("Proxy-Authorization", "secret")],
         )  # fmt: skip
     assert reply.status == 201
@@ -85,9 +89,14 @@ async def test_what_is_passed_on() -> None:
     assert start == "POST /v1/a%20b?q=%20 1000"
     said = dict(field.split(": ", 1) for field in fields)
     assert reply.run is not None
+    ours = read_traceparent(said.pop("traceparent"))
+    assert [name for name, _ in (field.split(": ", 1) for field in fields)].count("traceparent") == 1
+    assert ours is not None
+    assert (ours.trace_id, ours.span_id) == (TRACE, effect_span_id(f"{reply.run.run_id}:proxy legacy:9000:1"))
     assert 59_000 < int(said.pop("x-request-timeout-ms")) <= 60_100
     assert said == {
         "host": "legacy:9000", "user-agent": "zerver", "accept": "*/*", "accept-encoding": "identity", "cookie": "c=d",
+        "tracestate": "other=1",
         "x-request-id": reply.run.run_id, "x-forwarded-proto": "http", "x-forwarded-host": "app.test",
         "x-forwarded-for": "127.0.0.1", "content-length": "1000",
     }  # fmt: skip

@@ -425,3 +425,26 @@ async def test_resolve_may_be_a_join(autojump_clock: MockClock) -> None:
 
     result = await run(made, {"bank.charge": silence, "bank.refund": after, "bank.find": found})
     assert (result.status, result.value) == ("done", "paid")
+
+
+async def test_a_handler_that_could_not_even_be_called_has_done_nothing(autojump_clock: MockClock) -> None:
+    called = []
+
+    async def other() -> str:  # of another signature than the kind's own
+        called.append("other")
+        return "done"
+
+    def eager(*_: object, **__: object) -> Any:  # no `async def`: to call it may do something
+        called.append("eager")
+        raise OSError("line cut")
+
+    @step
+    async def buy() -> None:
+        await charge(1.0).with_policy(retries=3)
+
+    for handler, doubt in ((other, False), (eager, True)):
+        async with open_runtime(App("shop"), handlers={"bank.charge": handler}) as runtime:
+            result = await runtime.run(Flow("buy", [buy]))
+        assert result.status == "failed"
+        assert bool(result.unresolved) is doubt
+    assert called == ["eager"] * 4  # what does not fit now will not fit next time

@@ -62,8 +62,7 @@ async def test_many_are_handed_over_a_slice_at_a_time_and_others_have_their_turn
     turns: list[int] = []
 
     async def other() -> None:
-        await trio.sleep(BATCH_SECONDS)
-        while len(heard.all) < 1000:
+        while len(heard.all) + SLICE <= 1000:
             turns.append(len(heard.all))
             await trio.lowlevel.checkpoint()
 
@@ -198,24 +197,41 @@ async def test_a_sleeping_recorder_costs_nothing(autojump_clock: object) -> None
 
 
 class Steps(trio.abc.Instrument):
-    """Counts what the recorder's task does."""
+    """Counts what the recorder's tasks do."""
 
     count = 0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.count += "Recorder.run" in task.name
+        self.count += "Recorder.hand_over" in task.name
 
 
-async def test_a_thousand_runs_wake_it_once(autojump_clock: object) -> None:
-    steps = Steps()
-    async with open_recorder(listeners=[Heard()]) as recorder:
+async def test_a_full_batch_is_handed_over_at_once_and_wakes_a_task_twice(autojump_clock: object) -> None:
+    steps, heard = Steps(), Heard()
+    async with open_recorder(listeners=[heard]) as recorder:
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        recorder.add(made(0))
         await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.add_instrument(steps)
-        for at in range(1000):
+        for at in range(1, 10 * SLICE):
             recorder.add(made(at))
             await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.remove_instrument(steps)
-        assert steps.count == 1
+        assert steps.count == 20
+        assert (list(map(len, heard.batches)), trio.current_time()) == ([SLICE] * 10, began)
+
+
+async def test_what_does_not_fill_a_batch_comes_a_moment_later(autojump_clock: object) -> None:
+    heard = Heard()
+    async with open_recorder(listeners=[heard]) as recorder:
+        await trio.testing.wait_all_tasks_blocked()
+        for at in range(SLICE + 3):
+            recorder.add(made(at))
+        await trio.sleep(BATCH_SECONDS / 2)
+        assert list(map(len, heard.batches)) == [SLICE]
+        await trio.sleep(BATCH_SECONDS)
+        assert list(map(len, heard.batches)) == [SLICE, 3]
 
 
 async def test_a_queue_that_holds_nothing_is_refused() -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tests.trace.made import Made, made
 from tests.trace.mutants import MUTANTS, mutate, other
 from zerver.core import timeline as t
+from zerver.core.following import step_of
 from zerver.core.plan import StepNode
 from zerver.core.replan import steps_in
 from zerver.trace.replaying.changes import pinned
-from zerver.trace.replaying.replay import replay, step_of
+from zerver.trace.replaying.replay import replay
 from zerver.trace.replaying.rerun import rerun
 
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -490,3 +490,35 @@ def test_nothing_is_imported_for_a_name() -> None:
 def test_large_values_are_cheap_for_people_too() -> None:
     shown = plain({"a": list(range(1_000_000)), "b": uuid.UUID(int=1)}, most=100)
     assert len(msgspec.json.encode(shown)) < 2_000
+
+
+@attrs.define(eq=False)
+class Knot:
+    """Refers to others, and they to it."""
+
+    name: str
+    others: list[Knot] = attrs.field(factory=list, repr=False)
+    left: Knot | None = attrs.field(default=None, repr=False)
+    right: Knot | None = attrs.field(default=None, repr=False)
+
+
+def test_objects_that_refer_to_each_other_have_an_end() -> None:
+    knots = [Knot(f"knot {at}") for at in range(30)]
+    for at, knot in enumerate(knots):
+        knot.left, knot.right, knot.others = knots[at - 1], knots[(at + 7) % 30], knots
+    body, _ = written(knots[0], most=4096)
+    assert len(body) < 16 * 4096
+    assert "knot 0" in str(body)
+
+
+def test_of_a_connection_only_its_secrets_are_looked_for() -> None:
+    class Line:
+        __module__ = "zerver.http.connection"
+
+        def __init__(self) -> None:
+            self.server = self
+            self.head = [(b"authorization", b"Bearer abcdefghi")]
+
+    body, encoder = written(["abcdefghi", Line()])
+    assert "Bearer" not in str(body)
+    assert encoder.namer.found

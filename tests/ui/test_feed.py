@@ -15,6 +15,7 @@ from zerver.core.timeline import Ending, Timeline
 from zerver.http import Event
 from zerver.runtime import Result
 from zerver.testing.sweep import cancel_sweep
+from zerver.trace.batch import Batch
 from zerver.ui.feed import INTERVAL, MOST_KEPT, MOST_PAGES, Feed, Watcher
 
 
@@ -94,17 +95,35 @@ async def test_a_slow_page_is_told_what_it_has_missed(autojump_clock: object) ->
     _, told = await following(slow)
     assert [one["id"] for one in told["runs"]] == [f"req_{number}" for number in range(910, 1010)]
     assert told["missed"] == 1010 - MOST_KEPT
-    assert world.summaries == 1010  # once for both
+    assert world.summaries == 10 + MOST_KEPT  # of those that were sent
+    await following(quick)
+    assert world.summaries == 10 + MOST_KEPT  # once for both
     assert world.feed.statistics().missed == told["missed"] + 1000 - MOST_KEPT
     await slow.aclose()
     await quick.aclose()
 
 
-async def test_a_storm_costs_no_more_summaries_than_fit() -> None:
+async def test_a_storm_costs_no_more_summaries_than_are_shown(autojump_clock: object) -> None:
     world = World()
     watcher = world.watch()
-    world.take(range(5000))
+    await following(watcher)
+    for start in range(0, 5000, 50):
+        world.take(range(start, start + 50))
+    assert world.summaries == 0
+    assert (await following(watcher))[1]["missed"] == 5000 - MOST_KEPT
     assert world.summaries == MOST_KEPT
+    await watcher.aclose()
+
+
+async def test_only_runs_that_are_remembered_are_told(autojump_clock: object) -> None:
+    world = World()
+    watcher = world.watch()
+    await following(watcher)
+    batch = Batch(result(number) for number in range(10))
+    batch.remembered = batch[:3]
+    world.feed.take(batch)
+    _, told = await following(watcher)
+    assert ([one["id"] for one in told["runs"]], told["missed"]) == (["req_0", "req_1", "req_2"], 7)
     await watcher.aclose()
 
 

@@ -16,8 +16,11 @@ from zerver.ui import Access, Live, beacon
 
 
 @contextmanager
-def announced(addresses: Sequence[str], access: Access | None) -> Iterator[None]:
-    """Say where it listens, and what opens the page, if there is one; the file stands as long as the block takes."""
+def announced(addresses: Sequence[str], access: Access | None, *, known: bool = False) -> Iterator[None]:
+    """Say where it listens, and what opens the page, if there is one; the file stands as long as the block takes.
+
+    known: whether the operator has said the token, and must not read it again.
+    """
     with ExitStack() as stack:
         lines = [f"listening on {address}" for address in addresses]
         if access is not None and addresses:
@@ -26,6 +29,7 @@ def announced(addresses: Sequence[str], access: Access | None) -> Iterator[None]
                 stack.enter_context(beacon(live))
             except OSError as error:
                 print(f"zerver top will not find this server: {error}", file=sys.stderr)
-            lines.append(f"live page {access.url(addresses[0])}")
+            url = access.url(addresses[0])
+            lines.append(f"live page {url.partition('?')[0]} for who has the token" if known else f"live page {url}")
         print(*lines, sep="\n", flush=True)
         yield

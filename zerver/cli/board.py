@@ -60,7 +60,7 @@ def _header(overview: Answer) -> RenderableType:
         ("req/s", f"{rate:.1f}", False),
         ("running", _plain(runs.get("running")), False),
         ("queued", _plain(admission.get("queued")), bool(admission.get("queued"))),
-        ("limit", f"{max(limits):g}" if limits else _NONE, False),  # a class's is of those above it, too
+        ("limit", _limit(max(limits)) if limits else _NONE, False),  # a class's is of those above it, too
         ("refused", _plain(admission.get("refused")), bool(admission.get("refused"))),
         ("unresolved", _plain(runs.get("unresolved")), bool(runs.get("unresolved"))),
         ("loop lag", f"{_time(loop.get('lag_ns'))} (worst {_time(loop.get('worst_ns'))})", _is_late(loop)),
@@ -101,7 +101,7 @@ def _classes(classes: Sequence[Answer]) -> Table | None:
             _text(one.get("priority")),
             _plain(one.get("running")),
             _loud(one.get("queued"), "yellow"),
-            _plain(one.get("limit")),
+            _limit(one.get("limit")),
             _plain(one.get("admitted")),
             _loud(one.get("refused"), "yellow"),
             f"{_number(one.get('rate')):.2f}",
@@ -208,6 +208,11 @@ def _number(value: Any) -> float:
 
 def _plain(value: Any, longest: int = _LONGEST) -> str:
     return _NONE if value is None else cut(escaped(f"{value:g}" if isinstance(value, float) else str(value)), longest)
+
+
+def _limit(value: Any) -> str:
+    """It moves in fractions; seats are whole."""
+    return f"{value:.0f}" if isinstance(value, int | float) else _NONE
 
 
 def _text(value: Any, longest: int = _LONGEST) -> RenderableType:

@@ -1,7 +1,8 @@
 """Another checkout of the code, for `zerver replay --code`: the same command once more, in a process of its own.
 
 Law: one process imports one version of a module, so other code is another process. It runs this very Zerver, with the
-other checkout first in the search for the app, and nothing of the app may come from elsewhere.
+other checkout first in the search for the app, and nothing of the app may come from elsewhere. Settings are those of
+here: what is hidden stays hidden.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 import click
 
 import zerver
+from zerver.cli.config import config_file
+from zerver.core.settings import CONFIG
 
 _PROGRAM = "from zerver.cli.replay import replay; replay(prog_name='zerver replay')"
 
@@ -28,7 +31,7 @@ def run_in_checkout(path: str, arguments: Sequence[str]) -> int:
     home = str(Path(zerver.__file__).parents[1])
     search = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-P", "-B", "-c", _PROGRAM, "--checkout", str(folder), *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(search)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(search), CONFIG: config_file() or os.devnull}
     sys.stdout.flush()
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 

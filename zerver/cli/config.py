@@ -56,6 +56,12 @@ def load_settings(
     return settings
 
 
+def config_file() -> str | None:
+    """The file that `load_settings` reads, absolute; None when it reads none."""
+    name = os.path.abspath(os.environ.get(CONFIG) or FILE)
+    return name if os.environ.get(CONFIG) or os.path.exists(name) else None
+
+
 @click.command()
 @click.option("--config", "file", metavar="FILE", help="The file of settings.  [default: zerver.toml, if it is there]")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -7,25 +7,25 @@ no failure: whoever writes a script asks `--json` for `same`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from zerver.cli.kept import db_option, kept_in, opened, read
 from zerver.errors import TraceError
 
 if TYPE_CHECKING:
     from zerver.runtime import Result
+    from zerver.trace.hidden import Hidden
     from zerver.trace.keeping.store import TraceStore
-    from zerver.trace.summary import Summary
 
 _MOST_SUMMARIES: Final = 10_000  # of the newest runs of a route; what is looked at is found by their numbers alone
 _SHOWN: Final = 8
 
 
 class NothingToCompare(click.ClickException):
-    """There is no such run, or there are too few."""
+    """There are too few runs."""
 
     exit_code = 2
 
@@ -34,35 +34,40 @@ class NothingToCompare(click.ClickException):
 @click.argument("words", nargs=-1, metavar="A B | ROUTE")
 @click.option("--slow", is_flag=True, help="Compare the slow runs of ROUTE …")
 @click.option("--fast", is_flag=True, help="… with its fast ones, and say which step explains the difference.")
-@click.option("--db", envvar="ZERVER_TRACE_DB", default=".zerver/traces.db", metavar="FILE", help="The trace file.")
+@db_option
 @click.option("--tenant", metavar="NAME", help="Only runs of this tenant, for --slow --fast.")
 @click.option("--most", type=click.IntRange(5, 1000), default=200, metavar="N", help="Runs of each cohort at most.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def diff(words: Sequence[str], slow: bool, fast: bool, db: str, tenant: str | None, most: int, as_json: bool) -> None:
+def diff(
+    words: Sequence[str], slow: bool, fast: bool, db: str | None, tenant: str | None, most: int, as_json: bool
+) -> None:
     """Compare two runs step by step, by their ids or the beginnings of these: where did they part, and why?
 
     With --slow --fast, compare cohorts: `zerver diff --slow --fast 'POST /orders'`.
     """
+    kept = kept_in(db)
     if slow or fast:
-        with _opened(db) as store:
-            _cohorts(store, " ".join(words), tenant, most, as_json)
+        with opened(kept.path) as store:
+            _cohorts(store, " ".join(words), tenant, most, kept.hidden, as_json)
         return
     if len(words) != 2:
         raise click.UsageError("give two runs, or --slow --fast and a route")
-    with _opened(db) as store:
-        a, b = (_run(store, said) for said in words)
-    _two(a, b, as_json)
+    with opened(kept.path) as store:
+        from zerver.trace.recording import decode_run
+
+        a, b = (decode_run(read(store, said)) for said in words)
+    _two(a, b, kept.hidden, as_json)
 
 
-def _two(a: Result, b: Result, as_json: bool) -> None:
+def _two(a: Result, b: Result, hidden: Hidden, as_json: bool) -> None:
     from zerver.trace.comparing.diff import diff as compared
     from zerver.trace.comparing.diff import diff_json, format_diff
 
-    found = compared(a, b)
+    found = compared(a, b, hidden)
     click.echo(json.dumps(diff_json(found), indent=2) if as_json else format_diff(found))
 
 
-def _cohorts(store: TraceStore, route: str, tenant: str | None, most: int, as_json: bool) -> None:
+def _cohorts(store: TraceStore, route: str, tenant: str | None, most: int, hidden: Hidden, as_json: bool) -> None:
     from zerver.trace.comparing.cohorts import cohorts_json, compare, format_cohorts, split
     from zerver.trace.summary import Filter
 
@@ -78,39 +83,13 @@ def _cohorts(store: TraceStore, route: str, tenant: str | None, most: int, as_js
     fast, unread_fast = _runs(store, chosen.fast)
     if not slow or not fast:
         raise NothingToCompare(f"none of these runs can be read: {store.path} is damaged, or of another version")
-    found = compare(route, slow, fast, most)
+    found = compare(route, slow, fast, most, hidden)
     click.echo(json.dumps(cohorts_json(found, chosen), indent=2) if as_json else format_cohorts(found, chosen))
     if unread_slow or unread_fast:
         click.echo(f"{unread_slow + unread_fast} runs cannot be read and were left out", err=True)
 
 
 # ---- runs out of the file -------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[TraceStore]:
-    from zerver.trace.keeping.store import open_store
-
-    try:
-        with open_store(path) as store:
-            yield store
-    except TraceError as error:
-        raise NothingToCompare(str(error)) from None
-
-
-def _run(store: TraceStore, said: str) -> Result:
-    """The run that is meant. Raises NothingToCompare when it is none, or more than one."""
-    from zerver.trace.recording import decode_run
-
-    matching = store.matching(said, _SHOWN)
-    if not matching:
-        raise NothingToCompare(f"no run in {store.path} begins with {said!r}; `zerver trace` lists them")
-    if len(matching) > 1:
-        raise NothingToCompare(f"{said!r} may be any of: {', '.join(map(_named, matching))}")
-    recording = store.read(matching[0].run_id)
-    if recording is None:  # pruned, between the two questions
-        raise NothingToCompare(f"run {matching[0].run_id} is no longer in {store.path}")
-    return decode_run(recording)
 
 
 def _runs(store: TraceStore, ids: Sequence[str]) -> tuple[list[Result], int]:
@@ -126,10 +105,6 @@ def _runs(store: TraceStore, ids: Sequence[str]) -> tuple[list[Result], int]:
         except TraceError:  # one damaged run among many is no reason to tell nothing
             continue
     return found, len(ids) - len(found)
-
-
-def _named(summary: Summary) -> str:
-    return f"{summary.run_id} ({summary.route})"
 
 
 def _routes(store: TraceStore) -> str:

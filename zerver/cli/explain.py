@@ -115,6 +115,7 @@ def _text(it: Explanation) -> Iterator[str]:
     ends = "the run is cancelled" if it.on_disconnect.value == "cancel" else "the run goes on"
     yield _line("client leaves", f"{ends}, {_by(it.on_disconnect)}")
     yield _line("when refused", "429 or 503" if it.degrade is None else f"flow {it.degrade} runs in its place")
+    yield _line("idempotency", _idempotency(it))
     yield _line("tenant", _tenant(it.tenant))
     yield ""
     yield "steps"
@@ -142,6 +143,13 @@ def _line(name: str, value: str) -> str:
 
 def _by(said: Said) -> str:
     return _HINT.get(said.by, f"because of {said.by}")
+
+
+def _idempotency(it: Explanation) -> str:
+    if it.idempotency is None:
+        return "keys mean nothing"
+    needed = "a key is required" if it.idempotency == "required" else "a key may come"
+    return f"{needed}; answers are kept for {_time(it.idempotency_expires)}"
 
 
 def _tenant(tenant: TenantLine) -> str:

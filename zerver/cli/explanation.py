@@ -86,8 +86,8 @@ class TenantLine:
 @attrs.frozen
 class Explanation:
     """Everything that applies to a route. patience: seconds that a run of its class waits for a ticket at most; budget:
-    seconds that one of its steps may take. admission: the numbers of the app's AdmissionPolicy, by name. limits: of the
-    HTTP server, by name.
+    seconds that one of its steps may take. idempotency_expires: seconds for which answers are kept. admission: the
+    numbers of the app's AdmissionPolicy, by name. limits: of the HTTP server, by name.
     """
 
     route: str
@@ -101,6 +101,8 @@ class Explanation:
     undo_deadline: float
     on_disconnect: Said
     degrade: str | None
+    idempotency: str | None
+    idempotency_expires: float
     tenant: TenantLine
     stages: tuple[StageLine, ...]
     effects: tuple[EffectLine, ...]
@@ -127,6 +129,8 @@ def explain_route(app: App, route: Route, tenants: Tenants, tenant: str, limits:
         undo_deadline=flow.undo_deadline,
         on_disconnect=_on_disconnect(route),
         degrade=None if flow.degrade is None else flow.degrade.name,
+        idempotency=flow.idempotency,
+        idempotency_expires=flow.idempotency_expires,
         tenant=TenantLine(tenant, "its own rule" if tenant in tenants.named else "the default", attrs.asdict(rule)),
         stages=(
             *_stages(route.before, 0, True),

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import click
 
-from zerver.errors import DefinitionError, DriverError
+from zerver.errors import DefinitionError, DriverError, JournalError
 
 #: From the subcommand to the module that has it, with its one line of help.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -41,7 +41,7 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (DefinitionError, DriverError) as error:
+        except (DefinitionError, DriverError, JournalError) as error:
             raise _CannotWork(f"{type(error).__name__}: {error}") from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:

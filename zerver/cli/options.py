@@ -79,6 +79,11 @@ class ServeOptions:
         mode = self.settings.page.mode
         return self.unix is None and (mode == "on" or (mode == "auto" and is_local(self.bind_host)))
 
+    @property
+    def knows_token(self) -> bool:
+        """Whether the operator has chosen the page's token."""
+        return self.settings.page.token is not None
+
     def access(self) -> Access:
         """The locks of the page. Raises WrongOption."""
         page = self.settings.page

@@ -31,6 +31,7 @@ from zerver.testing.answers import Script
 from zerver.trace.cause import causes
 from zerver.trace.comparing.sides import REQUEST, StepSide, sides
 from zerver.trace.facts import Facts, StepFacts
+from zerver.trace.hidden import NOTHING_HIDDEN, Hidden
 from zerver.trace.veil import Veil, escaped
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
@@ -48,19 +49,21 @@ class _LeftOut(Exception):
     """A step cannot be pinned; its words are for the file."""
 
 
-def regression_test(plan: Plan, result: Result) -> Written:
-    """A run as a test file. plan: of the code at hand. result: of a recording, whose secrets are placeholders."""
-    return _Author(plan, result).write()
+def regression_test(plan: Plan, result: Result, hidden: Hidden = NOTHING_HIDDEN) -> Written:
+    """A run as a test file. plan: of the code at hand. result: of a recording, whose secrets are placeholders. hidden:
+    names that are secret by now, and may not have been when it was recorded.
+    """
+    return _Author(plan, result, hidden).write()
 
 
 class _Author:
-    def __init__(self, plan: Plan, result: Result) -> None:
+    def __init__(self, plan: Plan, result: Result, hidden: Hidden) -> None:
         secret = result.timeline.secret | plan.secret
         self.result = result
         self.timeline = attrs.evolve(result.timeline, secret=secret)
         self.facts = Facts(self.timeline)
-        self.veil = Veil(self.facts)
-        self.sides = sides(self.timeline)
+        self.veil = Veil(self.facts, hidden)
+        self.sides = sides(self.timeline, hidden)
         self.nodes = {node.name: node for node in steps_in(plan.line)}
         self.sources = Sources(self.veil.text)
         self.sources.imports["zerver.testing"] = {"play"}
@@ -181,12 +184,8 @@ class _Author:
         return found
 
     def answer(self, outcome: Outcome[Any]) -> Source:
-        if isinstance(outcome, Success):
-            plain = not isinstance(outcome.value, Success | Cancelled | Exception | Script) and not callable(
-                outcome.value
-            )
-            if plain:
-                return self.sources.of(outcome.value)
+        if isinstance(outcome, Success) and not _means_more(outcome.value):
+            return self.sources.of(outcome.value)
         return self.sources.of(outcome)
 
     # -- playing it --

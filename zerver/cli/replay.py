@@ -18,6 +18,8 @@ import attrs
 import click
 
 from zerver.cli.checkout import check_origin, run_in_checkout, use_checkout
+from zerver.cli.config import load_settings
+from zerver.cli.kept import Kept, db_option, kept_by, opened, read
 from zerver.cli.load import load_app
 from zerver.core.flows import Flow
 from zerver.core.plan import Plan, compile_plan
@@ -25,13 +27,12 @@ from zerver.errors import DefinitionError, InvalidData, TraceError
 
 if TYPE_CHECKING:
     from zerver.runtime import Result
+    from zerver.trace.hidden import Hidden
     from zerver.trace.replaying.story import Story
-
-_LISTED = 8
 
 
 class NoReplay(click.ClickException):
-    """There is no such run, or it cannot be replayed so."""
+    """A run cannot be replayed so."""
 
     exit_code = 2
 
@@ -40,17 +41,42 @@ class NoReplay(click.ClickException):
 class Code:
     """The code of a run: its flow, compiled as the route has it."""
 
-    app: str
     flow: Flow
     plan: Plan
+
+
+@attrs.frozen
+class Asked:
+    """What the command line asks for. app: "" for nobody's code. test: the file to write."""
+
+    run: str
+    app: str
+    sets: Sequence[str]
+    answers: Sequence[str]
+    until: str | None
+    test: str | None
+    as_json: bool
+
+    def arguments(self) -> list[str]:
+        """The same as a command line, from another directory."""
+        return [
+            *("--app", self.app),
+            *(word for value in self.sets for word in ("--set", value)),
+            *(word for value in self.answers for word in ("--answer", value)),
+            *(("--until", self.until) if self.until is not None else ()),
+            *(("--pytest", str(Path(self.test).absolute())) if self.test is not None else ()),
+            *(("--json",) if self.as_json else ()),
+            *("--", self.run),
+        ]
 
 
 @click.command()
 @click.argument("run", metavar="ID")
 @click.option(
-    "--app", envvar="ZERVER_APP", metavar="MODULE:APP", help="The app whose run it is. Without it, records are told."
-)
-@click.option("--db", envvar="ZERVER_TRACE_DB", default=".zerver/traces.db", metavar="FILE", help="The trace file.")
+    "--app", metavar="MODULE:APP",
+    help="The app whose run it is. Without it, records are told.  [default: as `zerver config` shows serve.app]",
+)  # fmt: skip
+@db_option
 @click.option(
     "--set", "sets", multiple=True, metavar="NAME=JSON",
     help="What if: another value for a slot, or an input, as header.authorization or body. Repeatable.",
@@ -64,76 +90,52 @@ class Code:
 @click.option("--pytest", "test", metavar="FILE", help="Write the run as a regression test.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--checkout", hidden=True)
-def replay(
-    run: str,
-    app: str | None,
-    db: str,
-    sets: Sequence[str],
-    answers: Sequence[str],
-    until: str | None,
-    code: str | None,
-    test: str | None,
-    as_json: bool,
-    checkout: str | None,
-) -> None:
+def replay(app: str | None, db: str | None, code: str | None, checkout: str | None, **said: Any) -> None:
     """Re-execute the steps of a stored run, offline: what each read, decided and wrote; why it ended so; and what did
     not happen.
 
     ID: the beginning of a run's id. What its effects came to, the order in which they did, time, chance and
     cancellations are those of the record.
     """
-    if app is None and (sets or answers or code or test):
+    settings = load_settings(given={"serve.app": ("--app", app), "trace.db": ("--db", db)}, quiet=True)
+    asked, kept = Asked(app=settings.serve.app, **said), kept_by(settings)
+    if not asked.app and (asked.sets or asked.answers or code or asked.test):
         raise NoReplay("this runs code, and nobody says which: give --app MODULE:APP, or set ZERVER_APP")
     if code is not None:
-        sys.exit(_elsewhere(code, run, str(app), db, sets, answers, until, test, as_json))
+        sys.exit(run_in_checkout(code, ["--db", str(Path(kept.path).absolute()), *asked.arguments()]))
     if checkout is not None:
         use_checkout(checkout)
     with _in_words():
-        story = _story(run, app, db, _values(sets, "--set"), _values(answers, "--answer"), until, checkout, test)
-        _print(story, as_json)
+        story = _story(asked, kept, checkout)
+        _print(story, asked.as_json)
     if not story.faithful and not story.changed:
         sys.exit(1)
 
 
-def _elsewhere(
-    code: str, run: str, app: str, db: str, sets: Sequence[str], answers: Sequence[str], until: str | None,
-    test: str | None, as_json: bool,
-) -> int:  # fmt: skip
-    options = [
-        *("--app", app, "--db", str(Path(db).absolute())),
-        *(word for value in sets for word in ("--set", value)),
-        *(word for value in answers for word in ("--answer", value)),
-        *(("--until", until) if until is not None else ()),
-        *(("--pytest", str(Path(test).absolute())) if test is not None else ()),
-        *(("--json",) if as_json else ()),
-    ]
-    return run_in_checkout(code, [*options, "--", run])
-
-
-def _story(
-    run: str,
-    app: str | None,
-    db: str,
-    changes: dict[str, bytes],
-    answers: dict[str, bytes],
-    until: str | None,
-    checkout: str | None,
-    test: str | None,
-) -> Story:
+def _story(asked: Asked, kept: Kept, checkout: str | None) -> Story:
     from zerver.trace.recording import decode_run
     from zerver.trace.recording.vocabulary import Vocabulary
     from zerver.trace.replaying.story import retell
 
-    recording = _read(db, run)
+    changes, answers = _values(asked.sets, "--set"), _values(asked.answers, "--answer")
+    with opened(kept.path) as store:
+        recording = read(store, asked.run)
     recorded = decode_run(recording)
-    if app is None:
-        return retell(None, recorded, until=until)
-    found = _code_of(app, recorded, checkout)
+    if not asked.app:
+        return retell(None, recorded, until=asked.until, hidden=kept.hidden)
+    found = _code_of(asked.app, recorded, checkout)
     recorded = decode_run(recording, vocabulary=Vocabulary.of(found.plan))
-    given = {name: json.loads(value) for name, value in answers.items()}
-    if test is not None:
-        _write_test(test, found, recorded)
-    return retell(found.plan, recorded, changes=changes, until=until, answers=given, version=found.flow.version)
+    if asked.test is not None:
+        _write_test(asked.test, found, recorded, kept.hidden)
+    return retell(
+        found.plan,
+        recorded,
+        changes=changes,
+        until=asked.until,
+        answers={name: json.loads(value) for name, value in answers.items()},
+        version=found.flow.version,
+        hidden=kept.hidden,
+    )
 
 
 def _print(story: Story, as_json: bool) -> None:
@@ -142,10 +144,10 @@ def _print(story: Story, as_json: bool) -> None:
     click.echo(json.dumps(story.to_plain(), indent=2, ensure_ascii=False) if as_json else format_story(story))
 
 
-def _write_test(path: str, code: Code, recorded: Result) -> None:
+def _write_test(path: str, code: Code, recorded: Result, hidden: Hidden) -> None:
     from zerver.cli.regression import regression_test
 
-    written = regression_test(code.plan, recorded)
+    written = regression_test(code.plan, recorded, hidden)
     Path(path).write_text(written.text, encoding="utf-8")
     click.echo(f"{path}: {written.said}", err=True)
 
@@ -180,22 +182,6 @@ def _in_words() -> Iterator[None]:
         raise click.ClickException(f"DefinitionError: {error}") from None
 
 
-def _read(db: str, said: str) -> Any:
-    """The recording that is meant."""
-    from zerver.trace.keeping.store import open_store
-
-    with open_store(db) as store:
-        matching = store.matching(said, _LISTED)
-        if not matching:
-            raise NoReplay(f"no run in {db} begins with {said!r}; `zerver trace` lists them")
-        if len(matching) > 1:
-            raise NoReplay(f"{said!r} may be any of: {', '.join(one.run_id for one in matching)}")
-        recording = store.read(matching[0].run_id)
-    if recording is None:  # pruned, between the two questions
-        raise NoReplay(f"run {matching[0].run_id} is no longer in {db}")
-    return recording
-
-
 def _code_of(name: str, recorded: Result, checkout: str | None) -> Code:
     """The code of the run. The route that served it is asked first: its before-chain is part of the plan."""
     timeline = recorded.timeline
@@ -205,11 +191,11 @@ def _code_of(name: str, recorded: Result, checkout: str | None) -> Code:
         check_origin(module, checkout)
     for route in sorted(app.routes, key=lambda route: route.label != timeline.label):
         if route.flow.name == timeline.flow:
-            return Code(name, route.flow, route.plan())
+            return Code(route.flow, route.plan())
         if route.flow.degrade is not None and route.flow.degrade.name == timeline.flow:
             plan = route.degrade_plan()
             if plan is not None:
-                return Code(name, route.flow.degrade, plan)
+                return Code(route.flow.degrade, plan)
     # A program that runs its flows itself has them in its modules, and no route for them.
     here = os.path.dirname(os.path.abspath(getattr(sys.modules[module], "__file__", None) or ""))
     for other in [sys.modules[module], *list(sys.modules.values())]:
@@ -217,6 +203,6 @@ def _code_of(name: str, recorded: Result, checkout: str | None) -> Code:
             continue
         for value in list(vars(other).values()):
             if isinstance(value, Flow) and value.name == timeline.flow:
-                return Code(name, value, compile_plan(value))
+                return Code(value, compile_plan(value))
     known = ", ".join(sorted(app.flows)) or "none"
     raise NoReplay(f"{name} has no flow {timeline.flow!r}, which run {timeline.run_id} is of; it has: {known}")

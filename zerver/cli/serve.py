@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -28,12 +28,16 @@ from zerver.cli.options import ServeOptions, WrongOption
 from zerver.cli.workers import Lifeline, inherited_listener, inherited_neighbours, supervise
 from zerver.core.app import App
 from zerver.http import Certificates, open_http_listeners, open_unix_listener, over_tls
+from zerver.http.claims import check_shared
+from zerver.journal import open_journal
 from zerver.observing import open_observing
 from zerver.runtime import Result, Runtime
 from zerver.runtime.groups import unwrapped
+from zerver.runtime.journal import Journal
 from zerver.runtime.tenants import TenantsFile
 from zerver.serve import Serving, check_app
 from zerver.serve import serve as serve_app
+from zerver.trace.hidden import Hidden
 from zerver.trace.text import format_timeline
 
 
@@ -79,6 +83,7 @@ from zerver.trace.text import format_timeline
     "--drain", type=click.FloatRange(min=0), metavar="SECONDS", help="What runs may take after SIGTERM.  [default: 10]"
 )
 @click.option("--config", metavar="FILE", help="The file of settings.  [default: zerver.toml, if it is there]")
+@click.option("--journal", metavar="URL", help="Keeps durable runs: sqlite:///FILE, or postgresql://….")
 @click.option("--log", type=click.Choice(["off", "console", "json"]), help="Log lines, on stderr.  [default: off]")
 @click.option("--trace-db", metavar="FILE", help='Where runs are kept; "": nowhere.  [default: .zerver/traces.db]')
 @click.option(
@@ -98,6 +103,8 @@ def serve(unix_mode: str, **given: Any) -> None:
     if tenants is not None:
         app.tenants = tenants.tenants
     check_app(app)
+    if options.worker is not None:
+        check_shared(app)
     _lift_file_limit()
     _settle_heap()
     trio.run(_serve, app, options, certificates, tenants)
@@ -106,7 +113,8 @@ def serve(unix_mode: str, **given: Any) -> None:
 #: The options that are settings too, by the setting's key.
 _SETTINGS = {
     "serve.app": "app", "serve.host": "host", "serve.port": "port", "serve.workers": "workers", "serve.drain": "drain",
-    "serve.tenants": "tenants", "log.form": "log", "trace.db": "trace_db", "page.mode": "page",
+    "serve.tenants": "tenants", "serve.journal": "journal", "log.form": "log", "trace.db": "trace_db",
+    "page.mode": "page",
 }  # fmt: skip
 
 
@@ -143,8 +151,17 @@ async def _serve(
     lifeline = None if options.worker is None else Lifeline(options.worker)
     serving: Serving | None = None
     access = options.access() if options.has_page else None
+    hidden = Hidden(options.settings.trace.hide)
+    journal_url = options.settings.serve.journal
+    keeping: AbstractAsyncContextManager[Journal | None] = nullcontext()
+    if journal_url:
+        keeping = open_journal(journal_url, keep_secrets=options.settings.serve.journal_secrets)
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_observing(app, options.settings, page=access) as observing, trio.open_nursery() as nursery:
+        async with (
+            keeping as journal,
+            open_observing(app, options.settings, page=access) as observing,
+            trio.open_nursery() as nursery,
+        ):
             serve_it = partial(
                 serve_app,
                 app,
@@ -152,8 +169,9 @@ async def _serve(
                 limits=options.limits(),
                 trust=options.trust(),
                 parser=options.parser,
+                journal=journal,
                 neighbours=None if options.neighbours is None else inherited_neighbours(*options.neighbours),
-                observers=[*observing.observers, *([_print_timeline] if options.timeline else [])],
+                observers=[*observing.observers, *([partial(_print_timeline, hidden)] if options.timeline else [])],
                 beside=observing.beside,
                 on_defect=_report if options.settings.log.form == "off" else observing.on_defect,
             )
@@ -165,7 +183,7 @@ async def _serve(
                 if tenants is not None:
                     await nursery.start(_follow, tenants, started.runtime)
                 if lifeline is None:
-                    with announced(started.addresses, access):
+                    with announced(started.addresses, access, known=options.knows_token):
                         await trio.sleep_forever()
                 else:
                     await lifeline.tell_ready()
@@ -239,8 +257,8 @@ async def _follow(
                 await tenants.reload(runtime)
 
 
-def _print_timeline(result: Result) -> None:
-    print(format_timeline(result.timeline, unresolved=result.unresolved), end="\n\n", flush=True)
+def _print_timeline(hidden: Hidden, result: Result) -> None:
+    print(format_timeline(result.timeline, unresolved=result.unresolved, hidden=hidden), end="\n\n", flush=True)
 
 
 def _report(defect: Exception) -> None:

@@ -16,6 +16,7 @@ import attrs
 
 import zerver
 from zerver.errors import EffectError, JoinFailed, StatementError
+from zerver.trace.inert import Masked
 from zerver.trace.veil import MASK
 
 #: What stands in for a secret.
@@ -53,6 +54,8 @@ class Sources:
         for kinds, write in _WRITERS:
             if isinstance(value, kinds) and (type(value) in kinds or kinds in _OPEN):
                 return write(self, value)
+        if isinstance(value, Masked):
+            raise NoSource("a secret that is no text")
         if type(value).__module__ in ("datetime", "decimal", "uuid"):
             return self._standard(value)
         if isinstance(value, Exception):
@@ -88,6 +91,12 @@ class Sources:
     def _plain(self, value: Any) -> str:
         return repr(value)
 
+    def _whole(self, value: int) -> str:
+        return self._shown(repr(value))
+
+    def _shown(self, digits: str) -> str:
+        return digits if self.hide(digits) == digits else "0"
+
     def _text(self, value: str) -> str:
         return quoted(self.text(value))
 
@@ -96,7 +105,7 @@ class Sources:
         return repr(self.text(text).encode("latin-1", "replace"))
 
     def _number(self, value: float) -> str:
-        return repr(float(value)) if math.isfinite(value) else f'float("{value}")'
+        return self._shown(repr(float(value))) if math.isfinite(value) else f'float("{value}")'
 
     def _choice(self, value: enum.Enum) -> str:
         return f"{self.name(type(value))}.{value.name}"
@@ -142,7 +151,8 @@ class Sources:
 _Writer: TypeAlias = Callable[[Sources, Any], Source]
 
 _WRITERS: Sequence[tuple[tuple[type, ...], _Writer]] = (
-    ((type(None), bool, int), Sources._plain),
+    ((type(None), bool), Sources._plain),
+    ((int,), Sources._whole),
     ((float,), Sources._number),
     ((str,), Sources._text),
     ((bytes,), Sources._octets),

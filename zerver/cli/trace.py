@@ -12,8 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote
@@ -21,23 +20,18 @@ from urllib.parse import quote
 import attrs
 import click
 
+from zerver.cli.kept import SHOWN, Kept, NothingThere, db_option, kept_in, opened, recording_of
 from zerver.core.units import SECONDS
-from zerver.errors import TraceError
 
 if TYPE_CHECKING:
+    from zerver.trace.hidden import Hidden
     from zerver.trace.keeping.store import TraceStore
     from zerver.trace.summary import Filter, Summary
 
 _POLL: Final = 0.2  # seconds between two looks at a number in the file's header
-_SHOWN: Final = 10  # of those that an id may mean, and of the runs before those that are followed
+_BEFORE: Final = 10  # of the runs before those that are followed
 _ID: Final = 12  # characters of an id in a list: `req_` and eight, which is enough to give it back
 _ALWAYS: Final = "unresolved, failed, slow and troubled runs are kept, and of the others a sample"
-
-
-class NothingThere(click.ClickException):
-    """There is no such file, or no such run in it."""
-
-    exit_code = 2
 
 
 def _length(ctx: click.Context, param: click.Parameter, said: str | None) -> int | None:
@@ -82,7 +76,7 @@ def _moment(ctx: click.Context, param: click.Parameter, said: str | None) -> int
 @click.option("--limit", type=click.IntRange(1, 100_000), default=25, show_default=True, help="How many at most.")
 @click.option("--follow", is_flag=True, help="Show new ones as they are written, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--db", envvar="ZERVER_TRACE_DB", default=".zerver/traces.db", metavar="FILE", help="The trace file.")
+@db_option
 def trace(
     run: str | None,
     slower_than: int | None,
@@ -91,7 +85,7 @@ def trace(
     limit: int,
     follow: bool,
     as_json: bool,
-    db: str,
+    db: str | None,
     **said: Any,
 ) -> None:
     """List the runs that were kept, newest first; or tell what happened in the one with this ID.
@@ -101,18 +95,19 @@ def trace(
     from zerver.trace.summary import Filter
 
     wanted = Filter(**said, slower_than_ns=slower_than, since_unix_ns=since, until_unix_ns=until)
+    kept = kept_in(db)
     if run is not None:
         if follow or wanted != Filter():
             raise click.UsageError("an ID is one run: it takes no filters, and cannot be followed")
-        with _opened(db) as store:
+        with opened(kept.path) as store:
             summary = _meant(store, run)
             if summary is None and _live(run, as_json):
                 return
-            _one(store, summary or _missed(store, run), as_json)
+            _one(store, summary or _missed(store, run), kept.hidden, as_json)
     elif follow:
-        _follow(db, wanted, min(limit, _SHOWN), as_json)
+        _follow(kept, wanted, min(limit, _BEFORE), as_json)
     else:
-        with _opened(db) as store:
+        with opened(kept.path) as store:
             _list(store, wanted, limit, as_json)
 
 
@@ -198,33 +193,31 @@ def _plain(it: Summary) -> dict[str, Any]:
 # ---- one run --------------------------------------------------------------------------------
 
 
-def _one(store: TraceStore, summary: Summary, as_json: bool) -> None:
-    recording = store.read(summary.run_id)
-    if recording is None:  # pruned, between the two questions
-        raise NothingThere(f"run {summary.run_id} is no longer in {store.path}")
+def _one(store: TraceStore, summary: Summary, hidden: Hidden, as_json: bool) -> None:
     from zerver.trace.recording import decode_run
 
+    recording = recording_of(store, summary)
     result = decode_run(recording)
     if as_json:
         from zerver.trace.view import view
 
-        told = view(result, began_unix_ns=recording.began_unix_ns)
+        told = view(result, began_unix_ns=recording.began_unix_ns, hidden=hidden)
         told["header"] |= {"kept": summary.kept, "beside": summary.beside, "source": "store"}
         click.echo(json.dumps(told, indent=2))
         return
     from zerver.trace.text import format_timeline
 
-    click.echo(format_timeline(result.timeline, unresolved=result.unresolved))
+    click.echo(format_timeline(result.timeline, unresolved=result.unresolved, hidden=hidden))
     click.echo(_origin(summary))
 
 
 def _meant(store: TraceStore, said: str) -> Summary | None:
     """The run that is meant, None for none of these. Raises NothingThere when it may be several."""
-    matching = store.matching(said, _SHOWN)
+    matching = store.matching(said, SHOWN)
     if len(matching) < 2:
         return matching[0] if matching else None
     _print(matching, header=True)
-    more = " at least" if len(matching) == _SHOWN else ""
+    more = " at least" if len(matching) == SHOWN else ""
     raise NothingThere(f"{said!r} may be any of these{more}: give more of the id")
 
 
@@ -272,18 +265,19 @@ def _origin(it: Summary) -> str:
 # ---- following ------------------------------------------------------------------------------
 
 
-def _follow(path: str, wanted: Filter, before: int, as_json: bool) -> None:
+def _follow(kept: Kept, wanted: Filter, before: int, as_json: bool) -> None:
     """Print the last ones, then each new one, until somebody has seen enough."""
+    path = kept.path
     try:
         _wait_for(path)
-        with _opened(path) as store:
+        with opened(path) as store:
             number = store.last()
             found = list(reversed(store.search(wanted, before)))
         if not as_json:
             click.secho("  ".join(cell.ljust(size) for cell, size in zip(_HEADER, _WIDTHS, strict=True)).rstrip())
         _show(found, as_json)
         while True:
-            with _opened(path) as store:
+            with opened(path) as store:
                 _show_new(store, number, wanted, as_json)
             _wait_for(path)  # it was moved or deleted, and is made anew when there is something to write
             number = 0
@@ -315,19 +309,3 @@ def _wait_for(path: str) -> None:
         click.echo(f"waiting for {path}, which a server makes when it starts", err=True)
     while not os.path.exists(path):
         time.sleep(_POLL)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[TraceStore]:
-    from zerver.trace.keeping.store import open_store
-
-    try:
-        if not path:
-            raise TraceError("ZERVER_TRACE_DB is empty, and so nothing is kept")
-        with open_store(path) as store:
-            yield store
-    except TraceError as error:
-        cure = ""
-        if not os.path.exists(path):
-            cure = "\n  a server keeps its runs there by itself; give another file by --db or ZERVER_TRACE_DB"
-        raise NothingThere(f"{error}{cure}") from None

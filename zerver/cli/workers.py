@@ -37,6 +37,7 @@ from zerver.runtime.groups import unwrapped
 from zerver.runtime.neighbours import Neighbourhood, SharedNeighbours, open_neighbourhood
 
 PAGE_TOKEN: Final = "ZERVER_PAGE_TOKEN"  # of the environment
+JOURNAL: Final = "ZERVER_JOURNAL"
 
 _READY: Final = b"+"
 _MOST_FAILED_STARTS: Final = 3
@@ -84,6 +85,8 @@ async def supervise(options: ServeOptions) -> int:
         access = options.access() if options.has_page else None
         if access is not None:
             os.environ[PAGE_TOKEN] = access.token  # of all workers: a browser may come to any of them
+        if options.settings.serve.journal:
+            os.environ[JOURNAL] = options.settings.serve.journal  # and not on a command line, which others can read
         with os.fdopen(neighbours), Neighbourhood(neighbours) as neighbourhood, ExitStack() as stack:
             command = [*_interpreter(), "-m", "zerver.cli", "serve", *options.worker_arguments(place.port)]
             inherited = [neighbours]
@@ -94,7 +97,7 @@ async def supervise(options: ServeOptions) -> int:
                 lambda number: [*command, "--neighbours", str(neighbours), str(number)],
                 options.workers,
                 inherited,
-                on_ready=lambda: stack.enter_context(announced(place.addresses, access)),
+                on_ready=lambda: stack.enter_context(announced(place.addresses, access, known=options.knows_token)),
                 on_end=neighbourhood.clear,
             )
             return await _run(workers, pass_on_hangups=tenants is not None)

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Literal, NewType, ParamSpec, TypeAlias, 
 import attrs
 
 from zerver.core import tracing
+from zerver.core.arguments import Arguments
 from zerver.core.policy import Policy, stated
 from zerver.core.priorities import Priority
 from zerver.core.values import value
@@ -103,6 +104,7 @@ class EffectKind(Generic[P, T]):
     do; breakers and latencies are kept per operation of a target. By default the kind's name.
     instant: the handler is a plain function that never waits (clock, random), performed without a cancel scope.
     exact: the handler's word is final: when it raises, or is cancelled, the write has certainly not happened.
+    arguments: what an effect of it may be made with; None where a capability's own functions make them.
     """
 
     name: str
@@ -115,8 +117,13 @@ class EffectKind(Generic[P, T]):
     policy: Policy | None = None
     instant: bool = False
     exact: bool = False
+    arguments: Arguments | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Effect[T]:
+        """An effect of this kind. Raises DefinitionError for arguments that its handler does not take."""
+        takes = self.arguments
+        if takes is not None and (len(args), *kwargs) not in takes.known:
+            takes.check(self.name, len(args), tuple(kwargs))
         return Effect(self, args, kwargs)
 
     def __repr__(self) -> str:
@@ -154,6 +161,7 @@ def effect(
             injected=injected,
             target=kind.partition(".")[0] if target is None else target,
             policy=policy,
+            arguments=Arguments(function, injected),
         )
         refuse_unsafe_retries(made, policy)
         return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from zerver.core.check import check_flow
 from zerver.core.graph import Graph, draw
@@ -21,6 +21,18 @@ from zerver.errors import DefinitionError
 #: "cancel" ends the run when the client has gone, "finish" lets it go on; None: as the method says (safe ones cancel).
 OnDisconnect = Literal["cancel", "finish"]
 
+#: Whether a request must bring an `Idempotency-Key`, or may.
+Idempotency = Literal["required", "optional"]
+
+#: Seconds for which answers are kept, as Stripe keeps them.
+DAY: Final = 86_400.0
+
+#: How far a run survives its process: "off" not at all; "async" but for its last moments; "sync" whole.
+Durability: TypeAlias = Literal["off", "async", "sync"]
+
+#: What becomes of a "sync" run whose process has died: it goes on from where it was, or is undone.
+OnCrash: TypeAlias = Literal["resume", "compensate"]
+
 
 class Flow(Block):
     """A flow: a name, its stages, and how a run of it is treated. A flow is a stage too.
@@ -31,6 +43,13 @@ class Flow(Block):
     on_error: a pure function from the run's Result to a response value, when the run did not succeed.
     degrade: a cheaper flow that runs when admission refuses this one, as one that answers from a cache; a few at once,
     and then the refusal stands. Behind a route its before-chain is the route's.
+    idempotency: whether requests that come over HTTP bring an `Idempotency-Key`: "required", "optional", or None, when
+    the header means nothing. The same request with the same key then gets the same answer, and is carried out once.
+    idempotency_expires: seconds for which an answer is kept.
+    durability: how far a run survives its process; anything but "off" needs a journal. "sync": the intent of each write
+    is on the disk before it starts, and its outcome before the next step; nothing that was answered is lost, and
+    nothing is done twice unknown. "async": the same records, written behind; the last moments before a crash are lost.
+    on_crash: what becomes of a "sync" run whose process has died.
 
     Raises DefinitionError when the stages cannot work together.
     """
@@ -38,6 +57,10 @@ class Flow(Block):
     __slots__ = (
         "before",
         "degrade",
+        "durability",
+        "idempotency",
+        "idempotency_expires",
+        "on_crash",
         "on_disconnect",
         "on_error",
         "owner",
@@ -64,6 +87,10 @@ class Flow(Block):
         on_disconnect: OnDisconnect | None = None,
         on_error: Callable[[Any], object] | None = None,
         degrade: Flow | None = None,
+        durability: Durability = "off",
+        on_crash: OnCrash = "resume",
+        idempotency: Idempotency | None = None,
+        idempotency_expires: float = DAY,
     ) -> None:
         if not name:
             raise DefinitionError("a flow has no name", 'name it like "checkout"')
@@ -93,6 +120,12 @@ class Flow(Block):
         self.on_disconnect = on_disconnect
         self.on_error = on_error
         self.degrade = degrade
+        self.durability: Durability = durability
+        self.on_crash: OnCrash = on_crash
+        self.idempotency: Idempotency | None = idempotency
+        self.idempotency_expires = idempotency_expires
+        _check_durability(where, durability, on_crash)
+        _check_idempotency(where, idempotency, idempotency_expires)
         check_on_error(where, on_error)
         _check_degrade(where, degrade)
         check_flow(self)
@@ -109,6 +142,27 @@ def check_on_error(where: str, on_error: Callable[[Any], object] | None) -> None
     """A function that renders failures must be plain: the run is over, and there is nobody left to await."""
     if inspect.iscoroutinefunction(on_error):
         raise DefinitionError(f"{where}: on_error is a coroutine function", "write it as a plain `def`")
+
+
+def _check_durability(where: str, durability: object, on_crash: object) -> None:
+    for label, given, known in (
+        ("durability", durability, get_args(Durability)),
+        ("on_crash", on_crash, get_args(OnCrash)),
+    ):
+        if given not in known:
+            raise DefinitionError(f"{where}: {label}={given!r} is unknown", f"choose one of {', '.join(known)}")
+    if on_crash == "compensate" and durability != "sync":
+        raise DefinitionError(
+            f"{where}: on_crash='compensate' with durability={durability!r}: nobody could know what to undo",
+            "give it durability='sync', or leave on_crash out",
+        )
+
+
+def _check_idempotency(where: str, idempotency: object, expires: float) -> None:
+    if idempotency not in (None, "required", "optional"):
+        raise DefinitionError(f"{where}: idempotency={idempotency!r}", 'give "required", "optional", or leave it out')
+    if not 0 < expires < float("inf"):
+        raise DefinitionError(f"{where}: idempotency_expires={expires!r}", "give seconds above 0, as 86400 for a day")
 
 
 def _check_degrade(where: str, degrade: object) -> None:

@@ -175,9 +175,9 @@ class Machine:
         return self._command()
 
     @property
-    def under_way(self) -> int:
-        """How many calls have neither settled nor been cut."""
-        return len(self._waiting)
+    def under_way(self) -> tuple[Call, ...]:
+        """The calls that have neither settled nor been cut."""
+        return tuple(self._waiting)
 
     # -- what is next --
 

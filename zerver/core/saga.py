@@ -75,6 +75,10 @@ class Saga:
             if _is_under(entry.call, join) and not any(_is_under(entry.call, winner) for winner in winners):
                 entry.loser = True
 
+    def abandon(self) -> None:
+        """Another worker has the run: what it wrote is not for this one to undo, nor to worry about."""
+        self.entries.clear()
+
     def pass_pivot(self) -> None:
         """A pivot stage is done: nothing committed so far is undone any more."""
         self.pivot = len(self.entries)

@@ -30,6 +30,7 @@ from zerver.errors import InvalidData
 CONFIG: Final = "ZERVER_CONFIG"
 FILE: Final = "zerver.toml"
 
+_HOLDS_PASSWORD: Final = (units.URL, units.JOURNAL)
 _PREFIXES: Final = ("ZERVER_", "ZER_VER_")
 
 
@@ -46,7 +47,7 @@ def _setting(kind: Kind, default: object, help: str, *names: str, secret: bool =
     return attrs.field(
         default=default,
         metadata={"setting": _Declared(kind, help, names, secret)},
-        repr=(lambda value: repr(kind.show(value))) if kind is units.URL else True,  # it may hold a password
+        repr=(lambda value: repr(kind.show(value))) if kind in _HOLDS_PASSWORD else True,  # it may hold a password
     )
 
 
@@ -63,6 +64,12 @@ class ServeSettings:
     workers: int = _setting(units.count(1, 1024), 1, "Processes that serve.", "ZERVER_WORKERS")
     drain: float = _setting(units.SECONDS, 10.0, "What runs may take after SIGTERM.", "ZERVER_DRAIN")
     tenants: str = _setting(units.TEXT, "", "A file that says what tenants may take.", "ZERVER_TENANTS")
+    journal: str = _setting(
+        units.JOURNAL, "", "What durable runs are kept in: sqlite:///FILE or postgresql://….", "ZERVER_JOURNAL"
+    )
+    journal_secrets: bool = _setting(
+        units.FLAG, False, "Whether the journal may hold secret slots, in the clear.", "ZERVER_JOURNAL_SECRETS"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +104,11 @@ class TraceSettings:
         units.count(1, 1_000_000), 1000, "How many of the last runs stay in memory.", "ZERVER_TRACE_RING"
     )
     debug_jobs: bool = _setting(
-        units.FLAG, False, "Keep every run of a job, whatever came of it.", "ZERVER_DEBUG_JOBS", "ZER_VER_DEBUG_JOBS"
+        units.FLAG,
+        False,
+        "Keep every run of a job. There are no jobs yet: of no effect.",
+        "ZERVER_DEBUG_JOBS",
+        "ZER_VER_DEBUG_JOBS",
     )
 
 
@@ -396,7 +407,7 @@ class _Reader:
 
 def _shown(setting: Setting, said: object) -> str:
     """What was written, if it may be repeated."""
-    if setting.secret or setting.kind is units.URL:
+    if setting.secret or setting.kind in _HOLDS_PASSWORD:
         return "makes no sense"
     text = repr(said)
     return f"is {text if len(text) <= 60 else text[:59] + '…'}"

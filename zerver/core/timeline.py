@@ -7,6 +7,8 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     received    flow        None                                  the runtime was asked to run the flow
     admitted    flow        priority                              admission gave a ticket
     refused     flow        Refusal                               admission gave none
+    keyed       flow        (Keyed, run id)                       the request's idempotency key was looked up; which
+                                                                  run had it before, or ""
     read        flow        None                                  the edge has read the request
     input       plan        (parts, takes, deadline_ns, parallel) the machine is started with them: what a replay needs
     turn        flow, call  since                                 the run had waited for its turn since then (ns)
@@ -42,6 +44,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     unresolved  entry       exception, or None                    nobody can say that the write is right
     ended       flow        Ending                                nothing is left to do for the run
     answered    flow        status                                its edge has an answer for it, with this HTTP status
+    recovered   flow        owner                                 its process had died; this worker goes on with it
 
 After `ended` there may still be an overrun of the last turn; `answered` may also come before a rollback is over.
 """
@@ -61,6 +64,7 @@ Record: TypeAlias = tuple[str, int, Any, Any]
 RECEIVED: Final = "received"
 ADMITTED: Final = "admitted"
 REFUSED: Final = "refused"
+KEYED: Final = "keyed"
 READ: Final = "read"
 INPUT: Final = "input"
 TURN: Final = "turn"
@@ -94,13 +98,18 @@ SIGNALLED: Final = "signalled"
 EXPIRED: Final = "expired"
 ENDED: Final = "ended"
 ANSWERED: Final = "answered"
+RECOVERED: Final = "recovered"
 
 Account = Literal["admission", "turn", "cpu", "io", "parked"]
+
+#: (account, from, to), in nanoseconds.
+Stretch: TypeAlias = tuple[Account, int, int]
 
 #: Which account the time before a record belongs to; what is not named here ends a stretch of CPU work.
 ACCOUNTS: Final[dict[str, Account]] = {
     ADMITTED: "admission",
     REFUSED: "admission",
+    KEYED: "io",
     READ: "io",
     TURN: "turn",
     ATTEMPT: "io",
@@ -117,7 +126,13 @@ ACCOUNTS: Final[dict[str, Account]] = {
     GAVE_UP: "io",
     SIGNALLED: "parked",
     EXPIRED: "parked",
+    RECOVERED: "parked",  # nobody worked on it
 }
+
+#: What came of a request's idempotency key: the run has it now, or has it in place of a run that was cut off; or there
+#: is nothing to run, since the request gets the answer that another run has made, that one is under way, or it was
+#: begun by another request.
+Keyed = Literal["claimed", "took over", "repeats", "in use", "other request"]
 
 Status = Literal["done", "failed", "defect", "deadline", "cancelled", "refused"]
 
@@ -154,8 +169,8 @@ class Accounts:
         return self.admission + self.turn + self.cpu + self.io + self.parked
 
 
-def accounts(records: Sequence[Record]) -> Accounts:
-    """Sum up the time between records.
+def accounts(records: Sequence[Record], stretches: list[Stretch] | None = None) -> Accounts:
+    """Sum up the time between records. stretches: gets what is summed up, in order of time; some of it takes none.
 
     Each gap belongs to exactly one account, named by the record that ends it: that is why the accounts add up to the
     time between the first record and the last, whatever happened in between, and however much of it at once.
@@ -175,13 +190,18 @@ def accounts(records: Sequence[Record]) -> Accounts:
             started = True
         elif kind == TURN:  # the wait for the turn began in the middle of the gap: when the world had answered
             since = min(max(before, detail), at)
-            sums["io" if waiting else "parked" if parked else "cpu"] += since - before
+            meanwhile: Account = "io" if waiting else "parked" if parked else "cpu"
+            sums[meanwhile] += since - before
+            if stretches is not None:
+                stretches.append((meanwhile, before, since))
             before = since
         elif kind == ENDING and detail.status in ("deadline", "cancelled"):  # perhaps from outside, in a wait
             account = "parked" if parked and not waiting else "io" if waiting or not started else "cpu"
         if kind in (SIGNALLED, EXPIRED):
             parked -= 1
         sums[account] += at - before
+        if stretches is not None:
+            stretches.append((account, before, at))
     return Accounts(**sums)
 
 

@@ -5,7 +5,10 @@ effect that is under way, long before anybody knows whether the run will be kept
 later, or out of a file, has that very id.
 
 A trace is the caller's if there is a caller's. Otherwise it ends in the 24 digits of the run's id: whoever has the one
-can search for the other. Source: https://www.w3.org/TR/trace-context/ (level 2, which level 1 readers understand).
+can search for the other. `tracestate` is not read: it is what other vendors tell each other, and none of them needs it
+to stay in the trace. Only the proxy passes it on, as it passes on all that came.
+
+Source: https://www.w3.org/TR/trace-context/ (level 2, which level 1 readers understand).
 """
 
 from __future__ import annotations

@@ -62,6 +62,13 @@ def _url(given: object) -> str:
     return text
 
 
+def _journal(given: object) -> str:
+    text = _text(given)
+    if text and not re.fullmatch(r"sqlite:///[^?#]+|postgres(ql)?://\S+", text):
+        raise ValueError
+    return text
+
+
 def _flag(given: object) -> bool:
     if isinstance(given, bool):
         return given
@@ -142,6 +149,9 @@ TEXT: Final = Kind("a text", _text, blank=True)
 TOKEN: Final = Kind("a text of 16 ASCII characters or more", _token)
 HEADERS: Final = Kind("headers, as name=value,name=value", _headers, str, blank=True)
 URL: Final = Kind("a URL, as http://127.0.0.1:4318", _url, lambda url: _USERINFO.sub("‹secret›@", url), blank=True)
+JOURNAL: Final = Kind(
+    "sqlite:///FILE or postgresql://…", _journal, lambda url: _USERINFO.sub("‹secret›@", url), blank=True
+)
 FLAG: Final = Kind("yes or no", _flag, lambda flag: "yes" if flag else "no")
 SIZE: Final = Kind("a size, as 65536, 64KiB or 10MB", _size, lambda size: _in_units(size, _SHOWN_SIZES, "B"))
 SECONDS: Final = Kind(

@@ -38,7 +38,8 @@ _OF_THE_CONNECTION: Final = frozenset(
 )  # fmt: skip
 _OURS: Final = frozenset(
     (b"host", b"content-length", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
-     b"x-forwarded-prefix", b"x-forwarded-port", b"x-real-ip", b"x-request-timeout-ms", b"x-request-id")
+     b"x-forwarded-prefix", b"x-forwarded-port", b"x-real-ip", b"x-request-timeout-ms", b"x-request-id",
+     b"traceparent")
 )  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def proxy(base_url: str, *, body_limit: int | None = None) -> Step[..., Any]:
 
     It is one effect: a read for GET, HEAD, OPTIONS and TRACE, else a write without a key, which is never repeated. The
     app needs `http_client()`, with allow_private=True for a server of your own network. The other server is told who
-    asked (X-Forwarded-For, -Host, -Proto), for which run (X-Request-Id) and how long we wait (X-Request-Timeout-Ms).
+    asked (X-Forwarded-For, -Host, -Proto), for which run (X-Request-Id), by which span (traceparent; the caller's
+    tracestate goes along as it came) and how long we wait (X-Request-Timeout-Ms).
 
     The flow's deadline holds until the head of the answer is there; after it, a minute between two pieces. body_limit:
     bytes of the request's body; by default the server's own limit.

@@ -10,6 +10,7 @@ targets, tracebacks and the state of the rollback are in the timeline, which the
     failed      Fail                        by its kind
                 InvalidData                 422, with `errors`
                 ProtocolViolation           as it says: 400, 408, 413, 415
+                KeyRefused                  as it says: 400, 409, 422, 503
                 EffectRefused               503, Retry-After
                 EffectTimeout               504
                 any other EffectError       502
@@ -31,7 +32,15 @@ import attrs
 from zerver.core.decisions import Fail
 from zerver.core.tickets import Refusal
 from zerver.core.timeline import Status
-from zerver.errors import EffectError, EffectRefused, EffectTimeout, HttpError, InvalidData, ProtocolViolation
+from zerver.errors import (
+    EffectError,
+    EffectRefused,
+    EffectTimeout,
+    HttpError,
+    InvalidData,
+    KeyRefused,
+    ProtocolViolation,
+)
 from zerver.http.messages import Headers, Response
 from zerver.http.refusals import refused
 from zerver.http.response import json, no_content, problem
@@ -181,6 +190,12 @@ def _render_invalid(cause: InvalidData, result: Result) -> Response:
 @_render_cause.register
 def _render_violation(cause: ProtocolViolation, result: Result) -> Response:
     return _bare(cause.status, result, str(cause))
+
+
+@_render_cause.register
+def _render_key_refused(cause: KeyRefused, result: Result) -> Response:
+    about = {"kind": "idempotency_key", "what": cause.what}
+    return _retry_after(problem(cause.status, "", str(cause), **about, instance=result.run_id), cause.retry_after)
 
 
 @_render_cause.register

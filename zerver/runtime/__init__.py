@@ -8,6 +8,13 @@ from zerver.runtime.actor import ActorRef as ActorRef
 from zerver.runtime.actor import ActorStatistics as ActorStatistics
 from zerver.runtime.mailbox import Mailbox as Mailbox
 from zerver.runtime.mailbox import MailboxStatistics as MailboxStatistics
+from zerver.runtime.receipts import Claim as Claim
+from zerver.runtime.receipts import MemoryReceipts as MemoryReceipts
+from zerver.runtime.receipts import Receipt as Receipt
+from zerver.runtime.receipts import Receipts as Receipts
+from zerver.runtime.receipts import ReceiptTally as ReceiptTally
+from zerver.runtime.receipts import StoredAnswer as StoredAnswer
+from zerver.runtime.receipts import receipts_capability as receipts_capability
 from zerver.runtime.result import Result as Result
 from zerver.runtime.run import Runtime as Runtime
 from zerver.runtime.run import RuntimeStatistics as RuntimeStatistics

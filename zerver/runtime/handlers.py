@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from inspect import iscoroutinefunction
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -28,15 +29,17 @@ Informer = Callable[[Call, int], CallInfo]
 class Bound:
     """A handler with its resources. `invoke` adds what differs from call to call.
 
-    serves: how many calls to one target its resources can perform at once, None where they do not say.
+    serves: how many calls to one target its resources can perform at once, None where they do not say. lazy: to call it
+    does nothing yet, as of every `async def`; to await what that gives does.
     """
 
-    __slots__ = ("function", "info_params", "key_params", "plain", "resources", "serves")
+    __slots__ = ("function", "info_params", "key_params", "lazy", "plain", "resources", "serves")
 
     def __init__(
         self, function: Callable[..., Any], injected: Mapping[str, Any], resources: Mapping[type, Any], kind: str
     ):
         self.function = function
+        self.lazy = iscoroutinefunction(function)
         self.key_params = [name for name, type_ in injected.items() if type_ is IdempotencyKey]
         self.info_params = [name for name, type_ in injected.items() if type_ is CallInfo]
         self.resources: dict[str, Any] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import nullcontext
-from inspect import iscoroutinefunction
 from random import Random
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from zerver.core.effects import Cancelled, Effect, EffectKind, Failure, Outcome,
 from zerver.core.hedging import payable
 from zerver.core.joins import Join
 from zerver.core.policy import COMPENSATION, Policy, backoff_seconds, resolve
-from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown
+from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown, Rejected
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.groups import bare
 from zerver.runtime.handlers import Bound, Handlers
@@ -197,7 +196,7 @@ class Interpreter:
         if way is None or way.state.gone:
             policy, _ = resolve([*self.levels(flow, effect), ("compensation", weaker)])
             bound = self.handlers.bound(kind)
-            instant = kind.instant and not iscoroutinefunction(bound.function)
+            instant = kind.instant and not bound.lazy
             state = self.targets.get(target)
             way = Way(bound, policy, state, state.operation(effect.operation), instant)
             if len(self._ways) > 10_000:  # targets come from URLs, and policies may be computed: do not keep them all
@@ -387,10 +386,19 @@ def _bounds(run: Run, call: Call, way: Way, now: float, rollback: bool) -> trio.
 
 
 def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight | None) -> Awaitable[Any]:
-    """Call the handler; from here on a write may have happened."""
-    if flight is not None and not call.effect.kind.exact:
+    """Call the handler; from here on a write may have happened, but not when an `async def` could not be called."""
+    if call.effect.kind.exact:
+        flight = None
+    if flight is not None and not way.bound.lazy:
         flight.sent = True
-    awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
+    try:
+        awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
+    except Exception as unfit:
+        if way.bound.lazy:
+            raise Rejected(f"its handler cannot be called so: {unfit}") from unfit
+        raise
+    if flight is not None:
+        flight.sent = True
     return awaitable
 
 

@@ -6,8 +6,9 @@ running any more, and the saga knows which of them were not wanted.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from itertools import chain, count
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import trio
@@ -48,12 +49,18 @@ class Performer(Protocol):
         ...
 
 
-async def perform_join(performer: Performer, run: Run, call: Call) -> Outcome[Any]:
-    """Perform a join: its outcome, with losers cancelled and told to the saga."""
+async def perform_join(
+    performer: Performer, run: Run, call: Call, asked: Mapping[int, Call] = MappingProxyType({})
+) -> Outcome[Any]:
+    """Perform a join: its outcome, with losers cancelled and told to the saga.
+
+    asked: members that were asked for before, in another process, by number.
+    """
     join = call.effect
     if not isinstance(join, Join):
         raise TypeError(f"{call!r} is not a join")
-    conduct = _Hedge(performer, run, call, join) if join.rule.name == "hedge" else _Members(performer, run, call, join)
+    kind = _Hedge if join.rule.name == "hedge" else _Members
+    conduct = kind(performer, run, call, join, asked)
     timeout = join.policy.timeout if join.policy is not None else None
     try:
         if timeout is None:  # the nursery's own scope and the run's are enough
@@ -73,9 +80,10 @@ async def perform_join(performer: Performer, run: Run, call: Call) -> Outcome[An
 class _Conduct:
     """One join under way: a nursery, and what has arrived."""
 
-    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any]) -> None:
+    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any], asked: Mapping[int, Call]) -> None:
         self.performer = performer
         self.on = run
+        self.asked = asked
         self.call = call
         self.join = join
         self.state = JoinState(join, self.hedge_delay())
@@ -100,7 +108,7 @@ class _Conduct:
     def follow(self, verdict: Verdict, nursery: trio.Nursery, own: int | None = None) -> None:
         """Do what the verdict says; the member `own` is performed by the caller."""
         for number in verdict.start:
-            self.asked(number)
+            self.ask(number)
             if number != own:
                 nursery.start_soon(self.member, number, nursery, name=self.name)
         if verdict.wake is not None:
@@ -111,7 +119,7 @@ class _Conduct:
             if self.state.running or self.timed:  # else all have ended, and to cancel nobody costs as much as a member
                 nursery.cancel_scope.cancel()
 
-    def asked(self, number: int) -> None:
+    def ask(self, number: int) -> None:
         """A member is about to start; told here and not in its task, because Trio starts tasks in any order."""
 
     async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
@@ -131,12 +139,15 @@ class _Conduct:
 class _Members(_Conduct):
     """all, settle, race, quorum: each member is a call of its own."""
 
-    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any]) -> None:
-        super().__init__(performer, run, call, join)
+    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any], asked: Mapping[int, Call]) -> None:
+        super().__init__(performer, run, call, join, asked)
         self.calls = [call.member(run.run_id, number) for number in range(len(join.members))]
+        for number, member in asked.items():
+            self.calls[number] = member
 
-    def asked(self, number: int) -> None:
-        self.on.records.append((t.ASKED, self.on.clock(), self.calls[number], None))
+    def ask(self, number: int) -> None:
+        if number not in self.asked:
+            self.on.records.append((t.ASKED, self.on.clock(), self.calls[number], None))
 
     async def member(self, number: int, nursery: trio.Nursery) -> None:
         call = self.calls[number]
@@ -162,9 +173,9 @@ class _Members(_Conduct):
 class _Hedge(_Conduct):
     """hedge: attempts of one call, with one idempotency key; what they write is committed once."""
 
-    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any]) -> None:
-        super().__init__(performer, run, call, join)
-        self.one = call.member(run.run_id, 0)
+    def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any], asked: Mapping[int, Call]) -> None:
+        super().__init__(performer, run, call, join, asked)
+        self.one = asked.get(0) or call.member(run.run_id, 0)
         self.writes = self.one.effect.kind.access == "write"
         self.flights: list[Flight] = []  # of a write; a read has no doubt to keep
         self.began = trio.current_time()
@@ -179,7 +190,8 @@ class _Hedge(_Conduct):
         return None if seconds is None else max(SHORTEST, seconds)
 
     async def run(self) -> None:
-        self.on.records.append((t.ASKED, self.on.clock(), self.one, None))
+        if not self.asked:
+            self.on.records.append((t.ASKED, self.on.clock(), self.one, None))
         try:
             await super().run()
         except trio.Cancelled:

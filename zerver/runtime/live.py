@@ -24,6 +24,9 @@ from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.result import Result
 
+#: The end of a run that another worker has by now: it stops where it is, and nothing is undone.
+LOST: Final = t.Ending("cancelled", reason="another worker carries it on")
+
 _NOTHING: Final = frozenset[str]()  # values, and no containers: most runs are never parked
 
 
@@ -92,8 +95,12 @@ class Run:
     def cancel(self, reason: str) -> None:
         """End the run from outside: effects are cut, compensations run. The first reason stands."""
         if self.cut is None:
-            self.cut = t.Ending("cancelled", reason=reason)
-            self.scope.cancel(reason=reason)
+            self.stop(t.Ending("cancelled", reason=reason))
+
+    def stop(self, ending: t.Ending) -> None:
+        """The same, with an ending that stands whatever the reason was before, as LOST must."""
+        self.cut = ending
+        self.scope.cancel(reason=ending.reason)
 
     def tell(self, signal: str, value: object) -> bool:
         """Give a signal to the run; whether it waits for it. One that is taken will be handled, in order of arrival."""

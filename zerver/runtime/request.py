@@ -9,7 +9,7 @@ must be undone is undone before this returns, shielded and under a deadline of i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import trio
 
@@ -21,17 +21,34 @@ from zerver.core.offload import OffloadKind
 from zerver.core.saga import Task
 from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
-from zerver.runtime.interpreter import Interpreter
-from zerver.runtime.live import Run
+from zerver.runtime.live import LOST, Run
 from zerver.runtime.offload import perform_offloaded
+from zerver.runtime.receipts import Foregone
+from zerver.runtime.recovery import Recovered, doubt
 from zerver.runtime.turns import WAITS, Turns
 
-#: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData or HttpError.
+
+class Worker(Protocol):
+    """Who performs what a run asks for: the interpreter, or the run's book in front of it."""
+
+    def perform(self, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
+        """Perform a call of a step."""
+        ...
+
+    def compensate(self, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
+        """Perform a task of the rollback."""
+        ...
+
+
+#: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData, HttpError or Foregone.
 Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
 
 
+_LATE: Final = t.Ending("deadline", reason="the deadline has passed")
+
+
 async def drive(
-    interpreter: Interpreter, turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]
+    worker: Worker, turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]
 ) -> t.Ending | Unwind:
     """Carry an admitted run to its end.
 
@@ -53,18 +70,65 @@ async def drive(
         with run.scope:
             if began < 0:
                 command = await _begin(turns, run, parts, takes)
-            command = await _forward(interpreter, turns, run, command)
+            command = await _forward(worker, turns, run, command)
         if run.scope.cancelled_caught:
-            command = machine.interrupt(run.cut or t.Ending("deadline", reason="the deadline has passed"))
+            command = _interrupt(run, _reason(run))
         if run.after is not None and run.cut is None and isinstance(command, Unwind):
             ending = machine.ending  # a deadline that the machine saw itself, between two steps, is one like any other
             if ending is not None and ending.status == "deadline":
                 return command
     except BaseException as reason:  # re-raised below, in every case
-        command = machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
-        await unwind(interpreter, run, command)
+        await unwind(worker, run, _interrupt(run, t.Ending("cancelled", reason=_why(reason))))
         raise
-    return command.ending if isinstance(command, Finish) else await unwind(interpreter, run, command)
+    return command.ending if isinstance(command, Finish) else await unwind(worker, run, command)
+
+
+async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> t.Ending:
+    """Carry a run that has lost its process to its end, from where its records end.
+
+    Raises as `drive`.
+    """
+    machine = run.machine
+    command: Command = found.command
+    is_over = machine.ending is not None
+    try:
+        if not is_over and run.cut is None:
+            with run.scope:
+                command = await _go_on(worker, turns, run, found)
+            if run.scope.cancelled_caught:
+                command = _interrupt(run, _reason(run), found)
+        elif not is_over or found.waiting:  # else it was in the midst of its rollback, which goes on
+            command = _interrupt(run, _reason(run), found)
+    except BaseException as reason:  # re-raised below, in every case
+        await unwind(worker, run, _interrupt(run, t.Ending("cancelled", reason=_why(reason)), found))
+        raise
+    return command.ending if isinstance(command, Finish) else await unwind(worker, run, command)
+
+
+async def _go_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> Command:
+    """Let the lines that had stopped go on, and perform what had not settled."""
+    command = found.command
+    if found.breathes:
+        command = await _breathe(turns, run)
+        while isinstance(command, Breathe):
+            command = await _breathe(turns, run)
+    return await _forward(worker, turns, run, found.again(command))
+
+
+def _reason(run: Run) -> t.Ending:
+    """Why its scope was cancelled."""
+    return run.cut or _LATE
+
+
+def _interrupt(run: Run, ending: t.Ending, found: Recovered | None = None) -> Command:
+    """Every call of the run has been cut. found: writes that nobody has looked at are in doubt."""
+    machine = run.machine
+    if run.cut is LOST:
+        machine.saga.abandon()
+    elif found is not None:
+        for call in found.doubts():
+            machine.doubted(call, doubt(call).error)
+    return machine.interrupt(ending)
 
 
 def _why(reason: BaseException) -> str:
@@ -82,6 +146,9 @@ async def _begin(turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: S
         except (InvalidData, HttpError) as bad:
             run.records.append((t.READ, run.clock(), run.flow.name, None))
             return run.machine.interrupt(t.Ending("failed", cause=bad))
+        except Foregone as known:
+            run.records.append((t.READ, run.clock(), run.flow.name, None))
+            return run.machine.interrupt(known.ending)
         run.records.append((t.READ, run.clock(), run.flow.name, None))
     else:
         values = parts
@@ -123,13 +190,13 @@ async def _breathe(turns: Turns, run: Run) -> Command:
         turns.end(run, began)
 
 
-def _perform(interpreter: Interpreter, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
+def _perform(worker: Worker, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
     if call.effect.kind.__class__ is OffloadKind:
         return perform_offloaded(run, call)
-    return interpreter.perform(run, call)
+    return worker.perform(run, call)
 
 
-async def _forward(interpreter: Interpreter, turns: Turns, run: Run, command: Command) -> Command:
+async def _forward(worker: Worker, turns: Turns, run: Run, command: Command) -> Command:
     """Perform what the machine asks for, until it wants to unwind or finish."""
     while True:
         if isinstance(command, Perform):
@@ -140,7 +207,7 @@ async def _forward(interpreter: Interpreter, turns: Turns, run: Run, command: Co
                 watch(run)
             if len(calls) == 1:  # as `_settle`, and in this frame because it is what most effects go through
                 call = calls[0]
-                outcome = await _perform(interpreter, run, call)
+                outcome = await _perform(worker, run, call)
                 began = turns.begin(run)
                 if began < 0:
                     began = await turns.wait(run, call)
@@ -149,7 +216,7 @@ async def _forward(interpreter: Interpreter, turns: Turns, run: Run, command: Co
                 finally:
                     turns.end(run, began)
             else:
-                command = await _at_once(interpreter, turns, run, calls)
+                command = await _at_once(worker, turns, run, calls)
         elif isinstance(command, Breathe):
             command = await _breathe(turns, run)
         elif isinstance(command, Park):
@@ -160,14 +227,14 @@ async def _forward(interpreter: Interpreter, turns: Turns, run: Run, command: Co
             raise InternalError(f"run {run.run_id}: {command!r} while nothing is under way")
 
 
-async def _at_once(interpreter: Interpreter, turns: Turns, run: Run, calls: tuple[Call, ...]) -> Command:
+async def _at_once(worker: Worker, turns: Turns, run: Run, calls: tuple[Call, ...]) -> Command:
     """Perform several calls, and what follows from each, until only one thing is left to do."""
     machine = run.machine
     last: list[Command] = []
 
     async def carry(call: Call) -> None:
         while True:
-            command = await _settle(turns, run, call, await _perform(interpreter, run, call))
+            command = await _settle(turns, run, call, await _perform(worker, run, call))
             while isinstance(command, Breathe):
                 command = await _breathe(turns, run)
             if isinstance(command, Perform):
@@ -229,7 +296,7 @@ async def _signal(run: Run, park: Park) -> tuple[str] | tuple[str, object]:
         run.scope.deadline = trio.current_time() + remaining
 
 
-async def unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Ending:
+async def unwind(worker: Worker, run: Run, command: Command) -> t.Ending:
     """Perform the rollback, shielded: only its own deadline ends it."""
     machine = run.machine
     run.awaited = frozenset()
@@ -238,7 +305,8 @@ async def unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Endi
         try:
             with trio.CancelScope(shield=True, deadline=ends):
                 while isinstance(command, Unwind):
-                    command = machine.undone(command.task, await _undo(interpreter, run, command.task))
+                    outcome = await _undo(worker, run, command.task)
+                    command = _interrupt(run, LOST) if run.cut is LOST else machine.undone(command.task, outcome)
         except BaseException:  # the program ends in the middle of it: what is left is unresolved, and must be told
             machine.give_up()
             raise
@@ -249,12 +317,10 @@ async def unwind(interpreter: Interpreter, run: Run, command: Command) -> t.Endi
     return command.ending
 
 
-async def _undo(interpreter: Interpreter, run: Run, task: Task) -> Outcome[Any]:
+async def _undo(worker: Worker, run: Run, task: Task) -> Outcome[Any]:
     """Perform one task; one that cannot even be tried must not keep the others from being undone."""
     asked = task.entry.call
     try:
-        return await interpreter.compensate(
-            run, Call(run.run_id, asked.step, f"{asked.ordinal}.{task.verb}", task.effect)
-        )
+        return await worker.compensate(run, Call(run.run_id, asked.step, f"{asked.ordinal}.{task.verb}", task.effect))
     except Exception as defect:
         return Failure(EffectError(task.effect.kind.name, f"{type(defect).__name__}: {defect}", defect))

@@ -6,11 +6,13 @@ when that block is left, for whatever reason, no run is under way and every reso
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from inspect import Parameter
 from random import Random
+from secrets import token_hex
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import attrs
@@ -18,7 +20,6 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.app import App
-from zerver.core.codec import convert
 from zerver.core.commands import Unwind
 from zerver.core.flows import Flow
 from zerver.core.load import Neighbours
@@ -31,17 +32,23 @@ from zerver.core.tickets import Refusal, Ticket, Waiting
 from zerver.core.timeline import Ending, Record, Timeline
 from zerver.core.turns import pace_of
 from zerver.core.work import Work
-from zerver.errors import DefinitionError, InvalidData
+from zerver.errors import DefinitionError
 from zerver.runtime.admission import AdmissionActor, AdmissionStatistics
+from zerver.runtime.book import Book, Draft
+from zerver.runtime.clerk import Clerk, check_durable, open_book, open_clerk
 from zerver.runtime.drain import drain
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.handlers import BUILTIN_KINDS, Handlers
+from zerver.runtime.inputs import inputs
 from zerver.runtime.interpreter import Interpreter
+from zerver.runtime.journal import Journal
 from zerver.runtime.live import Run
 from zerver.runtime.offload import check_offloads
-from zerver.runtime.request import Reader, drive, unwind
+from zerver.runtime.recovery import Recovered
+from zerver.runtime.request import Reader, carry_on, drive, unwind
 from zerver.runtime.resources import open_resources
 from zerver.runtime.result import Result
+from zerver.runtime.takeover import Successor, open_successor
 from zerver.runtime.targets import Targets, TargetStatistics
 from zerver.runtime.turns import Turns, TurnStatistics, open_turns
 
@@ -52,7 +59,7 @@ Observer = Callable[[Result], None]
 @attrs.frozen
 class RuntimeStatistics:
     """running: runs under way. ended: runs that have ended, refused ones included. unresolved: runs that ended
-    unresolved.
+    unresolved. recovered: runs of workers that had died. stuck: ids of those that this code cannot carry on, and why.
     """
 
     running: int
@@ -62,6 +69,8 @@ class RuntimeStatistics:
     admission: AdmissionStatistics
     targets: tuple[TargetStatistics, ...]
     turns: TurnStatistics
+    recovered: int = 0
+    stuck: Mapping[str, str] = MappingProxyType({})
 
 
 @attrs.frozen(eq=False)
@@ -90,6 +99,7 @@ class Runtime:
         observers: Sequence[Observer],
         rollbacks: trio.Nursery,
         neighbours: Neighbours | None,
+        clerk: Clerk | None = None,
     ) -> None:
         self.app = app
         self.resources = resources
@@ -97,6 +107,8 @@ class Runtime:
         self.handled = BUILTIN_KINDS | interpreter.handlers.overridden  # kinds that no capability has to bring
         self._seconds = trio.lowlevel.current_clock().current_time
         self.admission = AdmissionActor(app.admission, app.tenants, neighbours, rng, self._seconds)
+        self.clerk = clerk
+        self.successor: Successor | None = None
         self.observers = list(observers)
         self.clock = _nanoseconds()
         self.turns = Turns(self.clock, self.admission.tell, self.admission.waits)
@@ -129,11 +141,11 @@ class Runtime:
         """
         await trio.lowlevel.checkpoint()
         prepared = self.prepare(flow)
-        parts, takes = _inputs(prepared.plan, body, given or {})
+        parts, takes = inputs(prepared.plan, body, given or {})
         degrade = None
         if flow.degrade is not None:
             instead = self.prepare(flow.degrade)
-            degrade = (instead, *_inputs(instead.plan, body, given or {}))
+            degrade = (instead, *inputs(instead.plan, body, given or {}))
         run_id = self.new_id()
         task_status.started(run_id)
         return await self.execute(
@@ -165,7 +177,7 @@ class Runtime:
         there is room for that, with its parts and takes.
         after: given by an edge, which tells the observers itself, with `answered`, once it has an answer. A run whose
         deadline passes then gives its Result at once, not yet sealed; its rollback goes on in the runtime, and `after`
-        gets the sealed Result.
+        gets the sealed Result. So it does when the caller is cancelled and gets none.
         """
         clock, admission, flow = self.clock, self.admission, prepared.flow
         received, arrived = clock(), self._seconds()
@@ -203,15 +215,24 @@ class Runtime:
         run = Run(flow, machine, timeline, admission, ticket, chosen, pace, ends, on_wait)
         run.after = after
         self._runs[run_id] = run
+        book = None if flow.durability == "off" else open_book(self.clerk, run, prepared.plan, self.interpreter)
+        written = True
         try:
-            ended = await drive(self.interpreter, self.turns, run, parts, takes)
-        except BaseException:  # the caller is cancelled and gets no result, but what it left behind must be told
-            self._leave(run, edge=False)
+            ended = await drive(book or self.interpreter, self.turns, run, parts, takes)
+            if book is not None and not isinstance(ended, Unwind):
+                written = await book.close()
+        except BaseException as reason:  # the caller gets no result, but what it left behind must be told
+            if book is not None and isinstance(reason, trio.Cancelled):  # else it is left to the next process
+                await book.close()
+            result = self._leave(run, after is not None)
+            if after is not None:
+                after(result)
             raise
         if isinstance(ended, Unwind):
-            self._rollbacks.start_soon(self._roll_back, run, ended)
+            self._rollbacks.start_soon(self._roll_back, run, ended, book)
             return Result(timeline, machine.ending or _CUT, sealed=False)
-        return self._leave(run, after is not None)
+        result = self._leave(run, after is not None)
+        return result if written or not result.ok else attrs.evolve(result, ending=_UNWRITTEN)
 
     async def _queue(
         self,
@@ -245,10 +266,38 @@ class Runtime:
         if result.sealed:
             self._tell(result)
 
-    async def _roll_back(self, run: Run, command: Unwind) -> None:
+    def keyed(self, run_id: str, found: t.Keyed, before: str) -> None:
+        """Told by an edge: what came of the key that this run's request has brought. before: whose it was."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.records.append((t.KEYED, run.clock(), run.flow.name, (found, before)))
+
+    def forgo(self, timeline: Timeline, ending: Ending, keyed: tuple[t.Keyed, str] | None) -> Result:
+        """A run that is over before it asks for a ticket, since an edge knows what it comes to; to be told with
+        `answered`. timeline: without records. keyed: as the record's detail.
+        """
+        now, name, records = self.clock(), timeline.flow, timeline.records
+        records.append((t.RECEIVED, now, name, None))
+        if keyed is not None:
+            records.append((t.KEYED, now, name, keyed))
+        records += [(t.ENDING, now, name, ending), (t.ENDED, now, name, ending)]
+        return self._seal(Result(timeline, ending), True)
+
+    async def carry(self, run: Run, book: Book, found: Recovered) -> None:
+        """Carry a run on that has lost its process; it has a ticket. Used by `zerver.runtime.takeover`."""
+        self._runs[run.run_id] = run
+        try:
+            await carry_on(book, self.turns, run, found)
+            await book.close()
+        finally:
+            self._leave(run, edge=False)
+
+    async def _roll_back(self, run: Run, command: Unwind, book: Book | Draft | None) -> None:
         """Carry a rollback on behind the answer; the run keeps its ticket until it is over."""
         try:
-            await unwind(self.interpreter, run, command)
+            await unwind(book or self.interpreter, run, command)
+            if book is not None:
+                await book.close()
         finally:
             result = self._leave(run, run.after is not None)
             if run.after is not None:
@@ -276,7 +325,9 @@ class Runtime:
         if prepared is None:
             self.app.check_handlers(f"flow {flow.name!r}", flow.stages, self.handled, flow.policy)
             check_offloads(flow.stages)
-            prepared = self._prepared[flow] = Prepared(flow, compile_plan(flow))
+            prepared = Prepared(flow, compile_plan(flow))
+            check_durable(flow, prepared.plan, None if self.clerk is None else self.clerk.journal)
+            self._prepared[flow] = prepared
         return prepared
 
     def plan(self, flow: Flow) -> Plan:
@@ -308,6 +359,8 @@ class Runtime:
             admission=self.admission.statistics(),
             targets=self.interpreter.targets.statistics(),
             turns=self.turns.statistics(),
+            recovered=0 if self.successor is None else self.successor.taken,
+            stuck=MappingProxyType({} if self.successor is None else dict(self.successor.stuck)),
         )
 
     def new_id(self) -> str:
@@ -350,6 +403,10 @@ async def open_runtime(
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     seed: int | None = None,
     neighbours: Neighbours | None = None,
+    journal: Journal | None = None,
+    owner: str = "",
+    lease: float = 10.0,
+    flows: Sequence[Flow] = (),
 ) -> AsyncIterator[Runtime]:
     """Open an app: check it, open its resources, and yield a Runtime.
 
@@ -358,20 +415,32 @@ async def open_runtime(
     repeatable: for tests alone, as a provider takes a key it knows for a charge it has made. neighbours: the other
     processes that serve the same tenants, as the workers of one machine are.
 
-    Raises DefinitionError when the app cannot work.
+    journal: keeps the runs of durable flows; those whose worker has died are carried on here. owner: this process's
+    name in it, of which there must be no other, nor have been; one is made up by default. lease: seconds without a sign
+    of life after which its runs are for others. flows: those of no route whose runs are to be carried on too.
+
+    Raises DefinitionError when the app cannot work, JournalUnavailable when the journal cannot be reached.
     """
     app.check(BUILTIN_KINDS | frozenset(handlers or ()))
     for route in app.routes:
         for flow in route.flows:
             check_offloads((*route.before, *flow.stages))
+            check_durable(flow, route.plan(), journal)
     rng = Random(seed)
     async with AsyncExitStack() as stack:
+        clerk = None
+        if journal is not None:
+            name = owner or f"{os.getpid()}.{token_hex(8)}"
+            clerk = await stack.enter_async_context(open_clerk(journal, name, lease, _nanoseconds()))
         resources = await open_resources(stack, app.capabilities)
         bound = Handlers(app.capabilities, resources, rng, handlers or {})
         rollbacks = await stack.enter_async_context(open_body_nursery())
         interpreter = Interpreter(app, bound, Targets(app.targets), rng)
-        runtime = Runtime(app, interpreter, resources, rng, observers, rollbacks, neighbours)
+        runtime = Runtime(app, interpreter, resources, rng, observers, rollbacks, neighbours, clerk)
         await stack.enter_async_context(open_turns(runtime.turns))
+        if clerk is not None:
+            runtime.successor = Successor(clerk, runtime, app, flows)
+            await stack.enter_async_context(open_successor(runtime.successor))
         try:
             yield runtime
         finally:
@@ -383,6 +452,7 @@ _NEVER = float("inf")
 _LONGEST = 1e9  # seconds
 _LEFT = Ending("cancelled", reason="the client has gone")
 _CUT = Ending("cancelled", reason="the host cancelled it")
+_UNWRITTEN = Ending("cancelled", reason="it was done, and the journal could not be told in time")
 
 
 def _timeline(
@@ -413,26 +483,3 @@ def _nanoseconds() -> Callable[[], int]:
     if type(clock).__name__ == "SystemClock":
         return time.perf_counter_ns
     return lambda: round(clock.current_time() * 1e9)
-
-
-def _inputs(plan: Plan, body: object, given: Mapping[str, object]) -> tuple[list[object], list[object]]:
-    problems: list[tuple[str, str]] = []
-    parts: list[object] = []
-    for read in plan.parts:
-        if read.name in given:
-            parts.append(given[read.name])
-        elif read.part.source == "body" and body is not None:
-            parts.append(convert(body, read.type, "body") if isinstance(body, dict) else body)
-        elif read.required:
-            problems.append((f"{read.part.source} {read.name}", "is required: give it in given={…}"))
-        else:
-            parts.append(None if read.default is Parameter.empty else read.default)
-    takes: list[object] = []
-    for slot in plan.takes:
-        if slot.name in given:
-            takes.append(given[slot.name])
-        else:
-            problems.append((f"slot {slot.name}", "is taken by the flow: give it in given={…}"))
-    if problems:
-        raise InvalidData(problems)
-    return parts, takes

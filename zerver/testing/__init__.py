@@ -8,6 +8,8 @@
     seeded, explore, mock_clock             chance, order and time, in the test's hands
     no_leaks                                what a block opened, it has closed
     check_driver, check_store               the promises of an SQL driver, and of a key-value store
+    check_journal                           the promises of a journal
+    check_receipts                          the promises of a store of idempotency keys
 
 Fixtures for pytest (`autojump_clock`, `nursery`) come from pytest-trio.
 """
@@ -22,11 +24,13 @@ from zerver.testing.drivers import check_driver as check_driver
 from zerver.testing.golden import GoldenMismatch as GoldenMismatch
 from zerver.testing.golden import check_golden as check_golden
 from zerver.testing.golden import normal as normal
+from zerver.testing.journals import check_journal as check_journal
 from zerver.testing.leaks import LeakCheck as LeakCheck
 from zerver.testing.leaks import LeakFound as LeakFound
 from zerver.testing.leaks import no_leaks as no_leaks
 from zerver.testing.play import Played as Played
 from zerver.testing.play import play as play
+from zerver.testing.receipts import check_receipts as check_receipts
 from zerver.testing.scheduler import Exploration as Exploration
 from zerver.testing.scheduler import SeedFailure as SeedFailure
 from zerver.testing.scheduler import explore as explore

@@ -1,5 +1,7 @@
 """What happened: the timeline as text, spans, files and numbers; and the same run once more from its records."""
 
+from zerver.core.following import Divergence as Divergence
+from zerver.core.following import Inputs as Inputs
 from zerver.trace.comparing.diff import Diff as Diff
 from zerver.trace.comparing.diff import diff as diff
 from zerver.trace.hidden import Hidden as Hidden
@@ -15,8 +17,6 @@ from zerver.trace.recording.run import Recording as Recording
 from zerver.trace.recording.run import decode_run as decode_run
 from zerver.trace.recording.run import encode_run as encode_run
 from zerver.trace.recording.vocabulary import Vocabulary as Vocabulary
-from zerver.trace.replaying.replay import Divergence as Divergence
-from zerver.trace.replaying.replay import Inputs as Inputs
 from zerver.trace.replaying.replay import Replayed as Replayed
 from zerver.trace.replaying.replay import replay as replay
 from zerver.trace.replaying.story import Story as Story

@@ -42,7 +42,7 @@ def causes(facts: Facts, veil: Veil, unresolved: Sequence[Entry] | None, slow: f
 
 
 def _failed(facts: Facts, veil: Veil, ending: t.Ending) -> str:
-    name = _ended_by(facts)
+    name = facts.ended_by
     where = f" in {name}" if name else ""
     cause = ending.cause
     if isinstance(cause, Fail):
@@ -57,7 +57,7 @@ def _failed(facts: Facts, veil: Veil, ending: t.Ending) -> str:
 
 
 def _defect(facts: Facts, veil: Veil, ending: t.Ending) -> str:
-    name = _ended_by(facts)
+    name = facts.ended_by
     where = f" in {name}" if name else ""
     if not isinstance(ending.cause, BaseException):
         return f"DEFECT{where}"
@@ -92,16 +92,6 @@ _TELL: dict[str, Callable[[Facts, Veil, t.Ending], str]] = {
 
 def _running(facts: Facts) -> str:
     return f"UNDER WAY for {briefly(facts.ended - facts.began)}{_under_way(facts)}"
-
-
-def _ended_by(facts: Facts) -> str:
-    """The step whose answer was the end, "" if it was none."""
-    before = ""
-    for kind, _, subject, _ in facts.timeline.records:
-        if kind == t.ENDING:
-            return before
-        before = subject.name if kind in (t.STEP, t.DEFECT, t.FAULT) else ""
-    return ""
 
 
 def _until_ending(facts: Facts) -> int:
@@ -203,8 +193,7 @@ def _open_writes(facts: Facts, unresolved: Sequence[Entry] | None) -> list[Write
         if id(entry.call) in known:
             continue
         write = facts.writes.get(entry.call) or WriteFacts(entry.call, True if entry.value is not None else None)
-        if not write.trouble:
-            write.trouble = "" if entry.error is None else f"its undo could not be asked for: {entry.error}"
+        write.settle_by_hand(entry.error)
         found.append(write)
     return found
 
@@ -214,11 +203,9 @@ def _unresolved(facts: Facts, veil: Veil, write: WriteFacts) -> Iterator[str]:
     call = write.call
     kind = call.effect.kind
     state = "happened" if write.happened else "may or may not have happened"
-    because = ""
+    because = f": {describe.reason(write.error, veil, call.step)}" if write.error is not None else ""
     if write.trouble:
-        because = f", and {MASK if veil.hides(call.step) else veil.text(write.trouble)}"
-    elif isinstance(write.error, EffectError):
-        because = f": {describe.reason(write.error, veil, call.step)}"
+        because += f"{';' if because else ', and'} {MASK if veil.hides(call.step) else veil.text(write.trouble)}"
     yield f"UNRESOLVED {kind.name} in {call.step} {state}{because}"
     target = veil.text(describe.target(call.effect))
     if kind.takes_key:

@@ -69,8 +69,8 @@ class StepFacts:
 class WriteFacts:
     """One write of the run.
 
-    happened: None while nobody knows. unresolved: nobody can say that it is right. trouble: why its rollback did not
-    work out. touched: False for a statement that was performed and found no row to change.
+    happened: None while nobody knows. error: why nobody does. unresolved: nobody can say that it is right. trouble: why
+    its rollback did not work out. touched: False for a statement that was performed and found no row to change.
     """
 
     call: Call
@@ -80,6 +80,17 @@ class WriteFacts:
     unresolved: bool = False
     trouble: str = ""
     touched: bool = True
+
+    def settle_by_hand(self, error: BaseException | None) -> None:
+        """It is unresolved. error: what the saga says: of the write in doubt, of its undo, or why that was not asked
+        for; the last is no EffectError, and nothing else has told it.
+        """
+        self.unresolved = True
+        if isinstance(error, EffectError):
+            if self.happened is None and self.error is None and not self.trouble:
+                self.error = error
+        elif error is not None and not self.trouble:
+            self.trouble = f"its undo could not be asked for: {error}"
 
 
 class Facts:
@@ -139,6 +150,16 @@ class Facts:
     def unresolved(self) -> list[WriteFacts]:
         """Writes of which nobody can say that they are right, as the saga said when the run was over."""
         return [write for write in self.writes.values() if write.unresolved]
+
+    @property
+    def ended_by(self) -> str:
+        """The step whose answer ended the run; "" when it was no step's."""
+        before = ""
+        for kind, _, subject, _ in self.timeline.records:
+            if kind in (t.ENDING, t.ENDED):
+                return before
+            before = subject.name if kind in (t.STEP, t.DEFECT, t.FAULT) else ""
+        return ""
 
     # -- gathering: one function per kind of record --
 
@@ -229,9 +250,7 @@ class Facts:
     def _unresolved(self, record: t.Record) -> None:
         _, _, entry, error = record
         write = self.writes.setdefault(entry.call, WriteFacts(entry.call, True if entry.value is not None else None))
-        write.unresolved = True
-        if not write.trouble and error is not None and not isinstance(error, EffectError):
-            write.trouble = f"its undo could not be asked for: {error}"
+        write.settle_by_hand(error)
 
     def _ending(self, record: t.Record) -> None:
         kind, _, _, detail = record

@@ -45,6 +45,15 @@ def _afterwards(answer: Any) -> str:
     return f"  {said}" if said else ""
 
 
+#: What came of an idempotency key. One that was claimed is every first request's, and has no row.
+_KEYED = {
+    "took over": "⚠ takes its idempotency key over from {}, which was cut off: what that one did may be done twice",
+    "repeats": "answered as {} was: the same request, with the same idempotency key",
+    "in use": "✗ its idempotency key is in use by {}",
+    "other request": "✗ its idempotency key is that of another request, {}",
+}
+
+
 @attrs.frozen
 class Row:
     """at: nanoseconds since the run was received. subject: a step, a branch, or the flow. index: of its record."""
@@ -112,6 +121,13 @@ class _Rows:
 
     def refused(self, subject: str, refusal: Refusal) -> str:
         return f"✗ refused: {refusal.reason}"
+
+    def keyed(self, subject: str, detail: tuple[t.Keyed, str]) -> str:
+        found, before = detail
+        return _KEYED[found].format(before) if found in _KEYED else ""
+
+    def recovered(self, subject: str, owner: str) -> str:
+        return f"⚠ its process had died; carried on by {owner}"
 
     def read(self, subject: str, detail: None) -> str:
         wait = self.facts.waits[self.index]
@@ -370,7 +386,9 @@ _Tell: TypeAlias = Callable[[_Rows, Any, Any], str]
 _TELL: dict[str, _Tell] = {
     t.ADMITTED: _Rows.admitted,
     t.REFUSED: _Rows.refused,
+    t.KEYED: _Rows.keyed,
     t.READ: _Rows.read,
+    t.RECOVERED: _Rows.recovered,
     t.TURN: _Rows.turn,
     t.OVERRUN: _Rows.overrun,
     t.STEP: _Rows.step,

@@ -122,6 +122,10 @@ class _Walk(Tree):
         bar.close(at, "failed")
         return bar
 
+    def keyed(self, at: int, flow: str, detail: tuple[str, str]) -> Bar:
+        self.root.event(at, "keyed", found=detail[0], before=detail[1])
+        return self.root
+
     def read(self, at: int, flow: str, detail: None) -> Bar:
         began = self.admission.ended if self.admission is not None else None
         bar = self.open("effect", "request.read", self.root, at if began is None else began, "request")
@@ -174,6 +178,10 @@ class _Walk(Tree):
     def answered(self, at: int, flow: str, status: int) -> Bar:
         self.root.event(at, "answered", status=status)
         self.root.attributes["http_status"] = status
+        return self.root
+
+    def recovered(self, at: int, flow: str, owner: str) -> Bar:
+        self.root.event(at, "recovered", owner=owner)
         return self.root
 
     # -- steps --
@@ -394,6 +402,7 @@ _TELL: dict[str, _Tell] = {
     t.RECEIVED: _Walk.received,
     t.ADMITTED: _Walk.admitted,
     t.REFUSED: _Walk.refused,
+    t.KEYED: _Walk.keyed,
     t.READ: _Walk.read,
     t.TURN: _Walk.turn,
     t.OVERRUN: _Walk.overrun,
@@ -424,4 +433,5 @@ _TELL: dict[str, _Tell] = {
     t.SIGNALLED: _Walk.signalled,
     t.EXPIRED: _Walk.expired,
     t.ANSWERED: _Walk.answered,
+    t.RECOVERED: _Walk.recovered,
 }

@@ -12,11 +12,14 @@ from typing import Final
 import attrs
 
 from zerver.core import timeline as t
+from zerver.core.calls import Call
 from zerver.core.effects import Failure
+from zerver.core.joins import Join
 from zerver.runtime.result import Result
 from zerver.trace import describe
 from zerver.trace.cause import causes
 from zerver.trace.facts import Facts, in_rollback
+from zerver.trace.hidden import NOTHING_HIDDEN, Hidden
 from zerver.trace.veil import Veil, escaped
 
 _LONGEST: Final = 240  # characters of a cause
@@ -119,19 +122,22 @@ def summarize(
     beside: int = 0,
     slow: bool = False,
     facts: Facts | None = None,
+    hidden: Hidden = NOTHING_HIDDEN,
 ) -> Summary:
-    """The summary of a run. facts: the run's, by whoever has them already."""
+    """The summary of a run. facts: the run's, by whoever has them already. hidden: names that are masked beside those
+    that the code calls secret.
+    """
     timeline = result.timeline
     facts = facts or Facts(timeline)
-    veil = Veil(facts)
+    veil = Veil(facts, hidden)
     accounts = timeline.accounts
     return Summary(
         run_id=timeline.run_id,
         began_unix_ns=began_unix_ns,
-        label=_line(timeline.label, _LONGEST_NAME),
+        label=_line(veil.text(timeline.label), _LONGEST_NAME),
         flow=_line(timeline.flow, _LONGEST_NAME),
         version=_line(timeline.version, _LONGEST_NAME),
-        tenant=_line(timeline.tenant, _LONGEST_NAME),
+        tenant=_line(veil.text(timeline.tenant), _LONGEST_NAME),
         priority=timeline.priority,
         status=result.status,
         http=timeline.answered,
@@ -170,11 +176,20 @@ def _cause(result: Result, facts: Facts, veil: Veil) -> str:
 def _trouble(facts: Facts, veil: Veil) -> str:
     """What went wrong in a run that was done all the same: an effect that its step did without, or a write undone."""
     for call, told in facts.calls.items():
-        if isinstance(told.outcome, Failure) and call.parent is None and not in_rollback(call):
+        if isinstance(told.outcome, Failure) and _was_wanted(call) and not in_rollback(call):
             why = describe.reason(told.outcome.error, veil, call.step)
             return f"DONE WITHOUT {call.effect.kind.name} in {call.step}: {why}"
     undone = [write.call.step for write in facts.writes.values() if write.undone]
     return f"UNDONE {', '.join(dict.fromkeys(undone))}" if undone else ""
+
+
+def _was_wanted(call: Call) -> bool:
+    """Whether its failure is one of the step's: not that of a join that goes on with others of its members."""
+    while call.parent is not None:
+        if not isinstance(call.parent.effect, Join) or call.parent.effect.rule.name != "all":
+            return False
+        call = call.parent
+    return True
 
 
 def _slowest(facts: Facts, accounts: t.Accounts) -> str:

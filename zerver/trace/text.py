@@ -24,6 +24,7 @@ from zerver.core.saga import Entry
 from zerver.core.timeline import Accounts, Timeline
 from zerver.trace.cause import causes
 from zerver.trace.facts import Facts
+from zerver.trace.hidden import NOTHING_HIDDEN, Hidden
 from zerver.trace.rows import Row, rows
 from zerver.trace.veil import Veil, escaped
 
@@ -35,17 +36,18 @@ def format_timeline(
     *,
     unresolved: Sequence[Entry] | None = None,
     slow: float | None = None,
+    hidden: Hidden = NOTHING_HIDDEN,
 ) -> str:
     """The text of a run, without a newline at its end.
 
     unresolved: the Result's, for records that do not reach to the end of the run; whole ones tell it themselves.
-    slow: seconds above which a run is called
-    slow; by default 0.05, if one step took more than half of it.
+    slow: seconds above which a run is called slow; by default 0.05, if one step took more than half of it. hidden:
+    names that are masked beside those that the code calls secret.
     """
     facts = Facts(timeline)
-    veil = Veil(facts)
+    veil = Veil(facts, hidden)
     lines = [
-        _header(facts),
+        _header(facts, veil),
         *_table(list(rows(facts, veil))),
         *causes(facts, veil, unresolved, slow),
         *_slots(facts),
@@ -54,12 +56,12 @@ def format_timeline(
     return "\n".join(map(escaped, lines))
 
 
-def _header(facts: Facts) -> str:
+def _header(facts: Facts, veil: Veil) -> str:
     timeline = facts.timeline
     ended = facts.ending.status if facts.ending is not None and facts.over else "under way"
     word = ended if timeline.answered is None else str(timeline.answered)
-    whose = f"{timeline.priority} · tenant {timeline.tenant}"
-    return f"{timeline.label or timeline.flow}  {word}  [{timeline.run_id}]  {whose}"
+    whose = f"{timeline.priority} · tenant {veil.text(timeline.tenant)}"
+    return f"{veil.text(timeline.label) or timeline.flow}  {word}  [{timeline.run_id}]  {whose}"
 
 
 def _table(listed: Sequence[Row]) -> Iterator[str]:

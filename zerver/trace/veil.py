@@ -1,20 +1,30 @@
 """The veil: keeps secrets, and bytes that terminals obey, out of text.
 
-Law: what a secret slot held, a cookie or an Authorization header, is shown nowhere: whatever contains it is masked
-before it is cut, so that no half of it is left. A step whose secret no record knows (it failed before it wrote it)
-shows nothing of what it asked for. Over-masking is a nuisance, under-masking is a leak: in doubt, mask.
+Law: what a secret slot held, a cookie, or what stands under a hidden name, as an Authorization header, is shown
+nowhere: whatever contains it is masked before it is cut, so that no half of it is left. A step whose secret no record
+knows (it failed before it wrote it) shows nothing of what it asked for. Over-masking is a nuisance, under-masking is a
+leak: in doubt, mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
+from zerver.core import timeline as t
+from zerver.core.calls import Call
+from zerver.core.decisions import Continue, Done, Insert, Replace
+from zerver.core.effects import Cancelled, Failure, Success, Unknown
 from zerver.core.plan import StepNode
 from zerver.core.signatures import PartRead
 from zerver.trace.facts import Facts
 from zerver.trace.hidden import NOTHING_HIDDEN, Hidden, Secrets, under
 from zerver.trace.hidden import escaped as escaped
 from zerver.trace.inert import MASK as MASK
+from zerver.trace.naming import Namer
+
+#: Parts of values that are looked through for names; each record adds a few.
+_MOST_SEARCHED: Final = 200_000
 
 
 class Veil:
@@ -29,21 +39,23 @@ class Veil:
         if secret:
             found += self._written(facts, secret)
             self._hide(facts, secret)
-        self.values = found
-        self.secrets = Secrets(found)
+        named = Namer(hidden)
+        named.search(_held(facts), _MOST_SEARCHED + 10 * len(facts.timeline.records))
+        self.values = [*found, *named.found]
+        self.secrets = Secrets(self.values, everything=named.blind)
 
     def text(self, text: str) -> str:
         """The text with every secret in it masked."""
         return self.secrets.text(text)
 
     def hides(self, step: str) -> bool:
-        """Whether nothing may be shown of what this step asked for or failed with."""
-        return step in self._hidden
+        """Whether nothing may be shown of what this step asked for or failed with; "" is one that nobody knows."""
+        return step in self._hidden or (not step and bool(self._hidden))
 
     def _written(self, facts: Facts, secret: frozenset[str]) -> Iterator[object]:
         """The values of secret slots: written by steps, or brought by the caller."""
         for record in facts.timeline.records:
-            if record[0] == "step" and isinstance(record[2], StepNode):
+            if record[0] == t.STEP and isinstance(record[2], StepNode):
                 writes = record[2].step.signature.writes
                 if not any(write.slot.name in secret for write in writes):
                     continue
@@ -71,6 +83,36 @@ class Veil:
 
 
 # ---- what is secret -------------------------------------------------------------------------
+
+
+def _held(facts: Facts) -> Iterator[object]:
+    """All that the records hold of values: what was given, asked for, answered."""
+    for kind, _, subject, detail in facts.timeline.records:
+        if kind in (t.ASKED, t.FAILED) and isinstance(subject, Call):  # a rollback's are asked for by no step
+            yield subject.effect
+        if kind == t.INPUT:
+            yield from (*detail[0], *detail[1])
+        elif kind in _WITH_VALUES:
+            for value in detail if kind in _OF_SEVERAL else (detail,):
+                # What the runtime has put around a value is looked into by name: a hidden `reason` is not its own.
+                around = _AROUND.get(value.__class__)
+                yield value if around is None else getattr(value, around)
+
+
+#: Records whose detail is a value or has one in it; and those where it is a tuple of the runtime's.
+_WITH_VALUES: Final = frozenset(
+    {t.STEP, t.DEFECT, t.FAULT, t.FAILED, t.COMMITTED, t.DOUBTED, t.RESOLVED, t.SETTLED, t.LATE, t.ENDING, t.UNDONE,
+     t.SIGNALLED, t.UNRESOLVED, t.ENDED}
+)  # fmt: skip
+_OF_SEVERAL: Final = frozenset({t.STEP, t.DEFECT, t.FAULT, t.FAILED, t.UNDONE})
+
+#: Where the value is in what the runtime has put around it; a run's value is a step's.
+_AROUND: Final[dict[type, str]] = {
+    **dict.fromkeys((Success, Continue, Insert, Replace, Done), "value"),
+    **dict.fromkeys((Failure, Unknown), "error"),
+    Cancelled: "reason",
+    t.Ending: "cause",
+}
 
 
 def secret_slots(facts: Facts, hidden: Hidden) -> frozenset[str]:

@@ -122,10 +122,10 @@ class Opened:
         ending = facts.ending if facts.over else None
         return {
             "id": timeline.run_id,
-            "label": escaped(timeline.label or timeline.flow),
+            "label": self.text(timeline.label or timeline.flow),
             "flow": timeline.flow,
             "version": timeline.version,
-            "tenant": escaped(timeline.tenant),
+            "tenant": self.text(timeline.tenant),
             "priority": timeline.priority,
             "status": "running" if ending is None else ending.status,
             "http": timeline.answered,

@@ -82,7 +82,8 @@ GET  runs/{id}/text                                      {text}: the timeline as
 POST runs/{id}/replay   {changes: {slot: JSON}, until: step | null}
     {run: id, faithful: bool, divergence: {index, step, recorded, replayed, text, …} | null, until: step | null,
      text: str, not_done: [str],                         "no committed effect in payment.charge (…): …"
-     story: what `zerver replay --json` prints, view: a view as above, of the run as it would have been, diff: as below, of recorded and replayed}
+     story: what `zerver replay --json` prints, view: as above, of the run as it would have been,
+     diff: as below, of recorded and replayed}
     Offline: no effect is performed, ten seconds at most. What is secret cannot be changed here. 409 for a run whose
     flow is not loaded; 400 for a change that names nothing, or has the wrong type.
 
@@ -293,11 +294,10 @@ class Api:
 
     async def text(self, asked: Asked) -> Response:
         found = await self.found(asked.rest[0])
-        opened = await self.desk.open(found)
 
         def make() -> str:
-            told = format_timeline(found.result.timeline, unresolved=found.result.unresolved)
-            return opened.veil.text(told)[:_MOST_TEXT]
+            result = found.result
+            return format_timeline(result.timeline, unresolved=result.unresolved, hidden=self.desk.hidden)[:_MOST_TEXT]
 
         return _json({"text": await self.desk.work(make, not found.is_small)})
 

@@ -1,8 +1,10 @@
 """The feed: runs as they end, to every page that looks.
 
-Law: a page that is slow costs no more than one that is quick. Each has room for so many summaries; what comes while it
-is full is counted and left out, and the page is told how many it has missed. Runs that end together go out together, a
-few times a second: a storm is one event, and a browser draws it once. While nobody looks, a run costs one test.
+Law: a page that is slow costs no more than one that is quick. Each has room for so many runs; what comes while it is
+full is counted and left out, and the page is told how many it has missed. Runs that end together go out together, a few
+times a second: a storm is one event, and a browser draws it once. A run is summed up when it goes out, and once for all
+pages, so a storm costs no more summaries than are shown. Only runs that the ring remembers are told of, for a page is
+there to open them. While nobody looks, a run costs nothing.
 
 Precedent: Phoenix LiveDashboard's metrics listener, which keeps no more than its page can draw; refused: its mailbox,
 which grows as long as the page is slow.
@@ -20,11 +22,12 @@ import trio
 
 from zerver.http import Event
 from zerver.runtime import Result
+from zerver.trace.batch import Batch
 
 #: Seconds between two events of one page.
 INTERVAL: Final = 0.25
 
-#: Summaries kept for a page that has not taken them.
+#: Runs kept for a page that has not taken them.
 MOST_KEPT: Final = 100
 
 #: Pages that may look at once.
@@ -38,7 +41,7 @@ Document = dict[str, Any]
 
 @attrs.frozen
 class FeedStatistics:
-    """pages: that look now. missed: summaries that were left out, since the start."""
+    """pages: that look now. missed: runs that were left out, since the start."""
 
     pages: int
     missed: int
@@ -63,13 +66,13 @@ class Feed:
         self._missed = 0
 
     def take(self, results: Sequence[Result], /) -> None:
-        """Tell of runs that have ended. A summary is made once for all pages, and only of those that fit."""
+        """Tell of runs that have ended."""
         if not self._watchers:
             return
-        newest = results[-MOST_KEPT:]  # what is older would be pushed out at once
-        told = [self._summary(result) for result in newest]
+        remembered = Batch.of(results).remembered
+        newest = [_Told(result, self._summary) for result in remembered[-MOST_KEPT:]]
         for watcher in self._watchers:
-            self._missed += watcher.tell(told, len(results) - len(newest))
+            self._missed += watcher.tell(newest, len(results) - len(newest))
 
     def watch(self, *, overview: bool = False) -> Watcher | None:
         """A page that begins to look: an iterator of events, to be closed. None when too many look already."""
@@ -87,13 +90,30 @@ class Feed:
         return FeedStatistics(len(self._watchers), self._missed)
 
 
+class _Told:
+    """A run that is told of, and its summary once somebody has asked for it."""
+
+    __slots__ = ("_make", "_result", "_summary")
+
+    def __init__(self, result: Result, make: Callable[[Result], Document]) -> None:
+        self._result = result
+        self._make = make
+        self._summary: Document | None = None
+
+    @property
+    def summary(self) -> Document:
+        if self._summary is None:
+            self._summary = self._make(self._result)
+        return self._summary
+
+
 class Watcher(AsyncIterator[Event]):
     """One page that looks. No async generator: one that was never begun could not be closed."""
 
     def __init__(self, feed: Feed, overview: bool) -> None:
         self._feed = feed
         self._wants_overview = overview
-        self._kept: deque[Document] = deque()
+        self._kept: deque[_Told] = deque()
         self._missed = 0
         self._news = trio.Event()
         now = trio.current_time()
@@ -104,9 +124,9 @@ class Watcher(AsyncIterator[Event]):
         self._greeted = self._closed = False
         self._shown: Document | None = None
 
-    def tell(self, summaries: Sequence[Document], skipped: int) -> int:
+    def tell(self, newest: Sequence[_Told], skipped: int) -> int:
         """Keep what there is room for, the newest. How many were left out."""
-        self._kept.extend(summaries)
+        self._kept.extend(newest)
         missed = skipped
         while len(self._kept) > MOST_KEPT:
             self._kept.popleft()
@@ -132,7 +152,7 @@ class Watcher(AsyncIterator[Event]):
     async def _due(self, now: float) -> Event | None:
         if (self._kept or self._missed) and now >= self._runs_at:
             self._runs_at = now + INTERVAL
-            told = {"runs": list(self._kept), "missed": self._missed}
+            told = {"runs": [one.summary for one in self._kept], "missed": self._missed}
             self._kept.clear()
             self._missed = 0
             return Event.json(told, event="runs")

@@ -17,10 +17,9 @@ import trio
 
 from zerver.runtime import Result
 from zerver.runtime.live import Run
-from zerver.trace.facts import Facts
 from zerver.trace.recorder import WallClock
 from zerver.trace.summary import Filter, Summary, summarize
-from zerver.trace.veil import Veil, escaped
+from zerver.trace.veil import escaped
 from zerver.ui.desk import SMALL, Desk, Found, is_meant
 from zerver.ui.rates import took_ns
 
@@ -175,9 +174,7 @@ class Lists:
         )
 
     def _summarized(self, result: Result, began_unix_ns: int) -> Summary:
-        facts, hidden = Facts(result.timeline), self.desk.hidden
-        made = summarize(result, began_unix_ns=began_unix_ns, facts=facts)
-        return attrs.evolve(made, cause=Veil(facts, hidden).text(made.cause)) if hidden.names else made
+        return summarize(result, began_unix_ns=began_unix_ns, hidden=self.desk.hidden)
 
 
 def _told(one: Summary, source: str) -> Document:

@@ -1,6 +1,7 @@
 """Rates: how often each route and each tenant was asked in the last minute, and how long that took.
 
-Law: a listener of the recorder: one look at the ends of a run's records, a few additions, no allocation that lasts.
+Law: a listener of the recorder: a few additions for each group of runs that are alike, or for each other run, and no
+allocation that lasts.
 Memory is bounded whatever names strangers send: the one that was asked least recently makes room.
 """
 
@@ -8,12 +9,15 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import trio
 
 from zerver.core import timeline as t
+from zerver.core.timeline import Status, Timeline
 from zerver.runtime import Result
+from zerver.trace.batch import Batch
 
 #: Seconds that are looked at, and so the length of a spark line.
 WINDOW: Final = 60
@@ -32,18 +36,20 @@ class Rate:
         self._seconds: deque[list[int]] = deque()  # [second, count, errors, refused], in order
         self._took: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)  # (when, ns)
 
-    def add(self, status: str, took_ns: int, now: float) -> None:
-        """Count a run that has just ended."""
+    def add(self, status: Status, took: Sequence[int], now: float) -> None:
+        """Count runs that have just ended so. took: nanoseconds, of each."""
         second = int(now)
         if not self._seconds or self._seconds[-1][0] != second:
             self._seconds.append([second, 0, 0, 0])
             self._forget(second)
         bucket = self._seconds[-1]
-        bucket[1] += 1
-        bucket[2] += status in _ERRORS
-        bucket[3] += status == "refused"
-        if status != "refused":
-            self._took.append((now, took_ns))
+        bucket[1] += len(took)
+        if status in _ERRORS:
+            bucket[2] += len(took)
+        if status == "refused":
+            bucket[3] += len(took)
+        else:
+            self._took.extend(zip(repeat(now), took, strict=False))
 
     def numbers(self, now: float, over: float) -> dict[str, Any]:
         """over: seconds that have been watched, if less than the window."""
@@ -80,13 +86,17 @@ class Rates:
 
     def take(self, results: Sequence[Result], /) -> None:
         """Count runs that have ended."""
-        now = self._clock()
-        for result in results:
-            timeline, took = result.timeline, took_ns(result)
-            route = _named(self._routes, timeline.label or timeline.flow, _MOST_ROUTES)
-            route.flow = timeline.flow
-            route.add(result.status, took, now)
-            _named(self._tenants, timeline.tenant, _MOST_TENANTS).add(result.status, took, now)
+        now, batch = self._clock(), Batch.of(results)
+        for group in batch.alike:
+            self._add(group.timeline, "done", group.took, now)
+        for result in batch.others:
+            self._add(result.timeline, result.status, (took_ns(result),), now)
+
+    def _add(self, timeline: Timeline, status: Status, took: Sequence[int], now: float) -> None:
+        route = _named(self._routes, timeline.label or timeline.flow, _MOST_ROUTES)
+        route.flow = timeline.flow
+        route.add(status, took, now)
+        _named(self._tenants, timeline.tenant, _MOST_TENANTS).add(status, took, now)
 
     def routes(self) -> list[dict[str, Any]]:
         """The busiest first."""

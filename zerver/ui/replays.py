@@ -41,7 +41,7 @@ def replayed(desk: Desk, found: Found, opened: Opened, plan: Plan, wanted: Wante
         recorded = decode_run(found.recording, vocabulary=Vocabulary.of(plan))
     changes = {name: encode_json(value) for name, value in wanted.changes.items()}
     version = desk.version_of(recorded.timeline.flow) if found.recording is not None else None
-    story = retell(plan, recorded, changes=changes, until=wanted.until, version=version)
+    story = retell(plan, recorded, changes=changes, until=wanted.until, version=version, hidden=desk.hidden)
     told = {
         "run": recorded.run_id,
         "faithful": story.faithful,

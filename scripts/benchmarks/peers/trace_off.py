@@ -1,14 +1,16 @@
-"""`zerver serve` without a timeline: the same engine, compiled without the statements that append records.
+"""`zerver serve` without a timeline: nobody observes, and the engine is compiled without what appends records.
 
 What "off" means here: every statement `….records.append((…))` of the engine is left out when its module is compiled,
-with the tuple it makes and the clock it reads; no recorder, no store, no page. A list that drops its appends would
-still pay for tuples and calls. Nothing but this benchmark runs so: without records there is no replay, no recovery.
+with the tuple it makes and the clock it reads; no recorder, no metrics, no trace file, no page. A list that drops its
+appends would still pay for tuples and calls. With RECORDS=1 the records stay, and only the observers are away. Nothing
+but this benchmark runs so: without records there is no replay, no recovery.
 """
 
 import ast
 import importlib
 import os
 import sys
+from contextlib import asynccontextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 ENGINE = ("zerver.core.machine", "zerver.runtime.")
@@ -48,13 +50,34 @@ class Finder:
         return ModuleSpec(name, loader, origin=spec.origin, is_package=spec.submodule_search_locations is not None)
 
 
+class Nobody:
+    """In place of `zerver.observing.Observing`."""
+
+    observers = ()
+    on_defect = print
+
+    def __init__(self):
+        self.beside = {}
+
+    def attach(self, *what):
+        pass
+
+
+@asynccontextmanager
+async def open_nobody(app, settings=None, *, page=None):
+    yield Nobody()
+
+
 def main() -> None:
-    os.environ.update(ZERVER_TRACE_DB="", ZERVER_PAGE="off")
-    sys.meta_path.insert(0, Finder)
-    importlib.import_module("zerver.runtime")  # now, so that it is known whether there was anything to leave out
-    if WithoutRecords.left_out < 30:
-        raise SystemExit(f"only {WithoutRecords.left_out} statements were left out: the engine records in another way")
-    importlib.import_module("zerver.cli.main").main()
+    if not os.environ.get("RECORDS"):
+        sys.meta_path.insert(0, Finder)
+        importlib.import_module("zerver.runtime")  # now, so that it is known whether there was anything to leave out
+        if WithoutRecords.left_out < 30:
+            raise SystemExit(f"only {WithoutRecords.left_out} statements were left out: the engine records otherwise")
+    commands = importlib.import_module("zerver.cli.main")
+    importlib.import_module("zerver.cli.serve")
+    sys.modules["zerver.cli.serve"].open_observing = open_nobody
+    commands.main()
 
 
 if __name__ == "__main__":

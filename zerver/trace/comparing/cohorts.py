@@ -23,6 +23,7 @@ from zerver.runtime import Result
 from zerver.trace.comparing.path import parts
 from zerver.trace.comparing.sides import REQUEST, StepSide, sides
 from zerver.trace.describe import milliseconds
+from zerver.trace.hidden import NOTHING_HIDDEN, Hidden
 from zerver.trace.summary import Summary
 from zerver.trace.veil import MASK, escaped
 
@@ -162,13 +163,20 @@ class Cohorts:
 
 
 def compare(
-    route: str, slow: Sequence[Result | Timeline], fast: Sequence[Result | Timeline], most: int = MOST
+    route: str,
+    slow: Sequence[Result | Timeline],
+    fast: Sequence[Result | Timeline],
+    most: int = MOST,
+    hidden: Hidden = NOTHING_HIDDEN,
 ) -> Cohorts:
-    """Which part of the slow runs makes them slow. Raises ValueError for a side without runs."""
+    """Which part of the slow runs makes them slow. hidden: as `zerver.trace.diff` has it.
+
+    Raises ValueError for a side without runs.
+    """
     if not slow or not fast:
         raise ValueError(f"compare: {len(slow)} slow and {len(fast)} fast runs; there must be some of each")
-    left = [_Run(run) for run in slow[:most]]
-    right = [_Run(run) for run in fast[:most]]
+    left = [_Run(run, hidden) for run in slow[:most]]
+    right = [_Run(run, hidden) for run in fast[:most]]
     names = dict.fromkeys(name for run in (*left, *right) for name in run.parts)
     means = {name: (_mean(left, name), _mean(right, name)) for name in names}
     difference = math.fsum(one - other for one, other in means.values())
@@ -192,11 +200,11 @@ def compare(
 class _Run:
     """What is asked of one run."""
 
-    def __init__(self, run: Result | Timeline) -> None:
+    def __init__(self, run: Result | Timeline, hidden: Hidden) -> None:
         timeline = run.timeline if isinstance(run, Result) else run
         self.timeline = timeline
         self.parts = parts(timeline)
-        self.steps = sides(timeline)
+        self.steps = sides(timeline, hidden)
         self.given = self.steps.pop(REQUEST, None)
         self.facts = dict(self._facts())
 

@@ -27,7 +27,7 @@ throughput of Jaeger's samplers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Final, Literal, TypeAlias
 
@@ -40,6 +40,7 @@ from zerver.core.quotas import Bucket
 from zerver.core.tickets import Refusal
 from zerver.errors import DefinitionError, InvalidData
 from zerver.runtime.result import Result
+from zerver.trace.batch import Alike, Batch
 
 Why: TypeAlias = Literal["unresolved", "error", "trouble", "refused", "declined", "slow", "sample"]
 
@@ -131,6 +132,21 @@ class Keeper:
             "sample": (rules.floor, share),
         }
 
+    def choose(self, results: Sequence[Result]) -> list[tuple[Result, Kept]]:
+        """Which of these runs are kept, and why: by the group where they are alike, else as `decide` has it."""
+        batch = Batch.of(results)
+        singles = list(batch.others)
+        chosen: list[tuple[Result, Kept]] = []
+        for group in batch.alike:
+            slow = self._slow_of(group)
+            singles += slow
+            chosen += self._sample(group, [run for run in group.runs if run not in slow] if slow else group.runs)
+        for result in singles:
+            kept = self.decide(result)
+            if kept is not None:
+                chosen.append((result, kept))
+        return chosen
+
     def decide(self, result: Result) -> Kept | None:
         """Whether a run that has ended is kept, and why; None for one that is not.
 
@@ -158,6 +174,41 @@ class Keeper:
     def statistics(self) -> KeeperStatistics:
         return KeeperStatistics(self._seen, dict(self._kept), dict(self._passed))
 
+    def _slow_of(self, group: Alike) -> Sequence[Result]:
+        """Those of a group that are worth a look of their own."""
+        if group.http is not None and group.http >= 500:
+            return group.runs
+        if self.keeping.budget is not None:
+            most: float | None = self.keeping.budget * 1e9
+        else:
+            usual = self._usual_of(group.route)
+            most = None if usual is None else usual.p99
+            if usual is not None:
+                usual.add(group.took[0], group.ended)
+        if most is None or max(group.took) <= most:
+            return ()
+        return [run for run, took in zip(group.runs, group.took, strict=True) if took > most]
+
+    def _sample(self, group: Alike, runs: Sequence[Result]) -> Iterator[tuple[Result, Kept]]:
+        """Which of them are kept though nothing was wrong."""
+        if not runs:
+            return
+        now = group.ended
+        rate, share = self._rules["sample"]
+        tap = self._tap("sample", group.route, "", rate, now)
+        draw, kept, ready = self._rng.random, 0, True
+        for run in runs:
+            ready = ready and tap.bucket.take(now)  # empty, it stays so until later
+            if ready or draw() < share:
+                yield run, Kept("sample", tap.passed)
+                tap.passed = 0
+                kept += 1
+            else:
+                tap.passed += 1
+        self._seen += len(runs)
+        self._kept["sample"] += kept
+        self._passed["sample"] += len(runs) - kept
+
     def _is_slow(self, result: Result, route: str, parked: bool, now: float) -> bool:
         records = result.timeline.records
         took = records[-1][1] - records[0][1] if records else 0
@@ -165,14 +216,19 @@ class Keeper:
             took -= result.timeline.accounts.parked
         if self.keeping.budget is not None:
             return took > self.keeping.budget * 1e9
-        usual = self._usual.get(route)
+        usual = self._usual_of(route)
         if usual is None:
-            if len(self._usual) >= _MOST_ROUTES:
-                return False
-            usual = self._usual[route] = _Usual()
+            return False
         slow = usual.p99 is not None and took > usual.p99
         usual.add(took, now)
         return slow
+
+    def _usual_of(self, route: str) -> _Usual | None:
+        """What is usual there; None for one route too many."""
+        usual = self._usual.get(route)
+        if usual is None and len(self._usual) < _MOST_ROUTES:
+            usual = self._usual[route] = _Usual()
+        return usual
 
     def _tap(self, why: Why, route: str, kind: str, rate: float, now: float) -> _Tap:
         tap = self._taps.get((why, route, kind))

@@ -113,7 +113,7 @@ def make_file(path: Path) -> None:
         with closing(sqlite3.connect(made, isolation_level=None)) as db:
             db.executescript(SCHEMA)
             db.execute("pragma journal_mode = wal")
-        _move(made, path)
+        put_in_place(made, path)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise TraceError(f"cannot make the trace file {path}: {reason}; {_CURE}") from None
@@ -143,7 +143,7 @@ def is_empty(path: Path) -> bool:
         return not path.exists()
 
 
-def _move(made: Path, path: Path) -> None:
+def put_in_place(made: Path, path: Path) -> None:
     """Put the file in its place, unless another process was first."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -160,7 +160,9 @@ class Encode:
 
     def __call__(self, chosen: _Chosen) -> _Encoded:
         result, kept, began = chosen
-        summary = summarize(result, began_unix_ns=began, kept=kept.why, beside=kept.beside, slow=kept.slow)
+        summary = summarize(
+            result, began_unix_ns=began, kept=kept.why, beside=kept.beside, slow=kept.slow, hidden=self.hidden
+        )
         return summary, encode_run(result, began_unix_ns=began, hidden=self.hidden)
 
 

@@ -66,6 +66,13 @@ class RunReader:
 
     def result(self) -> Result:
         """The run."""
+        body, timeline = self.body, self.timeline()
+        self.at("the ending")
+        unresolved = tuple(self.entries[number] for number in body.unresolved)
+        return Result(timeline, self.endings[body.ending], unresolved, body.sealed)
+
+    def timeline(self) -> Timeline:
+        """Its records alone: of a run that has no ending yet."""
         body = self.body
         records: list[Record] = []
         at = body.began
@@ -74,13 +81,10 @@ class RunReader:
             read = self.record(record, at)
             at = read[1]
             records.append(read)
-        self.at("the ending")
-        timeline = Timeline(
+        return Timeline(
             body.run, body.flow, body.version, body.tenant, body.priority, records, frozenset(body.secret), body.label,
             body.parent,
         )  # fmt: skip
-        unresolved = tuple(self.entries[number] for number in body.unresolved)
-        return Result(timeline, self.endings[body.ending], unresolved, body.sealed)
 
     def at(self, where: str) -> None:
         self.where = self.values.where = where
@@ -247,6 +251,12 @@ class RunReader:
             raise self.wrong()
         return verb, list(names)
 
+    def keyed(self, tree: Tree, at: int) -> Any:
+        found, before = tree
+        if found not in get_args(t.Keyed) or not isinstance(before, str):
+            raise self.wrong()
+        return found, before
+
     def failed(self, tree: Tree, at: int) -> Any:
         number, raised, doubt, wait, why = tree
         error = self.error(raised, at)
@@ -301,7 +311,7 @@ _CALL: Final = frozenset({t.ASKED, t.ATTEMPT, t.FAILED, t.HEDGED, t.HELD, t.COMM
     *(t.SETTLED, t.LATE, t.LOST, t.CUT)
 }
 _ENTRY: Final = frozenset({t.UNDO, t.UNDONE, t.GAVE_UP, t.UNRESOLVED})
-_FLOW: Final = frozenset({t.RECEIVED, t.ADMITTED, t.REFUSED, t.READ, t.OVERRUN, t.ENDING, t.ENDED, t.ANSWERED})
+_FLOW: Final = frozenset({t.RECEIVED, t.ADMITTED, t.REFUSED, t.KEYED, t.READ, t.OVERRUN, t.ENDING, t.ENDED, t.ANSWERED})
 
 _SUBJECTS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(_NODE, _NODES),
@@ -319,6 +329,7 @@ _READ: Final[Mapping[str, Callable[[RunReader, Tree, int], Any]]] = {
     t.RECEIVED: RunReader.nothing,
     t.ADMITTED: RunReader.word,
     t.REFUSED: RunReader.refusal,
+    t.KEYED: RunReader.keyed,
     t.READ: RunReader.nothing,
     t.INPUT: RunReader.input,
     t.TURN: RunReader.turn,

@@ -25,6 +25,7 @@ from zerver.core.joins import KINDS, Join, JoinRule
 from zerver.core.offload import OffloadKind
 from zerver.core.overruns import Overrun
 from zerver.core.policy import Policy
+from zerver.core.secret import Secret
 from zerver.core.steps import Step
 from zerver.core.tickets import Refusal
 from zerver.effects.http import Exchange, Reply
@@ -194,6 +195,9 @@ class Decoder:
     def read_masked(self, tree: Any, deep: int) -> Any:
         return inert.PLACEHOLDERS[self._text(tree, "of", _NAME)]
 
+    def read_secret(self, tree: Any, deep: int) -> Any:
+        return Secret(self.node(tree.get("is"), deep))
+
     def read_cut(self, tree: Any, deep: int) -> Any:
         size = tree.get("size")
         if not _is_int(size):
@@ -325,6 +329,7 @@ _READERS: Final[Mapping[str, Callable[[Decoder, Any, int], Any]]] = {
     "UUID": Decoder.read_uuid,
     "Decimal": Decoder.read_decimal,
     "masked": Decoder.read_masked,
+    "secret": Decoder.read_secret,
     "cut": Decoder.read_cut,
     "class": Decoder.read_named_class,
     "function": Decoder.read_function,

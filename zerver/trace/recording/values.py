@@ -14,6 +14,7 @@ tells, and that may fail. Secrets are masked before anything is cut.
     {"$": "sub", "type": …, "is": …}                                   a subclass of str, int, float or bytes
     {"$": "error", "type": …, "base": …, "text": …, "args": […], "fields": {…}, "at": [file, line], "trace": …}
     {"$": "class" | "function", "name": "shop.domain:Cart"}            {"$": "masked", "of": "int"}
+    {"$": "secret", "is": …}                           a Secret in a journal that may keep it
     {"$": "effect", "kind": 3, "args": […], "kwargs": {…}, …}          {"$": "join", "rule": […], "members": […], …}
     {"$": "cut", "type": …, "size": …, "head": …}                      what was too large, or too deep
 """
@@ -38,9 +39,10 @@ from zerver.trace import inert
 from zerver.trace.failures import known_base, place_of, said, shown, traceback_of
 from zerver.trace.hidden import Hidden, Secrets
 from zerver.trace.inert import Masked, type_name
+from zerver.trace.naming import Namer
 from zerver.trace.plain import plain as plain
 from zerver.trace.recording.asked import Asked, written_function
-from zerver.trace.recording.masking import Bare, Namer, credentials, masked, placeholder
+from zerver.trace.recording.masking import Bare, credentials, masked, placeholder
 from zerver.trace.shapes import shape_of
 
 #: What a value is written as.
@@ -54,6 +56,9 @@ _LEAST: Final = 64
 _REPR: Final = 400
 _TEXT: Final = 4 * 1024
 _TRACE: Final = 16 * 1024
+
+#: Objects of these modules are no data: from a connection all of the server can be reached.
+_MACHINERY: Final = ("trio.", "zerver.runtime.", "zerver.http.")
 
 _MISSING: Final[Any] = object()
 
@@ -285,6 +290,8 @@ class Encoder:
         return self._strange(value, cls, deep)
 
     def _object(self, value: Any, cls: type, deep: int) -> Tree:
+        if self._left <= 0:  # objects may refer to each other: without an end to it, that has none
+            return self._cut(value)
         shape = shape_of(cls)
         fields: dict[str, Tree] = {}
         for name in shape.fields:
@@ -313,6 +320,9 @@ class Encoder:
         if isinstance(value, Secret):
             self.namer.found.append(value.reveal())
             return {"$": "masked", "of": "Secret"}
+        if cls.__module__.startswith(_MACHINERY):
+            self.namer.search([value])
+            return {"$": "opaque", "type": type_name(cls), "repr": f"<{cls.__name__}>", "fields": {}}
         held = self._attributes(getattr(value, "__dict__", None), deep)
         shown = self._repr(value) if shape_of(cls).own_repr or not held else ""
         return {"$": "opaque", "type": type_name(cls), "repr": shown, "fields": held}
@@ -398,7 +408,8 @@ class Encoder:
 
     def _secret(self, value: object, name: object) -> Tree:
         """What stands under a hidden name."""
-        kept = self.namer.secret(value, name)
+        self.namer.note(value, name)
+        kept = credentials(value, name.decode("latin-1") if isinstance(name, bytes) else str(name))
         return self._masked(value) if kept is None else kept
 
     def _masked(self, value: object) -> Tree:

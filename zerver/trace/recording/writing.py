@@ -7,7 +7,7 @@ and answered is masked as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -23,7 +23,7 @@ from zerver.core.saga import Entry
 from zerver.core.timeline import Record
 from zerver.runtime.result import Result
 from zerver.trace.facts import Facts
-from zerver.trace.hidden import Hidden, Secrets
+from zerver.trace.hidden import NOTHING_HIDDEN, Hidden, Secrets
 from zerver.trace.recording.skeleton import line_tree, nodes_in, skeleton_of
 from zerver.trace.recording.values import Encoder
 from zerver.trace.recording.written import VERSION, Body
@@ -44,32 +44,32 @@ class Written:
     body: bytes
 
 
-class RunWriter:
-    def __init__(self, result: Result, hidden: Hidden, most_bytes: int) -> None:
-        self.result = result
-        self.timeline = result.timeline
-        self.hidden = hidden
-        self.most = most_bytes
-        self.records = list(self.timeline.records)  # a run under way goes on
-        self.plan: Plan | None = next((r[2] for r in self.records if r[0] == t.INPUT and isinstance(r[2], Plan)), None)
-        self.slots = self.timeline.secret
-        self.veil: Veil | None = None
-        secrets = Secrets()
-        if self.slots or hidden.names or self._has_sensitive_parts():
-            facts = Facts(attrs.evolve(self.timeline, records=self.records))
-            self.slots = secret_slots(facts, hidden)
-            self.veil = Veil(facts, hidden)
-            secrets = self.veil.secrets
-        self.begin(secrets)
+@attrs.frozen
+class Masks:
+    """What is masked of a run. slots: by their names. veil: what else must not be shown, None when that is nothing."""
 
-    def _has_sensitive_parts(self) -> bool:
-        parts = self.plan.parts if self.plan is not None else ()
-        return any(is_hidden_part(read, self.hidden) for read in parts)
+    slots: frozenset[str] = frozenset()
+    veil: Veil | None = None
+    hidden: Hidden = NOTHING_HIDDEN
+    records: Sequence[Record] = ()
 
-    def begin(self, secrets: Secrets) -> None:
-        self.secrets = secrets
-        self.values = Encoder(secrets, self.hidden, self.most, MOST_IN_ALL)
-        self.skeleton = skeleton_of(self.plan) if self.plan is not None else None
+
+NO_MASKS: Final = Masks()
+
+
+class RecordWriter:
+    """Writes the records of one run, one after the other; what they refer to is in the lists, in order of first use.
+
+    plan: of its INPUT record, None before there is one. values: how values are written.
+    """
+
+    def __init__(self, flow: str, plan: Plan | None, values: Encoder, masks: Masks = NO_MASKS) -> None:
+        self.flow = flow
+        self.plan = plan
+        self.values = values
+        self.slots, self.veil = masks.slots, masks.veil
+        self.masks = masks
+        self.skeleton = skeleton_of(plan) if plan is not None else None
         self.numbers: dict[int, int] = dict(self.skeleton.numbers) if self.skeleton is not None else {}
         self.count = len(self.numbers)
         self.nodes: list[Tree] = []
@@ -79,50 +79,6 @@ class RunWriter:
         self.known_calls: dict[int, int] = {}
         self.known_entries: dict[int, int] = {}
         self.known_endings: dict[int, int] = {}
-
-    def write(self) -> Written:
-        """The run, written."""
-        body = self.body()
-        namer = self.values.namer
-        if namer.found or namer.blind:  # names have shown what is secret: it may stand elsewhere without its name
-            found = [*(self.veil.values if self.veil is not None else ()), *namer.found]
-            self.begin(Secrets(found, everything=namer.blind))
-            body = self.body()
-        if self.skeleton is None:
-            return Written("", b"", _encoded(body))
-        return Written(self.skeleton.id, self.skeleton.body, _encoded(body))
-
-    def body(self) -> Body:
-        timeline, text = self.timeline, self.values.text
-        began = self.records[0][1] if self.records else 0
-        records, before = [], began
-        for record in self.records:
-            records.append(self.record(record, before))
-            before = record[1]
-        ending = self.ending(self.result.ending)
-        unresolved = [self.entry(entry) for entry in self.result.unresolved]
-        return Body(
-            v=VERSION,
-            run=timeline.run_id,
-            flow=timeline.flow,
-            version=timeline.version,
-            tenant=text(timeline.tenant),
-            priority=timeline.priority,
-            label=text(timeline.label),
-            parent=timeline.parent,
-            secret=sorted(self.slots),
-            sealed=self.result.sealed,
-            began=began,
-            values=self.values.values,
-            kinds=self.values.asked.kinds,
-            nodes=self.nodes,
-            calls=self.calls,
-            entries=self.entries,
-            endings=self.endings,
-            records=records,
-            ending=ending,
-            unresolved=unresolved,
-        )
 
     def record(self, record: Record, before: int) -> Tree:
         kind, at, subject, detail = record
@@ -137,7 +93,7 @@ class RunWriter:
 
     def subject(self, subject: Any) -> str:
         if isinstance(subject, str):
-            return "" if subject == self.timeline.flow else f"={subject}"
+            return "" if subject == self.flow else f"={subject}"
         if isinstance(subject, Call):
             return f"c{self.call(subject)}"
         if isinstance(subject, Entry):
@@ -198,7 +154,7 @@ class RunWriter:
         """Whether the run's value are secret slots that its flow gives."""
         if self.plan is None or not self.slots or ending.status != "done":
             return False
-        return not any(r[0] == t.STEP and isinstance(r[3][1], Done) for r in self.records)
+        return not any(r[0] == t.STEP and isinstance(r[3][1], Done) for r in self.masks.records)
 
     def _given(self, value: Any) -> Tree:
         names = {cell: name for name, cell in self.plan.slots.items()} if self.plan is not None else {}
@@ -219,7 +175,7 @@ class RunWriter:
         """Whether the end came from a step of which nothing may be shown."""
         if self.veil is None:
             return False
-        for kind, _, subject, detail in self.records:
+        for kind, _, subject, detail in self.masks.records:
             if kind in _ANSWERS and detail[1] is (ending.cause if ending.cause is not None else None):
                 return self.hides(subject.name)
             if kind == t.STEP and isinstance(detail[1], Done) and detail[1].value is ending.value:
@@ -235,7 +191,7 @@ class RunWriter:
         given = [self.values.refer(value) for value in takes]
         if plan is not None and self.veil is not None:
             for number, (read, value) in enumerate(zip(plan.parts, parts, strict=False)):
-                if is_hidden_part(read, self.hidden):
+                if is_hidden_part(read, self.masks.hidden):
                     shown[number] = self.values.named(value, read.name)
             for number, (slot, value) in enumerate(zip(plan.takes, takes, strict=False)):
                 if slot.name in self.slots:
@@ -313,49 +269,122 @@ class RunWriter:
 
 _ANSWERS: Final = frozenset({t.STEP, t.DEFECT, t.FAULT})
 
-_WRITE: Final[Mapping[str, Callable[[RunWriter, Record], Tree]]] = {
-    t.ADMITTED: RunWriter.text,
-    t.INPUT: RunWriter.input,
-    t.TURN: RunWriter.since,
-    t.STEP: RunWriter.step,
-    t.DEFECT: RunWriter.raised,
-    t.FAULT: RunWriter.raised,
-    t.BRANCH: RunWriter.as_is,
-    t.PLAN: RunWriter.as_is,
-    t.ATTEMPT: RunWriter.as_is,
-    t.FAILED: RunWriter.failed,
-    t.HEDGED: RunWriter.as_is,
-    t.HELD: RunWriter.text,
-    t.COMMITTED: RunWriter.value,
-    t.DOUBTED: RunWriter.value,
-    t.RESOLVED: RunWriter.outcome,
-    t.SETTLED: RunWriter.outcome,
-    t.LATE: RunWriter.outcome,
-    t.LOST: RunWriter.lost,
-    t.CUT: RunWriter.text,
-    t.ENDING: RunWriter.end,
-    t.UNDO: RunWriter.as_is,
-    t.UNDONE: RunWriter.undone,
-    t.PARKED: RunWriter.value,
-    t.SIGNALLED: RunWriter.value,
-    t.UNRESOLVED: RunWriter.value,
-    t.ENDED: RunWriter.end,
-    t.ANSWERED: RunWriter.as_is,
+_WRITE: Final[Mapping[str, Callable[[RecordWriter, Record], Tree]]] = {
+    t.ADMITTED: RecordWriter.text,
+    t.KEYED: RecordWriter.as_is,
+    t.INPUT: RecordWriter.input,
+    t.TURN: RecordWriter.since,
+    t.STEP: RecordWriter.step,
+    t.DEFECT: RecordWriter.raised,
+    t.FAULT: RecordWriter.raised,
+    t.BRANCH: RecordWriter.as_is,
+    t.PLAN: RecordWriter.as_is,
+    t.ATTEMPT: RecordWriter.as_is,
+    t.FAILED: RecordWriter.failed,
+    t.HEDGED: RecordWriter.as_is,
+    t.HELD: RecordWriter.text,
+    t.COMMITTED: RecordWriter.value,
+    t.DOUBTED: RecordWriter.value,
+    t.RESOLVED: RecordWriter.outcome,
+    t.SETTLED: RecordWriter.outcome,
+    t.LATE: RecordWriter.outcome,
+    t.LOST: RecordWriter.lost,
+    t.CUT: RecordWriter.text,
+    t.ENDING: RecordWriter.end,
+    t.UNDO: RecordWriter.as_is,
+    t.UNDONE: RecordWriter.undone,
+    t.PARKED: RecordWriter.value,
+    t.SIGNALLED: RecordWriter.value,
+    t.UNRESOLVED: RecordWriter.value,
+    t.ENDED: RecordWriter.end,
+    t.ANSWERED: RecordWriter.as_is,
 }
+
+
+class RunWriter:
+    """Writes a whole run, masked."""
+
+    def __init__(self, result: Result, hidden: Hidden, most_bytes: int) -> None:
+        self.result = result
+        self.hidden = hidden
+        self.most = most_bytes
+        self.records = list(result.timeline.records)  # a run under way goes on
+        self.plan: Plan | None = next((r[2] for r in self.records if r[0] == t.INPUT and isinstance(r[2], Plan)), None)
+        self.slots = result.timeline.secret
+        self.veil: Veil | None = None
+        if self.slots or hidden.names or self._has_sensitive_parts():
+            facts = Facts(attrs.evolve(result.timeline, records=self.records))
+            self.slots = secret_slots(facts, hidden)
+            self.veil = Veil(facts, hidden)
+
+    def _has_sensitive_parts(self) -> bool:
+        parts = self.plan.parts if self.plan is not None else ()
+        return any(is_hidden_part(read, self.hidden) for read in parts)
+
+    def write(self) -> Written:
+        """The run, written."""
+        writer = self._writer(self.veil.secrets if self.veil is not None else Secrets())
+        body = self._body(writer)
+        namer = writer.values.namer
+        if namer.found or namer.blind:  # names have shown what is secret: it may stand elsewhere without its name
+            found = [*(self.veil.values if self.veil is not None else ()), *namer.found]
+            writer = self._writer(Secrets(found, everything=namer.blind))
+            body = self._body(writer)
+        if writer.skeleton is None:
+            return Written("", b"", _encoded(body))
+        return Written(writer.skeleton.id, writer.skeleton.body, _encoded(body))
+
+    def _writer(self, secrets: Secrets) -> RecordWriter:
+        values = Encoder(secrets, self.hidden, self.most, MOST_IN_ALL)
+        masks = Masks(self.slots, self.veil, self.hidden, self.records)
+        return RecordWriter(self.result.timeline.flow, self.plan, values, masks)
+
+    def _body(self, writer: RecordWriter) -> Body:
+        timeline, text = self.result.timeline, writer.values.text
+        began = self.records[0][1] if self.records else 0
+        records, before = [], began
+        for record in self.records:
+            records.append(writer.record(record, before))
+            before = record[1]
+        ending = writer.ending(self.result.ending)
+        unresolved = [writer.entry(entry) for entry in self.result.unresolved]
+        return Body(
+            v=VERSION,
+            run=timeline.run_id,
+            flow=timeline.flow,
+            version=timeline.version,
+            tenant=text(timeline.tenant),
+            priority=timeline.priority,
+            label=text(timeline.label),
+            parent=timeline.parent,
+            secret=sorted(self.slots),
+            sealed=self.result.sealed,
+            began=began,
+            values=writer.values.values,
+            kinds=writer.values.asked.kinds,
+            nodes=writer.nodes,
+            calls=writer.calls,
+            entries=writer.entries,
+            endings=writer.endings,
+            records=records,
+            ending=ending,
+            unresolved=unresolved,
+        )
 
 
 def _encoded(body: Body) -> bytes:
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:  # half a character, in a name or a reason
-        return msgspec.json.encode(_printable(msgspec.to_builtins(body)))
+        return msgspec.json.encode(printable(msgspec.to_builtins(body)))
 
 
-def _printable(tree: Tree) -> Tree:
+def printable(tree: Tree) -> Tree:
+    """The tree without half characters, which UTF-8 does not have."""
     if isinstance(tree, str):
         return tree.encode("utf-8", "backslashreplace").decode()
     if isinstance(tree, list | tuple):
-        return [_printable(item) for item in tree]
+        return [printable(item) for item in tree]
     if isinstance(tree, dict):
-        return {_printable(name): _printable(item) for name, item in tree.items()}
+        return {printable(name): printable(item) for name, item in tree.items()}
     return tree

@@ -143,7 +143,7 @@ class _Absences:
             return "not reached", f"{self.replaced} replaced the rest of the plan"
         if ending is None:
             return "not reached", "the run has not come to it yet"
-        by = self._ended_by()
+        by = facts.ended_by
         if ending.status == "deadline":
             return "not reached", "the deadline came first"
         if ending.status == "cancelled":
@@ -159,14 +159,6 @@ class _Absences:
                 yield from ((step.name, said) for step in steps_in(node.otherwise if answer else node.then))
             for inner in lines_of(node):
                 yield from self._skipped(inner)
-
-    def _ended_by(self) -> str:
-        before = ""
-        for kind, _, subject, _ in self.facts.timeline.records:
-            if kind == t.ENDING:
-                return before
-            before = subject.name if kind in (t.STEP, t.DEFECT, t.FAULT) else ""
-        return ""
 
     def _answer(self, name: str) -> str:
         """What a step said that ended the run."""

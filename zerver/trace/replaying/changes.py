@@ -18,12 +18,12 @@ import attrs
 from zerver.core import timeline as t
 from zerver.core.codec import decode_json
 from zerver.core.decisions import Continue, Done, Insert, Need, Pause, Replace
+from zerver.core.following import Inputs, fitted
 from zerver.core.plan import BlockNode, BranchNode, Cells, DagNode, ForkNode, Line, Node, Plan, StepNode
 from zerver.core.replan import steps_in
 from zerver.core.signatures import PartRead, SlotRead
 from zerver.core.timeline import Timeline
 from zerver.errors import EffectError, InvalidData
-from zerver.trace.replaying.replay import Inputs, fitted
 
 _AS_IT_IS: Final[Any] = object()
 

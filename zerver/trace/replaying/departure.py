@@ -16,12 +16,12 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.decisions import Done, Fail
 from zerver.core.effects import Effect
+from zerver.core.following import Divergence
 from zerver.core.frames import defined_at, is_users, short_place
 from zerver.core.plan import StepNode
 from zerver.core.timeline import Record, Timeline
 from zerver.trace import describe
 from zerver.trace.facts import Facts
-from zerver.trace.replaying.replay import Divergence
 from zerver.trace.same import same
 from zerver.trace.veil import MASK, Veil
 

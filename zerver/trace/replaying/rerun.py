@@ -18,10 +18,11 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
 from zerver.core.effects import Outcome, Success
+from zerver.core.following import Divergence, Follower, Inputs
 from zerver.core.plan import Plan
 from zerver.core.saga import Entry, Task
 from zerver.core.timeline import Record, Timeline
-from zerver.trace.replaying.replay import Divergence, Follower, Inputs
+from zerver.trace.replaying.replay import says_the_same
 from zerver.trace.same import same
 
 
@@ -61,7 +62,7 @@ def rerun(
 
     Raises InvalidData when the plan, of other code, takes an input that was not recorded.
     """
-    follower = Follower(plan, timeline, inputs, overlook)
+    follower = Follower(plan, timeline, says_the_same, inputs, overlook)
     follower.run(strict=False)
     found = follower.divergence
     if follower.departed and found is not None and found.recorded is None and timeline.ending is None:

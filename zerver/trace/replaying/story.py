@@ -17,6 +17,7 @@ import attrs
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
+from zerver.core.following import Divergence
 from zerver.core.plan import Plan, StepNode
 from zerver.core.replan import steps_in
 from zerver.errors import InvalidData
@@ -29,7 +30,6 @@ from zerver.trace.hidden import NOTHING_HIDDEN, Hidden
 from zerver.trace.replaying.absent import Absence, absences
 from zerver.trace.replaying.changes import Changes, input_name, pinned, read_changes, writers
 from zerver.trace.replaying.departure import Departure, departure_of, place_of
-from zerver.trace.replaying.replay import Divergence
 from zerver.trace.replaying.rerun import Rerun, rerun
 from zerver.trace.veil import MASK, Veil
 
@@ -219,7 +219,9 @@ class _Teller:
         self.changed: tuple[str, ...] = ()
         records = _up_to(told.records, until)
         self.stopped = len(records) < len(told.records)
-        secret = recorded.timeline.secret | (plan.secret if plan is not None else frozenset())
+        secret = recorded.timeline.secret
+        if plan is not None:
+            secret |= plan.secret | {name for name in plan.slots if hidden.hides(name)}
         self.timeline = attrs.evolve(recorded.timeline, records=list(records), secret=secret)
         self.facts = Facts(self.timeline)
         self.veil = Veil(self.facts, hidden)
@@ -255,7 +257,7 @@ class _Teller:
         return self.old.text(text)
 
     def result(self) -> Result:
-        if self.rerun.divergence is None and not self.stopped:
+        if self.plan is None and not self.stopped:
             return attrs.evolve(self.recorded, timeline=self.timeline)
         entries = tuple(r[2] for r in self.timeline.records if r[0] == t.UNRESOLVED)
         ending = self.facts.ending or t.Ending("cancelled", reason=self.open_end() or "it is still under way")
@@ -325,7 +327,8 @@ class _Teller:
     def causes(self, open_end: str) -> Iterator[str]:
         if self.stopped:
             return
-        unresolved = self.recorded.unresolved if self.rerun.divergence is None else None
+        # The calls of a rerun are its own, and it has told of those that are unresolved.
+        unresolved = self.recorded.unresolved if self.plan is None else None
         for line in causes(self.facts, self.veil, unresolved, None):
             if not (open_end and line.startswith("UNDER WAY")):
                 yield line

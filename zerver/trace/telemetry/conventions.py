@@ -117,10 +117,18 @@ EVENTS: Final[dict[str, EventConvention]] = {
         },
     ),
     "refused": EventConvention("zerver.refused", "admission gave no ticket", {"reason": "zerver.reason"}),
+    "keyed": EventConvention(
+        "zerver.keyed",
+        "the request's idempotency key was looked up",
+        {"found": "zerver.keyed.found", "before": "zerver.keyed.before"},
+    ),
     "ending": EventConvention(
         "zerver.ending",
         "the run was over, but for its rollback",
         {"status": "zerver.status", "reason": "zerver.reason"},
+    ),
+    "recovered": EventConvention(
+        "zerver.recovered", "its process had died, and another one went on with it", {"owner": "zerver.owner"}
     ),
     "answered": EventConvention("zerver.answered", "its edge had an answer", {"status": "http.response.status_code"}),
 }
@@ -130,6 +138,7 @@ RECORDS: Final[dict[str, str]] = {
     t.RECEIVED: "begins the run's span and its admission",
     t.ADMITTED: "ends the admission",
     t.REFUSED: "ends the admission; event `zerver.refused`",
+    t.KEYED: "event `zerver.keyed`",
     t.READ: "a span `zerver.effect.request.read`",
     t.INPUT: "nothing: what a replay needs is not sent",
     t.TURN: "a span `zerver.turn` when promoted, else `zerver.time.turn_ms`",
@@ -163,6 +172,7 @@ RECORDS: Final[dict[str, str]] = {
     t.UNRESOLVED: "event `zerver.unresolved`; the effect and its run are errors",
     t.ENDED: "ends the run's span",
     t.ANSWERED: "event `zerver.answered`",
+    t.RECOVERED: "event `zerver.recovered`",
 }
 
 ATTRIBUTES: Final[tuple[Attribute, ...]] = (
@@ -204,6 +214,8 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("zerver.time.parked_ms", "double", "run, step", "of its time: waits for signals"),
     # of its parts
     Attribute("zerver.span.status", "string", "any", "`failed`, `cut`, `late`, `lost` or `unresolved`; none if ok"),
+    Attribute("zerver.keyed.found", "string", "event", "`claimed`, `took over`, `repeats`, `in use`, `other request`"),
+    Attribute("zerver.keyed.before", "string", "event", "the id of the run that had the key before; empty if none had"),
     Attribute("zerver.reason", "string", "any that failed or was cut, event", "why, masked"),
     Attribute("zerver.step.name", "string", "step, undo, event", "the step; of an undo: whose write it is"),
     Attribute("zerver.decision", "string", "step", "`Done`, `Fail`, `Insert` …; none for a plain value"),
@@ -211,6 +223,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("zerver.effect.what", "string", "effect, join", "what was asked for, masked"),
     Attribute("zerver.effect.access", "string", "effect", "`write`; none for a read"),
     Attribute("zerver.effect.key", "string", "effect", "the idempotency key of a write that takes one"),
+    Attribute("zerver.owner", "string", "event", "the worker that carries the run on"),
     Attribute("zerver.outcome", "string", "effect, join", "`success`, `failure`, `unknown` or `cancelled`"),
     Attribute("zerver.resolves", "boolean", "effect", "it asked whether the write around it has happened"),
     Attribute("zerver.attempt.number", "int", "attempt, hedge, event", "1 for the first"),

@@ -1,7 +1,8 @@
 """Exported: a run's spans as OpenTelemetry wants them, but for its classes.
 
-Law: pure, like the spans it is made from, and called only for runs that are kept. Names come from
-`conventions.py`, ids from `zerver.core.tracing`; text has been masked before it comes here, or is masked here. Whatever a user's effect looks like, it makes a span: what cannot be described is left out.
+Law: pure, like the spans it is made from, and called only for runs that are kept. Names come from `conventions.py`, ids
+from `zerver.core.tracing`; text has been masked before it comes here, or is masked here. Whatever a user's effect looks
+like, it makes a span: what cannot be described is left out.
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias
 import attrs
 import trio
 
-from zerver.core import timeline as t
 from zerver.core import tracing
 from zerver.core.effects import CallInfo
 from zerver.core.quotas import Bucket
@@ -249,7 +248,7 @@ def run_event(ended: _Ended, hidden: Hidden = NOTHING_HIDDEN) -> Event:
     facts = Facts(timeline)
     veil = Veil(facts, hidden)
     accounts = timeline.accounts
-    step = _step_at_the_end(timeline)
+    step = facts.ended_by
     told = list(causes(facts, veil, result.unresolved, None))
     loud = [line for line in told if line.startswith("UNRESOLVED")]
     event: Event = {
@@ -262,7 +261,7 @@ def run_event(ended: _Ended, hidden: Hidden = NOTHING_HIDDEN) -> Event:
         "trace_id": tracing.trace_id(timeline.run_id, timeline.parent),
         "flow": timeline.flow,
         "step": step,
-        "tenant": timeline.tenant,
+        "tenant": veil.text(timeline.tenant),
         "priority": timeline.priority,
         "took_ms": round((accounts.total - accounts.parked) / 1e6, 3),
         "cause": next(iter((*loud, *told)), ""),
@@ -273,16 +272,6 @@ def run_event(ended: _Ended, hidden: Hidden = NOTHING_HIDDEN) -> Event:
         event[TRACEBACK] = _traceback(result.cause, veil, step)
     said = {key: value for key, value in event.items() if value not in ("", None, 0) or key == "took_ms"}
     return harmless(said, NOTHING_HIDDEN)  # the names are ours, and the veil has been over the values
-
-
-def _step_at_the_end(timeline: t.Timeline) -> str:
-    """The step whose answer ended the run; "" when it was no step's."""
-    before = ""
-    for kind, _, subject, _ in timeline.records:
-        if kind == t.ENDING:
-            return before
-        before = str(subject.name) if kind in (t.STEP, t.DEFECT, t.FAULT) else ""
-    return ""
 
 
 def _traceback(error: BaseException, veil: Veil, step: str) -> str:

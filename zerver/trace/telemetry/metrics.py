@@ -1,8 +1,9 @@
 """Metrics: what runs came to, in numbers that never go down.
 
-Law: a listener of the recorder, off the request path: one pass over a run's records when it has ended, and no other
-bookkeeping. Cardinality is bounded, whatever strangers send: a name from outside has a series of its own while there is
-room, and is `other` afterwards; a tenant has one only where the operator has said for how many.
+Law: a listener of the recorder, off the request path: runs that are alike are counted by the group, any other one by
+one pass over its records, and there is no other bookkeeping. Both ways come to the same numbers. Cardinality is
+bounded, whatever strangers send: a name from outside has a series of its own while there is room, and is `other`
+afterwards; a tenant has one only where the operator has said for how many.
 
 What the runtime is doing now is not in the records: it is read when somebody asks, from whoever was given to `watch`.
 """
@@ -10,7 +11,7 @@ What the runtime is doing now is not in the records: it is read when somebody as
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Final, TypeAlias
@@ -25,6 +26,7 @@ from zerver.core.joins import Join
 from zerver.core.tickets import Refusal
 from zerver.core.timeline import Timeline
 from zerver.runtime.result import Result
+from zerver.trace.batch import Alike, Batch
 from zerver.trace.facts import is_timeout
 from zerver.trace.telemetry import instruments as i
 from zerver.trace.telemetry.instruments import Distribution, Exemplar, Family, Instrument, MetricsSnapshot, Number
@@ -73,9 +75,11 @@ class Metrics:
         self._tenants = _Notable(tenants, _NOTABLE)
 
     def take(self, results: Sequence[Result]) -> None:
-        """Count runs that have ended: some microseconds for each, and some for each effect."""
-        at = self._clock()
-        for result in results:
+        """Count runs that have ended: some microseconds for each group, and for each run that is in none."""
+        at, batch = self._clock(), Batch.of(results)
+        for group in batch.alike:
+            self._count_alike(group, at)
+        for result in batch.others:
             self._count(result, at)
 
     def watch(self, source: Callable[[], Iterable[Family]]) -> None:
@@ -98,6 +102,27 @@ class Metrics:
 
     # -- counting --
 
+    def _count_alike(self, group: Alike, at: int) -> None:
+        """Runs that were done, of which there is nothing to tell but how long they took."""
+        timeline, runs, shape = group.timeline, group.runs, group.shape
+        series = self._of_route(timeline)
+        self._add(i.RUNS, (series.route, series.class_, "done"), len(runs))
+        for _ in runs if self._tenants.most else ():
+            self._add(i.TENANT_RUNS, (self._tenants.name(timeline.tenant), "done"))
+        spent = {account: group.spent(account) for account, _, _ in shape.stretches}
+        for account, times in spent.items():
+            self._add(i.RUN_TIME, (series.route, account), sum(times) / 1e9)
+        none = [0] * len(runs)
+        series.queue.extend(spent.get("admission", none), runs, at)
+        series.turn.extend(spent.get("turn", none), runs, at)
+        series.duration.extend(group.took, runs, at)
+        for name, (asked, settled) in zip(group.effects, shape.effects, strict=True):
+            of_kind = self._of_kind(name)
+            self._add(i.EFFECTS, (of_kind.name, "success"), len(runs))
+            of_kind.duration.extend(group.between(asked, settled), runs, at)
+        if group.http is not None and series.method:
+            self._of_answer(series, group.http).extend(group.took, runs, at)
+
     def _count(self, result: Result, at: int) -> None:
         timeline = result.timeline
         if not timeline.records:
@@ -110,10 +135,10 @@ class Metrics:
         if result.unresolved:
             self._add(i.UNRESOLVED, (series.route,), len(result.unresolved))
         accounts = timeline.accounts
-        series.queue.add(accounts.admission / 1e9, stamp)
+        series.queue.add(accounts.admission, stamp)
         if result.status != "refused":  # it took no time, and would make a bad hour look like a quick one
-            series.duration.add((accounts.total - accounts.parked) / 1e9, stamp)
-            series.turn.add(accounts.turn / 1e9, stamp)
+            series.duration.add(accounts.total - accounts.parked, stamp)
+            series.turn.add(accounts.turn, stamp)
         for name in _ACCOUNTS:
             ns = getattr(accounts, name)
             if ns:
@@ -129,14 +154,14 @@ class Metrics:
             elif kind in _ENDS:
                 began = asked.pop(subject, None)
                 if began is not None and not isinstance(subject.effect, Join):
-                    of_kind = self._of_kind(subject)
+                    of_kind = self._of_kind(subject.effect.kind.name)
                     outcome = "cancelled" if kind == t.CUT else _OUTCOMES.get(type(detail), OTHER)
                     self._add(i.EFFECTS, (of_kind.name, outcome))
-                    of_kind.duration.add((at - began) / 1e9, stamp)
+                    of_kind.duration.add(at - began, stamp)
             elif kind in _FURTHER:
-                self._add(_FURTHER[kind], (self._of_kind(subject).name,))
+                self._add(_FURTHER[kind], (self._of_kind(subject.effect.kind.name).name,))
             elif kind == t.FAILED:
-                name = (self._of_kind(subject).name,)
+                name = (self._of_kind(subject.effect.kind.name).name,)
                 self._add(i.FAILURES, name)
                 if is_timeout(detail[1]):
                     self._add(i.TIMEOUTS, name)
@@ -147,9 +172,7 @@ class Metrics:
                 step = (timeline.flow, str(detail.step))
                 self._add(i.OVERRUNS, step if self._steps.has_room_for(step) else (OTHER, OTHER))
             elif kind == t.ANSWERED and series.method:
-                status = str(detail)
-                labels = (series.method, series.path, status, status if detail >= 500 else "")
-                self._histogram(i.HTTP_DURATION, labels).add((at - timeline.records[0][1]) / 1e9, stamp)
+                self._of_answer(series, detail).add(at - timeline.records[0][1], stamp)
 
     def _add(self, instrument: Instrument, labels: tuple[str, ...], by: float = 1) -> None:
         numbers = self._counters.setdefault(instrument, {})
@@ -179,8 +202,11 @@ class Metrics:
             self._routes[label or timeline.flow, class_] = made
         return made
 
-    def _of_kind(self, call: Call) -> _KindSeries:
-        name = call.effect.kind.name
+    def _of_answer(self, series: _RouteSeries, http: int) -> _Histogram:
+        status = str(http)
+        return self._histogram(i.HTTP_DURATION, (series.method, series.path, status, status if http >= 500 else ""))
+
+    def _of_kind(self, name: str) -> _KindSeries:
         known = self._kinds.get(name)
         if known is None:
             shown = name if len(self._kinds) < _MOST_NAMES else OTHER
@@ -198,25 +224,48 @@ class Metrics:
 
 
 class _Histogram:
-    """One series. exemplars: for each bucket the last value, and what is to be told of its run."""
+    """One series, of times in nanoseconds. exemplars: for each bucket the last, and what is to be told of its run."""
 
     __slots__ = ("_bounds", "_counts", "_exemplars", "_sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
+        self._bounds = [round(bound * 1e9) for bound in bounds]
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-        self._exemplars: list[tuple[float, _Stamp] | None] = [None] * (len(bounds) + 1)
+        self._sum = 0
+        self._exemplars: list[tuple[int, _Stamp] | None] = [None] * (len(bounds) + 1)
 
-    def add(self, value: float, stamp: _Stamp) -> None:
-        bucket = bisect_left(self._bounds, value)  # a bound belongs to the bucket below it
+    def add(self, ns: int, stamp: _Stamp) -> None:
+        bucket = bisect_left(self._bounds, ns)  # a bound belongs to the bucket below it
         self._counts[bucket] += 1
-        self._sum += value
-        self._exemplars[bucket] = (value, stamp)
+        self._sum += ns
+        self._exemplars[bucket] = (ns, stamp)
+
+    def extend(self, times: Sequence[int], runs: Sequence[Result], at: int) -> None:
+        """Add those of several runs, as `add` would one after the other."""
+        self._sum += sum(times)
+        ordered = sorted(times)
+        below = 0
+        while below < len(ordered):
+            bucket = bisect_left(self._bounds, ordered[below])
+            within = len(ordered)
+            if bucket < len(self._bounds):
+                within = bisect_right(ordered, self._bounds[bucket], below)
+            self._counts[bucket] += within - below
+            last = _last_between(times, ordered[below], ordered[within - 1])
+            self._exemplars[bucket] = (times[last], (at, runs[last].run_id, runs[last].timeline.parent))
+            below = within
 
     def frozen(self, labels: tuple[str, ...]) -> Distribution:
         exemplars = tuple(None if one is None else _exemplar(*one) for one in self._exemplars)
-        return Distribution(labels, tuple(self._counts), self._sum, exemplars)
+        return Distribution(labels, tuple(self._counts), self._sum / 1e9, exemplars)
+
+
+def _last_between(times: Sequence[int], least: int, most: int) -> int:
+    """The place of the last one of these that is neither less nor more; there is one."""
+    place = len(times) - 1
+    while not least <= times[place] <= most:
+        place -= 1
+    return place
 
 
 @attrs.frozen(eq=False)
@@ -291,6 +340,6 @@ def _method_and_path(label: str) -> tuple[str, str]:
     return method if method in _METHODS else OTHER_METHOD, path
 
 
-def _exemplar(value: float, stamp: _Stamp) -> Exemplar:
+def _exemplar(ns: int, stamp: _Stamp) -> Exemplar:
     at, run_id, parent = stamp
-    return Exemplar(value, at, run_id, tracing.trace_id(run_id, parent), tracing.root_span_id(run_id))
+    return Exemplar(ns / 1e9, at, run_id, tracing.trace_id(run_id, parent), tracing.root_span_id(run_id))

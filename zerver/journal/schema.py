@@ -1,0 +1,126 @@
+"""The tables of a journal, in both dialects, and how an older one becomes one of today.
+
+Law: a database says which version its tables have, and a version's tables never change: a new version is a new script
+that makes it of the one before. Whoever opens a journal brings it up to date first, all of it or nothing; a newer one
+than this code knows is refused and left alone.
+
+    zerver_journal  version                                                one row
+    zerver_plans    id, plan                                               as skeletons: once for each flow version
+    zerver_owners   name, boot, lapses                                     who lives until when, on which clock
+    zerver_runs     seq, run_id, …, owner, fence, claim, status, ended     status '' while unfinished
+    zerver_pages    run, first, body                                       lines joined by newlines
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import attrs
+
+from zerver.errors import DamagedJournal, StatementError
+from zerver.sql.driver import Driver, Statement
+
+#: Scripts by the version that they make, beginning with the tables of version 1. Words in ‹› are the dialect's.
+SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1: """
+        create table zerver_plans (id text primary key, plan ‹bytes› not null);
+        create table zerver_owners (name text primary key, boot text not null, lapses bigint not null);
+        create table zerver_runs (
+            seq ‹serial›,
+            run_id text not null unique,
+            plan text not null references zerver_plans,
+            flow text not null,
+            version text not null,
+            tenant text not null,
+            priority text not null,
+            label text not null,
+            parent text not null,
+            durability text not null,
+            began bigint not null,
+            deadline bigint,
+            owner text not null,
+            fence bigint not null,
+            claim text not null default '',
+            status text not null default '',
+            ended bigint
+        );
+        create index zerver_unfinished on zerver_runs (owner) where status = '';
+        create index zerver_ended on zerver_runs (ended) where ended is not null;
+        create table zerver_pages (
+            run bigint not null references zerver_runs on delete cascade,
+            first bigint not null,
+            body ‹bytes› not null,
+            primary key (run, first)
+        ) ‹clustered›;
+        """
+    }
+)
+
+
+@attrs.frozen
+class Dialect:
+    """What is written differently. words: for scripts. now: the time on the clock that leases are kept by, in
+    nanoseconds, as an expression. boot: which clock that is; a lease by another one has lapsed. share, take: how rows
+    are locked by who depends on them, and by who wants those that nobody else does. first: a statement with which each
+    batch begins.
+    """
+
+    words: Mapping[str, str]
+    now: Callable[[], str]
+    boot: str
+    share: str = ""
+    take: str = ""
+    first: str = ""
+
+
+def script(dialect: Dialect, version: int, scripts: Mapping[int, str] = SCRIPTS) -> str:
+    """What makes this version of the one before."""
+    text = scripts[version]
+    for word, meaning in dialect.words.items():
+        text = text.replace(f"‹{word}›", meaning)
+    return text
+
+
+def first_script(dialect: Dialect) -> str:
+    """What makes the tables of version 1, and the row that says so."""
+    row = "create table zerver_journal (version bigint not null); insert into zerver_journal values (1);"
+    return f"{row}\n{script(dialect, 1)}"
+
+
+async def migrate(driver: Driver, dialect: Dialect, place: str, scripts: Mapping[int, str] = SCRIPTS) -> None:
+    """Bring the tables up to date. Raises DamagedJournal for a journal of a newer version, or none at all."""
+    newest = max(scripts)
+    while (version := await _version(driver, place)) < newest:
+        bump = "update zerver_journal set version = version + 1 where version = ?"
+        parts = [part.strip() for part in script(dialect, version + 1, scripts).split(";") if part.strip()]
+        try:
+            await driver.transaction([Statement(bump, (version,), expect=1), *map(Statement, parts)])
+        except StatementError as error:
+            if error.code != "ROW_COUNT":  # else another process was first
+                raise
+    if version > newest:
+        raise DamagedJournal(
+            f"{place} is the journal of a newer Zerver (version {version}; this one knows {newest})\n"
+            "  run the newer Zerver, or give another journal"
+        )
+
+
+async def _version(driver: Driver, place: str) -> int:
+    try:
+        found = await driver.fetch(Statement("select version from zerver_journal"))
+    except StatementError as error:
+        raise not_ours(place) from error
+    version = found.rows[0][0] if len(found.rows) == 1 else None
+    if not isinstance(version, int):
+        raise not_ours(place)
+    return version
+
+
+def not_ours(place: str) -> DamagedJournal:
+    """The error for something else than a journal."""
+    return DamagedJournal(
+        f"{place} is no journal of Zerver's, and was left as it is\n  give another place for the journal"
+    )

@@ -1,0 +1,308 @@
+"""A journal in SQL, on any driver of the port: what SQLite and PostgreSQL have in common, which is nearly all.
+
+Law: one statement decides. Whether a page's lease holds is looked at by the statement that writes the page; that a run
+is given to one owner is decided by the update that gives it. Nothing is read first and believed later.
+
+What makes it right when a claim and a late page meet: SQLite has one writer at a time; in PostgreSQL the page holds the
+run's row (`for share`) until it is committed, and a claim skips rows that are held.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import trio
+
+from zerver.errors import (
+    ConnectionLost,
+    DamagedJournal,
+    DatabaseDown,
+    DriverError,
+    JournalError,
+    JournalUnavailable,
+    LeaseLost,
+    NotKeepable,
+    StatementError,
+)
+from zerver.journal.schema import Dialect
+from zerver.journal.scribe import Doubtful, Scribe, lease_lost
+from zerver.runtime.journal import (
+    UNRESOLVED,
+    Entry,
+    Journal,
+    JournalStatistics,
+    Notation,
+    Opening,
+    Page,
+    RunHead,
+    StoredRun,
+)
+from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement
+
+T = TypeVar("T")
+
+_HEAD: Final = (
+    "run_id, flow, version, tenant, priority, began, owner, label, parent, deadline, durability, "
+    "fence, status, zerver_plans.id, zerver_plans.plan, seq"
+)
+
+#: Errors of statements after which the same statement may pass: no room, no lock, no right to write just now.
+_PASSING: Final = (
+    *("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
+    *("SQLITE_NOMEM", "SQLITE_PROTOCOL", "08", "25006", "40", "53", "55P03", "57", "58"),
+)
+
+
+#: Errors of values that no column can hold.
+_VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "Unicode", "Overflow", "22", "54")
+
+#: Owners without runs are forgotten so long after their lease has lapsed.
+_FORGET_NS: Final = 86_400 * 10**9
+
+
+class SqlJournal(Journal):
+    """A journal on a driver. Made by `open_sqlite_journal` or `open_postgres_journal`, which have its scribe run.
+
+    patience: seconds after which a call to the database is taken to get no answer. wall_ns: for when runs have ended.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        dialect: Dialect,
+        notation: Notation,
+        *,
+        place: str,
+        patience: float = float("inf"),
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.scribe = Scribe(place, self._perform)
+        self._driver = driver
+        self._dialect = dialect
+        self._notation = notation
+        self._place = place
+        self._patience = patience
+        self._wall_ns = wall_ns
+        self._plans: set[str] = set()  # that are there for certain
+        self._claiming = trio.Lock()
+        self._claims: dict[str, str] = {}  # by owner: a claim of which nobody knows what it took
+
+    @property
+    def notation(self) -> Notation:
+        return self._notation
+
+    async def write(self, entry: Entry) -> None:
+        await self.scribe.write(entry)
+
+    def write_behind(self, entry: Entry) -> None:
+        self.scribe.write_behind(entry)
+
+    async def flush(self) -> None:
+        await self.scribe.flush()
+
+    def statistics(self) -> JournalStatistics:
+        return self.scribe.statistics()
+
+    # -- leases --
+
+    async def renew(self, owner: str, lease_seconds: float) -> None:
+        sql = (
+            f"insert into zerver_owners (name, boot, lapses) values (?, ?, {self._dialect.now()} + ?) "
+            "on conflict (name) do update set boot = excluded.boot, lapses = excluded.lapses"
+        )
+        await self._write(Statement(sql, (owner, self._dialect.boot, int(lease_seconds * 1e9))))
+
+    async def claim(self, owner: str, count: int) -> list[StoredRun]:
+        async with self._claiming:
+            token = self._claims.setdefault(owner, secrets.token_hex(8))
+            lapsed = (
+                "select seq from zerver_runs r where status = '' and owner <> ? and not exists "
+                "(select 1 from zerver_owners o where o.name = r.owner and o.boot = ? "
+                f"and o.lapses > {self._dialect.now()}) order by seq limit ? {self._dialect.take}"
+            )
+            take = f"update zerver_runs set owner = ?, fence = fence + 1, claim = ? where seq in ({lapsed})"
+            await self._write(Statement(take, (owner, token, owner, self._dialect.boot, count)))
+            runs = await self._runs("claim = ? and owner = ? and status = ''", (token, owner))
+            del self._claims[owner]
+            return runs
+
+    # -- looking --
+
+    async def read(self, run_id: str) -> StoredRun | None:
+        found = await self._runs("run_id = ?", (run_id,))
+        return found[0] if found else None
+
+    async def tallies(self) -> Mapping[str, int]:
+        found = await self._fetch(Statement("select status, count(*) from zerver_runs group by status"))
+        return {str(status): _number(count) for status, count in found.rows}
+
+    async def prune(self, ended_before_unix_ns: int, count: int = 200) -> int:
+        old = "select seq from zerver_runs where ended is not null and ended < ? and status <> ? order by ended limit ?"
+        runs = Statement(f"delete from zerver_runs where seq in ({old})", (ended_before_unix_ns, UNRESOLVED, count))
+        owners = Statement(
+            f"delete from zerver_owners where (boot <> ? or lapses < {self._dialect.now()} - ?) and not exists "
+            "(select 1 from zerver_runs r where r.owner = zerver_owners.name and r.status = '')",
+            (self._dialect.boot, _FORGET_NS),
+        )
+        deleted, _ = await self._asked(lambda: self._driver.transaction([runs, owners]))
+        return _count(deleted)
+
+    async def _runs(self, where: str, params: tuple[object, ...]) -> list[StoredRun]:
+        heads = await self._fetch(
+            Statement(
+                f"select {_HEAD} from zerver_runs join zerver_plans on zerver_plans.id = zerver_runs.plan "
+                f"where {where} order by seq",
+                params,
+            )
+        )
+        pages = await self._fetch(
+            Statement(
+                "select run, body from zerver_pages where run in "
+                f"(select seq from zerver_runs where {where}) order by run, first",
+                params,
+            )
+        )
+        lines: dict[object, list[bytes]] = {}
+        for run, body in pages.rows:
+            if not isinstance(body, bytes):
+                raise self._damaged("a page is no bytes")
+            lines.setdefault(run, []).extend(body.split(b"\n"))
+        return [self._stored(row, lines) for row in heads.rows]
+
+    def _stored(self, row: tuple[object, ...], lines: Mapping[object, list[bytes]]) -> StoredRun:
+        *head, fence, status, plan_id, plan, seq = row
+        if not all(isinstance(value, known) for value, known in zip(row, _TYPES, strict=True)):
+            raise self._damaged("a run has not the columns of one")
+        given: Any = dict(zip(_FIELDS, head, strict=True))
+        made: Any = StoredRun  # the types were looked at
+        run: StoredRun = made(RunHead(**given), fence, status, plan_id, plan, tuple(lines.get(seq, ())))
+        return run
+
+    # -- writing --
+
+    async def _perform(self, entries: Sequence[Entry], withdrawn: Sequence[Opening]) -> list[JournalError | None]:
+        """Write a batch in one transaction; one entry at a time, if one of them spoils it for the others."""
+        statements = [Statement(self._dialect.first)] if self._dialect.first else []
+        statements += [_withdrawal(opening) for opening in withdrawn]
+        plans: set[str] = set()
+        deciding: list[slice] = []
+        for entry in entries:
+            if isinstance(entry, Opening) and entry.plan_id not in self._plans | plans:
+                plans.add(entry.plan_id)
+                statements.append(Statement(_PLAN, (entry.plan_id, entry.plan)))
+            begin = len(statements)
+            statements += self._opening(entry) if isinstance(entry, Opening) else self._page(entry)
+            deciding.append(slice(begin, len(statements)))
+        try:
+            answers = await self._asked(lambda: self._driver.transaction(statements))
+        except (JournalUnavailable, LeaseLost):
+            raise
+        except JournalError as error:
+            if len(entries) == 1:
+                return [error]
+            return [outcome for entry in entries for outcome in await self._perform([entry], withdrawn)]
+        self._plans |= plans
+        held = [all(_count(answer) == 1 for answer in answers[those]) for those in deciding]
+        return [None if good else lease_lost(entry) for entry, good in zip(entries, held, strict=True)]
+
+    def _opening(self, opening: Opening) -> list[Statement]:
+        head = opening.head
+        values = (
+            *(head.run_id, opening.plan_id, head.flow, head.version, head.tenant, head.priority, head.label),
+            *(head.parent, head.durability, head.began_unix_ns, head.deadline_unix_ns, head.owner),
+        )
+        begun = [Statement(_RUN, (*values, head.owner))]
+        if opening.lines:
+            begun.append(self._lines(head.run_id, 1, 0, opening.lines, ""))
+        return begun
+
+    def _page(self, page: Page) -> list[Statement]:
+        written = []
+        if page.lines:
+            written.append(self._lines(page.run_id, page.fence, page.first, page.lines, page.status))
+        if page.status or not page.lines:
+            ended = self._wall_ns() if page.status else None
+            written.append(Statement(_END, (page.status, ended, page.run_id, page.fence, page.status)))
+        return written
+
+    def _lines(self, run_id: str, fence: int, first: int, lines: Sequence[bytes], status: str) -> Statement:
+        return Statement(
+            "insert into zerver_pages (run, first, body) select seq, ?, ? from zerver_runs r "
+            "where run_id = ? and fence = ? and (status = '' or status = ? and exists "
+            f"(select 1 from zerver_pages p where p.run = r.seq and p.first = ?)) {self._dialect.share} "
+            "on conflict (run, first) do update set body = excluded.body where zerver_pages.body = excluded.body",
+            (first, b"\n".join(lines), run_id, fence, status, first),
+        )
+
+    # -- the driver --
+
+    async def _fetch(self, statement: Statement) -> Rows:
+        return await self._asked(lambda: self._driver.fetch(statement))
+
+    async def _write(self, statement: Statement) -> Changed:
+        return await self._asked(lambda: self._driver.execute(statement))
+
+    async def _asked(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What the driver answers; its errors in the journal's words."""
+        with trio.move_on_after(self._patience):
+            try:
+                return await call()
+            except DatabaseDown as error:
+                raise JournalUnavailable(f"{self._place}: {error}", error.retry_after) from error
+            except ConnectionLost as error:
+                raise Doubtful(f"{self._place}: {error}") from error
+            except StatementError as error:
+                if error.code.startswith(_PASSING):
+                    raise JournalUnavailable(f"{self._place}: {error}") from error
+                if error.code.startswith(_VALUES):
+                    raise NotKeepable(f"{self._place}: {error}") from error
+                raise self._damaged(str(error)) from error
+            except DriverError as error:
+                raise JournalUnavailable(f"{self._place}: {error}") from error
+        raise Doubtful(f"{self._place} has not answered for {self._patience:g} s")
+
+    def _damaged(self, what: str) -> DamagedJournal:
+        return DamagedJournal(
+            f"{self._place} is damaged, or no journal any more: {what}\n"
+            "  restore it from a backup; or move it away and a new one is made, without the runs that are in it"
+        )
+
+
+_FIELDS: Final = (
+    *("run_id", "flow", "version", "tenant", "priority", "began_unix_ns", "owner", "label", "parent"),
+    *("deadline_unix_ns", "durability"),
+)
+_TYPES: Final[tuple[Any, ...]] = (
+    *(str, str, str, str, str, int, str, str, str, int | None, str),
+    *(int, str, str, bytes, int),
+)
+
+_PLAN: Final = "insert into zerver_plans (id, plan) values (?, ?) on conflict (id) do nothing"
+
+#: The second time it changes nothing, and counts as one row, if the run is as it was.
+_RUN: Final = (
+    "insert into zerver_runs (run_id, plan, flow, version, tenant, priority, label, parent, durability, began, "
+    "deadline, owner, fence) select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1 from zerver_owners where name = ? "
+    "on conflict (run_id) do update set fence = excluded.fence where zerver_runs.fence = 1 "
+    "and zerver_runs.owner = excluded.owner and zerver_runs.status = ''"
+)
+
+_END: Final = (
+    "update zerver_runs set status = ?, ended = coalesce(ended, ?) where run_id = ? and fence = ? and status in ('', ?)"
+)
+
+
+def _withdrawal(opening: Opening) -> Statement:
+    gone = "delete from zerver_runs where run_id = ? and owner = ? and fence = 1 and status = ''"
+    return Statement(gone, (opening.head.run_id, opening.head.owner))
+
+
+def _count(answer: Answer) -> int:
+    return answer.count if isinstance(answer, Changed) else len(answer.rows)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

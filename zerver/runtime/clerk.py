@@ -1,0 +1,169 @@
+"""The clerk: keeps a runtime's books. One lease for all its runs, what nobody waits for, and what is still owed.
+
+Law: whoever says that a worker lives is the worker itself: its own loop renews the lease, and a process that stands
+still loses its runs. The clerk decides nothing about a run; what it cannot write now it writes when the journal is
+back, and what it may not write any more it forgets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from zerver.core.flows import Flow
+from zerver.core.plan import Plan
+from zerver.errors import DefinitionError, InternalError, JournalError, JournalUnavailable, NotKeepable
+from zerver.runtime.book import PATIENCE, Book, Draft, Sheets
+from zerver.runtime.crash import crash_point
+from zerver.runtime.groups import open_body_nursery
+from zerver.runtime.interpreter import Interpreter
+from zerver.runtime.journal import Journal
+from zerver.runtime.live import Run
+
+#: Seconds that the records of "async" runs may gather before they are handed to the journal.
+GATHERS: Final = 0.05
+
+#: How many times per lease it is renewed: a renewal may fail twice, and the runs are still this worker's.
+RENEWALS: Final = 4
+
+
+class Clerk:
+    """The books of one runtime. owner: the lease's. lease: seconds. clock: the runtime's, nanoseconds."""
+
+    def __init__(self, journal: Journal, owner: str, lease: float, clock: Callable[[], int]) -> None:
+        self.journal = journal
+        self.owner = owner
+        self.lease = lease
+        self.clock = clock
+        self.refused = 0  # "async" runs with a value that could not be read again, and which are not in the journal
+        # The wall clock is looked at once: what is done to it while this process lives moves no deadline of a run.
+        self._unix = time.time_ns() - clock()
+        self._drafts: dict[Draft, None] = {}
+        self._owed: list[Sheets] = []
+        self._called = trio.Event()
+
+    def to_unix(self, at: int) -> int:
+        """Wall time (ns) of a time on the runtime's clock."""
+        return at + self._unix
+
+    def write_behind(self, draft: Draft) -> None:
+        """Write soon what the run has done, until it has ended."""
+        self._drafts[draft] = None
+        self._called.set()
+
+    def forget(self, draft: Draft) -> None:
+        """It has ended before it was written, and there is nothing in it that anybody would ask for."""
+        del self._drafts[draft]
+
+    def owe(self, sheets: Sheets) -> None:
+        """The run has ended, and the journal could not be told: tell it when it is back."""
+        self._owed.append(sheets)
+
+    async def renew(self) -> None:
+        """Say that this worker lives. Raises JournalUnavailable."""
+        crash_point("renew.before")
+        await self.journal.renew(self.owner, self.lease)
+        crash_point("renew.after")
+
+    async def keep_lease(self) -> None:
+        """Say so again and again; and when the journal answers, tell it what is owed to it."""
+        while True:
+            await trio.sleep(self.lease / RENEWALS)
+            with trio.move_on_after(self.lease / RENEWALS):
+                try:
+                    await self.renew()
+                    await self._pay()
+                except JournalUnavailable:
+                    continue
+
+    async def keep_drafts(self) -> None:
+        """Hand over what has gathered."""
+        while True:
+            await self._called.wait()
+            await trio.sleep(GATHERS)
+            self._hand_over()
+
+    async def close(self) -> None:
+        """Hand over the rest, and give up the lease: what is unfinished is for others."""
+        self._hand_over()
+        try:
+            await self.journal.flush()
+            await self._pay()
+            await self.journal.renew(self.owner, 0.0)
+        except JournalUnavailable:
+            return  # it finds out by itself that nobody renews
+
+    async def _pay(self) -> None:
+        while self._owed:
+            sheets = self._owed[0]
+            try:
+                await sheets.deliver(sheets.status)
+            except JournalUnavailable:
+                raise
+            except JournalError:  # the run is another's by now
+                pass
+            self._owed.remove(sheets)
+
+    def _hand_over(self) -> None:
+        for draft in list(self._drafts):
+            if draft.sheets is None:
+                draft.sheets = Sheets(self, draft.run, draft.plan)
+            sheets = draft.sheets
+            status = sheets.status
+            try:
+                while (entry := sheets.next(status)) is not None:
+                    self.journal.write_behind(entry)
+            except NotKeepable:
+                self.refused += 1
+                del self._drafts[draft]
+                continue
+            if status:
+                del self._drafts[draft]
+        if not self._drafts:
+            self._called = trio.Event()
+
+
+@asynccontextmanager
+async def open_clerk(journal: Journal, owner: str, lease: float, clock: Callable[[], int]) -> AsyncIterator[Clerk]:
+    """A clerk at work. Raises JournalUnavailable."""
+    clerk = Clerk(journal, owner, lease, clock)
+    await clerk.renew()
+    async with open_body_nursery() as nursery:
+        nursery.start_soon(clerk.keep_lease)
+        nursery.start_soon(clerk.keep_drafts)
+        try:
+            yield clerk
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE):
+                await clerk.close()
+
+
+def open_book(clerk: Clerk | None, run: Run, plan: Plan, interpreter: Interpreter) -> Book | Draft:
+    """The book of a durable run that begins. `check_durable` has been there before."""
+    if clerk is None:
+        raise InternalError(f"flow {run.flow.name!r} is durable, and was begun without a journal")
+    if run.flow.durability == "sync":
+        return Book(Sheets(clerk, run, plan), interpreter)
+    return Draft(clerk, run, plan, interpreter)
+
+
+def check_durable(flow: Flow, plan: Plan, journal: Journal | None) -> None:
+    """Raise DefinitionError when there is no journal that could keep the flow's runs."""
+    if flow.durability == "off":
+        return
+    where = f"flow {flow.name!r} has durability={flow.durability!r}"
+    if journal is None:
+        raise DefinitionError(
+            f"{where}, but there is no journal",
+            "give the runtime one: `open_runtime(app, journal=…)`, `zerver serve --journal sqlite:///shop.journal`",
+        )
+    if plan.secret and not journal.notation.keeps_secrets:
+        raise DefinitionError(
+            f"{where} and the secret slot {min(plan.secret)!r}, and the journal would keep it in the clear",
+            "open the journal with a cipher, or with keep_secrets=True",
+        )

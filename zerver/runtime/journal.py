@@ -1,0 +1,251 @@
+"""The journal port: where timelines are kept while their runs are under way, so that a run survives its process.
+
+Law: an acknowledged page is on the disk; a page is there whole or not at all; a run has one owner at a time, and what
+anybody else writes to it is refused. A journal keeps bytes and knows nothing of flows; its notation knows how records
+become lines, and is a port too, because rooms above this one know how values are written.
+
+    write(Opening)    the run is begun: its head, its plan, its first records
+    write(Page)       further records; with a status, its last ones: the run is over
+    write_behind      the same for durability "async": in order, soon, never waited for
+    claim, renew      leases: who may write to which run
+    read, prune, tallies, statistics
+
+A page is numbered by the place of its first line in the run. Writing the very same page again changes nothing, so that
+a caller who got JournalUnavailable, and cannot know whether it was written, just writes it again.
+
+Leases belong to owners, not to runs: a worker renews one row, however many runs it has (a million parked ones cost
+nothing). A run's fence is a number that grows with each claim; pages carry it, and one with an old fence is refused
+with LeaseLost. So a process that was stopped and goes on (SIGSTOP, a paused machine) is harmless: clocks only decide
+when somebody may take over, never who is right. Precedent: Kleppmann, "How to do distributed locking" (2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import attrs
+
+from zerver.core.plan import Plan
+from zerver.core.timeline import Record, Timeline
+
+#: How far a run survives: "off" not at all; "async" but for its last moments; "sync" whole.
+Durability: TypeAlias = Literal["off", "async", "sync"]
+
+#: The status of an ended run that has writes of which nobody can say that they are right: it is never pruned.
+UNRESOLVED = "unresolved"
+
+
+# ---- what is kept ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class RunHead:
+    """What a run is, beside its records.
+
+    began_unix_ns, deadline_unix_ns: wall time in nanoseconds, since a monotonic clock means nothing to the next
+    process; no deadline is None. owner: whose it is when it begins, as named in `renew`.
+    """
+
+    run_id: str
+    flow: str
+    version: str
+    tenant: str
+    priority: str
+    began_unix_ns: int
+    owner: str
+    label: str = ""
+    parent: str = ""
+    deadline_unix_ns: int | None = None
+    durability: Durability = "sync"
+
+
+def _lines(lines: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(lines)
+
+
+@attrs.frozen
+class Opening:
+    """The first entry of a run. Its fence is 1, and its lines are numbered from 0.
+
+    plan_id, plan: as the run's Pen has them; a plan is kept once for all runs of one flow version.
+    """
+
+    head: RunHead
+    plan_id: str
+    plan: bytes = attrs.field(repr=False)
+    lines: tuple[bytes, ...] = attrs.field(repr=False, converter=_lines)
+
+
+@attrs.frozen
+class Page:
+    """Further lines of a run; a line has no line break in it. first: the number of the first of them. status: of the
+    run's Ending, or UNRESOLVED, when these are its last lines; "" while it goes on.
+    """
+
+    run_id: str
+    fence: int
+    first: int
+    lines: tuple[bytes, ...] = attrs.field(repr=False, converter=_lines)
+    status: str = ""
+
+
+Entry: TypeAlias = Opening | Page
+
+
+@attrs.frozen
+class StoredRun:
+    """A run as the journal has it. head.owner: who has it now. status: "" while it is unfinished."""
+
+    head: RunHead
+    fence: int
+    status: str
+    plan_id: str
+    plan: bytes = attrs.field(repr=False)
+    lines: tuple[bytes, ...] = attrs.field(repr=False)
+
+
+@attrs.frozen
+class JournalStatistics:
+    """place: where it is, without passwords. Since it was opened: written entries, by `written_behind` those nobody
+    waited for; refused: entries whose lease was lost; dropped: entries that were to be written behind and never will
+    be. waiting: calls of `write` under way. behind: entries still to be written behind, behind_bytes of lines.
+    trouble: why it cannot be written now, "" while it can.
+    """
+
+    place: str
+    written: int
+    written_behind: int
+    refused: int
+    dropped: int
+    waiting: int
+    behind: int
+    behind_bytes: int
+    trouble: str
+
+
+# ---- how records are written ----------------------------------------------------------------
+
+
+class Pen(Protocol):
+    """Writes one run, a few records at a time. plan_id, plan: for the Opening.
+
+    count: how many lines it has written so far, those of an earlier owner included: `Page.first` of the next ones.
+    """
+
+    @property
+    def plan_id(self) -> str: ...
+
+    @property
+    def plan(self) -> bytes: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def lines(self, records: Sequence[Record]) -> list[bytes]:
+        """One line for each of these records, which follow those that were written before.
+
+        Raises NotKeepable for a value that a replay needs and that could not be read again; the pen is as it was then.
+        """
+        ...
+
+
+class Reader(Protocol):
+    """Reads runs of known code."""
+
+    def read(self, run: StoredRun) -> Timeline:
+        """The run's timeline, as far as it was written; nodes, calls and entries in it are inert.
+
+        Raises DamagedJournal when the lines are not what was written, or are of a version that is not known here.
+        """
+        ...
+
+
+class Notation(Protocol):
+    """How records become lines, and lines records.
+
+    keeps_secrets: whether a run may have values of secret slots: they are encrypted, or whoever opened the journal
+    has said that they may be kept in the clear. Flows that have such slots are refused otherwise.
+    """
+
+    @property
+    def keeps_secrets(self) -> bool: ...
+
+    def pen(self, timeline: Timeline, plan: Plan, after: StoredRun | None = None) -> Pen:
+        """A pen for a run. plan: its first one, of the live flow. after: the run, as it was claimed, when this process
+        goes on with it; calls, entries and nodes that stand in its lines are known again, by what they are.
+
+        Raises DamagedJournal as `Reader.read` does.
+        """
+        ...
+
+    def reader(self, *code: Any) -> Reader:
+        """What reads runs. code: apps, flows and classes whose values are to be their own types again."""
+        ...
+
+
+# ---- the port -------------------------------------------------------------------------------
+
+
+class Journal(Protocol):
+    """A journal, open. Any number of tasks may use it at once, and any number of processes may open the same one.
+
+    Every async verb is a checkpoint. It raises JournalUnavailable while the journal cannot be reached or written, and
+    DamagedJournal when it is not what was written. A call that raises Cancelled has not happened; a cancellation that
+    comes too late to stop it has no effect there.
+    """
+
+    @property
+    def notation(self) -> Notation: ...
+
+    async def write(self, entry: Entry) -> None:
+        """Write an entry; it is on the disk when this returns. Many callers share one fsync.
+
+        Entries of the run that were to be written behind come before it. An Opening that raises has not begun the run:
+        should it have been written all the same, it is withdrawn.
+
+        Raises LeaseLost when another owner has the run, it has ended, or the owner in the Opening has not renewed yet.
+        """
+        ...
+
+    def write_behind(self, entry: Entry) -> None:
+        """Write an entry soon, in the order of the calls; what a crash can take along is bounded by an interval.
+
+        Raises nothing: an entry that cannot be written is tried again, and dropped, and counted, only when the lease
+        is lost or too much waits; further entries of that run are dropped with it, so that what is kept has no hole.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Wait until all that was to be written behind is on the disk, or dropped."""
+        ...
+
+    async def renew(self, owner: str, lease_seconds: float) -> None:
+        """An owner lives, and has its runs for so long from now; to be called before its first run, and then some
+        times per lease. 0.0 gives them up at once: for a worker that ends, or of which somebody knows that it has.
+        """
+        ...
+
+    async def claim(self, owner: str, count: int) -> list[StoredRun]:
+        """Unfinished runs whose owner's lease has lapsed become this owner's, the oldest first, each with a new fence.
+
+        No run is given to two callers; a call that was cancelled, or lost its answer, gives what it took to the next.
+        """
+        ...
+
+    async def read(self, run_id: str) -> StoredRun | None:
+        """The run of this id; None when there is none."""
+        ...
+
+    async def prune(self, ended_before_unix_ns: int, count: int = 200) -> int:
+        """Delete runs that ended before then (wall time), the oldest first, `count` at most. How many.
+
+        Unfinished runs and those that ended unresolved stay.
+        """
+        ...
+
+    async def tallies(self) -> Mapping[str, int]:
+        """How many runs there are, by status; "" are the unfinished ones."""
+        ...
+
+    def statistics(self) -> JournalStatistics: ...
