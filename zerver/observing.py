@@ -89,7 +89,8 @@ async def open_observing(
     trace, hidden = settings.trace, Hidden(settings.trace.hide)
     metrics = Metrics(tenants=settings.metrics.tenants) if settings.metrics.on else None
     budget = None if trace.slow_ms is None else trace.slow_ms / 1e3
-    keeper = _OneVerdict(Keeping(sample=trace.sample, budget=budget))
+    keeping = Keeping(sample=trace.sample, budget=budget)
+    keeper = _OneVerdict(keeping) if settings.otel.endpoint else Keeper(keeping)
     on_defect, writer = log_defect, None
     listeners: list[Listener] = [] if metrics is None else [metrics]
     async with AsyncExitStack() as stack:
@@ -162,6 +163,11 @@ class _OneVerdict(Keeper):
     def __init__(self, keeping: Keeping) -> None:
         super().__init__(keeping)
         self._said: OrderedDict[str, Kept | None] = OrderedDict()
+
+    def choose(self, results: Sequence[Result]) -> list[tuple[Result, Kept]]:
+        """One by one: whoever asks next will ask so."""
+        judged = [(result, self.decide(result)) for result in results]
+        return [(result, kept) for result, kept in judged if kept is not None]
 
     def decide(self, result: Result) -> Kept | None:
         if result.run_id in self._said:

@@ -248,6 +248,9 @@ def stored(count: int, rounds: int) -> Figures:
             "list the newest 50": lambda: _search(path, None),
             "list the failed ones of a route": lambda: _search(path, Filter(route="steps", failed=True)),
             "list those of a tenant over 5 ms": lambda: _search(path, Filter(tenant="t7", slower_than_ns=5_000_000)),
+            "those of a route and a tenant": lambda: _search(path, Filter(route="steps", tenant="t7")),
+            "of a route and a tenant, none": lambda: _search(path, Filter(route="steps", tenant="nobody")),
+            "those of a status that none has": lambda: _search(path, Filter(status="defect")),
             "open one by the beginning of its id": lambda: _open(path, ids[len(ids) // 3][4:16]),
         }
         took = {name: [_milliseconds(ask) for _ in range(max(3, rounds))] for name, ask in asked.items()}

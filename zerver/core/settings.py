@@ -89,7 +89,7 @@ class TraceSettings:
         units.at_least(units.SECONDS, 1.0), 7 * 86400.0, "How long a run is kept at most.", "ZERVER_TRACE_MOST_AGE"
     )
     sample: float = _setting(
-        units.SHARE, 0.01, "Which share of the runs without any trouble is kept.", "ZERVER_TRACE_SAMPLE"
+        units.SHARE, 0.001, "Which share of the runs without any trouble is kept.", "ZERVER_TRACE_SAMPLE"
     )
     slow_ms: float | None = _setting(
         units.at_least(units.MILLISECONDS, 1.0),

@@ -2,24 +2,38 @@
 
 Law: adding a run costs the same whatever the ring holds, and the ring holds no more than it was told to: so many runs,
 and about so many records. The oldest goes first. Nothing is copied and nothing formatted until somebody asks.
+
+Of runs that are alike, it takes no more than a hundred a second of each route, once they would have filled it. Else
+10,000 requests a second would be a ring of the last tenth of a second, in which nobody finds the failure of a minute
+ago; and each would be made in memory that the processor has not seen for a thousand runs, which costs more than its
+records do.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import attrs
 
+from zerver.core.quotas import Bucket
 from zerver.core.timeline import Status
 from zerver.runtime import Result
+from zerver.trace.batch import Alike, Batch
 
+#: Runs a second, of those of one route that are alike.
+ALIKE: Final = 100.0
+
+_MOST_ROUTES: Final = 1_000  # strangers may invent methods, which are part of some routes' labels
 _PREFIX = 6
 
 
 @attrs.frozen
 class RingStatistics:
-    """runs, records: held now. added, dropped: since the start. failed: those of added that were not done."""
+    """runs, records: held now. added: since the start, and of these dropped: pushed out, or passed over since they were
+    like others. failed: those of added that were not done.
+    """
 
     runs: int
     records: int
@@ -41,9 +55,21 @@ class Ring:
         self._most_records = records
         self._runs: OrderedDict[str, Result] = OrderedDict()
         self._records = self._added = self._dropped = self._failed = 0
+        self._buckets: dict[str, Bucket] = {}
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def take(self, results: Sequence[Result]) -> Sequence[Result]:
+        """Keep runs that have ended, but not all that are alike of many. Which of them are kept."""
+        batch = Batch.of(results)
+        passed = {id(run) for group in batch.alike for run in self._passed_over(group)}
+        kept = [result for result in batch if id(result) not in passed] if passed else batch
+        for result in kept:
+            self.add(result)
+        self._added += len(passed)
+        self._dropped += len(passed)
+        return kept
 
     def add(self, result: Result) -> None:
         """Keep a run that has ended. Constant time, amortized over the runs it pushes out."""
@@ -105,6 +131,19 @@ class Ring:
 
     def statistics(self) -> RingStatistics:
         return RingStatistics(len(self._runs), self._records, self._added, self._dropped, self._failed)
+
+    def _passed_over(self, group: Alike) -> Sequence[Result]:
+        """Those for which there is no room."""
+        now, route = group.ended, group.route
+        bucket = self._buckets.get(route)
+        if bucket is None:
+            if len(self._buckets) >= _MOST_ROUTES:
+                self._buckets.clear()
+            bucket = self._buckets[route] = Bucket(ALIKE, max(ALIKE, self._capacity), now)
+        for place in range(len(group.runs)):
+            if not bucket.take(now):
+                return group.runs[place:]
+        return ()
 
     def _newest(self) -> Iterator[Result]:
         return reversed(self._runs.values())

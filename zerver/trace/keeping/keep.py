@@ -78,7 +78,7 @@ class Keeping:
     DefinitionError for what makes no sense.
     """
 
-    sample: float = attrs.field(default=0.01, validator=_share)
+    sample: float = attrs.field(default=0.001, validator=_share)
     beyond: float = attrs.field(default=0.05, validator=_share)
     unresolved: float = attrs.field(default=100.0, validator=_rate)
     errors: float = attrs.field(default=20.0, validator=_rate)

@@ -41,6 +41,7 @@ from zerver.trace.recorder import WallClock
 from zerver.trace.recording import Recording, encode_run
 from zerver.trace.summary import Summary, summarize
 
+GATHER_SECONDS: Final = 0.25  # for which runs come together: a transaction costs as much as writing several of them
 SLICE_SECONDS: Final = 0.002  # of the loop at once …
 REST: Final = 4.0  # … and then none for so many times as long
 MOST_PENDING: Final = 2_000  # runs that wait to be encoded
@@ -94,10 +95,7 @@ class TraceWriter:
     def take(self, results: Sequence[Result], /) -> None:
         """Choose which of these are kept. The rest is done later, and elsewhere."""
         wall = WallClock()
-        for result in results:
-            kept = self._keeper.decide(result)
-            if kept is None:
-                continue
+        for result, kept in self._keeper.choose(results):
             if len(self._pending) >= MOST_PENDING:
                 self._overrun += 1
                 continue
@@ -122,6 +120,7 @@ class TraceWriter:
         """Encode what was chosen, a little at a time, until cancelled."""
         while True:
             await self._wake.wait()
+            await trio.sleep(GATHER_SECONDS)
             self._wake = trio.Event()
             while self._pending:
                 began = time.perf_counter()
