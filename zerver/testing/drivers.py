@@ -23,6 +23,7 @@ import trio
 from zerver.errors import ConnectionLost, DriverClosed, DriverError, StatementError
 from zerver.runtime.groups import bare
 from zerver.sql.driver import Changed, Driver, DriverStatistics, Rows, Statement
+from zerver.testing.laws import Laws, require
 
 # It never ends by itself; valid in SQLite and in PostgreSQL.
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n where i < 0"
@@ -45,7 +46,7 @@ async def check_driver(
     is written, counted from 1. persistent: open_driver opens the same database each time. patience: seconds
     after which a law is taken to hang.
     """
-    for name, law in LAWS:
+    for name, law in _law:
         try:
             with trio.fail_after(patience):
                 async with open_driver() as driver:
@@ -101,25 +102,11 @@ class _Case:
         return [row[0] for row in answer.rows]
 
 
-Law: TypeAlias = Callable[[_Case], Awaitable[None]]
 Call: TypeAlias = Callable[[], Awaitable[object]]
-LAWS: list[tuple[str, Law]] = []
-
-
-def _law(name: str) -> Callable[[Law], Law]:
-    def register(law: Law) -> Law:
-        LAWS.append((name, law))
-        return law
-
-    return register
+_law = LAWS = Laws[_Case]()
 
 
 CANCELLED = "trio.Cancelled"  # what came of a call that raised it
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
 
 
 async def _outcome(call: Call) -> object:
@@ -191,11 +178,11 @@ async def _values(case: _Case) -> None:
     for key, (column, value) in enumerate(samples):
         await case.driver.execute(case.statement(f"insert into zerver_check (id, {column}) values (?, ?)", key, value))
         answer = await case.driver.fetch(case.statement(f"select {column} from zerver_check where id = ?", key))
-        _require(answer.columns == (column,), f"the columns are {answer.columns!r}, not {(column,)!r}")
+        require(answer.columns == (column,), f"the columns are {answer.columns!r}, not {(column,)!r}")
         ((back,),) = answer.rows
         same = back == value and (isinstance(value, bool) or type(back) is type(value))
         as_text = value is moment and back == moment.isoformat()
-        _require(same or as_text, f"{value!r} came back as {back!r}")
+        require(same or as_text, f"{value!r} came back as {back!r}")
 
 
 @_law("a value that cannot be stored is a StatementError")
@@ -203,7 +190,7 @@ async def _impossible_values(case: _Case) -> None:
     insert = "insert into zerver_check (id, amount) values (1, ?)"
     for value in (2**63, -(2**63) - 1, 10**40, object()):
         await _statement_error(case.driver.execute(case.statement(insert, value)), f"storing {value!r}")
-    _require(await case.keys() == [], "something was stored all the same")
+    require(await case.keys() == [], "something was stored all the same")
 
 
 @_law("a write tells how many rows it changed")
@@ -216,15 +203,15 @@ async def _counts(case: _Case) -> None:
     ]
     for statement, count in due:
         changed = await case.driver.execute(statement)
-        _require(changed.count == count, f"{statement.sql!r} changed {count} rows and gave {changed!r}")
+        require(changed.count == count, f"{statement.sql!r} changed {count} rows and gave {changed!r}")
 
 
 @_law("returning answers with rows, and is committed")
 async def _returning(case: _Case) -> None:
     sql = "insert into zerver_check (id, label) values (?, ?) returning id, label"
     answer = await case.driver.execute_returning(case.statement(sql, 7, "x"))
-    _require(answer == Rows(("id", "label"), [(7, "x")]), f"it answered {answer!r}")
-    _require(await case.keys() == [7], "the row is not there")
+    require(answer == Rows(("id", "label"), [(7, "x")]), f"it answered {answer!r}")
+    require(await case.keys() == [7], "the row is not there")
 
 
 @_law("each verb gives one shape, and a statement of the other shape is refused and undone")
@@ -234,7 +221,7 @@ async def _shapes(case: _Case) -> None:
     await _statement_error(case.driver.execute_returning(case.insert(2)), "execute_returning() without rows")
     await _statement_error(case.driver.fetch(case.insert(3)), "fetch() of a write")
     await _statement_error(case.driver.fetch(case.statement(sql)), "fetch() of a write that returns")
-    _require(await case.keys() == [], "a refused statement took effect")
+    require(await case.keys() == [], "a refused statement took effect")
 
 
 # ---- transactions and visibility ------------------------------------------------------------------
@@ -244,12 +231,12 @@ async def _shapes(case: _Case) -> None:
 async def _atomicity(case: _Case) -> None:
     count = case.statement("select count(*) from zerver_check")
     one, rows, two = await case.driver.transaction([case.insert(1), count, case.insert(2)])
-    _require([type(answer) for answer in (one, two)] == [Changed] * 2, f"the writes gave {one!r} and {two!r}")
-    _require(isinstance(rows, Rows) and rows.rows == [(1,)], f"a select after one insert gave {rows!r}")
+    require([type(answer) for answer in (one, two)] == [Changed] * 2, f"the writes gave {one!r} and {two!r}")
+    require(isinstance(rows, Rows) and rows.rows == [(1,)], f"a select after one insert gave {rows!r}")
     for bad in (case.insert(1), case.statement("select * from zerver_no_such_table")):
         for statements in ([bad, case.insert(8)], [case.insert(8), bad], [case.insert(8), bad, case.insert(9)]):
             await _statement_error(case.driver.transaction(statements), "a transaction with a bad statement")
-            _require(await case.keys() == [1, 2], "part of a failed transaction was done")
+            require(await case.keys() == [1, 2], "part of a failed transaction was done")
 
 
 @_law("an expected number of rows is kept, or nothing is done")
@@ -266,9 +253,9 @@ async def _expect(case: _Case) -> None:
     ]
     for call in calls:
         error = await _statement_error(call(), "a wrong number of rows")
-        _require(error.code == "ROW_COUNT", f'the code of {error!r} is {error.code!r}, not "ROW_COUNT"')
+        require(error.code == "ROW_COUNT", f'the code of {error!r} is {error.code!r}, not "ROW_COUNT"')
     rows = (await case.driver.fetch(case.statement("select id, label from zerver_check"))).rows
-    _require(rows == [(1, "seen")], f"something was done: {rows!r}")
+    require(rows == [(1, "seen")], f"something was done: {rows!r}")
 
 
 @_law("an acknowledged write is seen by every later read")
@@ -276,7 +263,7 @@ async def _read_your_writes(case: _Case) -> None:
     for key in range(50):
         await case.driver.execute(case.insert(key))
         seen = await _at_once([case.keys] * 3)
-        _require(seen == [list(range(key + 1))] * 3, f"after {key + 1} writes reads saw {seen!r}")
+        require(seen == [list(range(key + 1))] * 3, f"after {key + 1} writes reads saw {seen!r}")
 
 
 @_law("an acknowledged write is committed: another driver sees it, and so does the next one")
@@ -287,16 +274,16 @@ async def _committed(case: _Case) -> None:
         for key in range(20):
             await case.driver.execute(case.insert(key))
             seen = await case.keys(other)
-            _require(seen == list(range(key + 1)), f"after {key + 1} writes another driver saw {seen!r}")
+            require(seen == list(range(key + 1)), f"after {key + 1} writes another driver saw {seen!r}")
     async with case.open_driver() as later:
-        _require(await case.keys(later) == list(range(20)), "writes were lost when a driver was closed")
+        require(await case.keys(later) == list(range(20)), "writes were lost when a driver was closed")
 
 
 @_law(f"{WRITERS} writers at once: each write happens exactly once")
 async def _concurrency(case: _Case) -> None:
     outcomes = await _each(case.driver.execute, [case.insert(key) for key in range(WRITERS)])
-    _require(all(isinstance(outcome, Changed) for outcome in outcomes), f"they gave {set(map(repr, outcomes))}")
-    _require(await case.keys() == list(range(WRITERS)), "rows are missing, or there twice")
+    require(all(isinstance(outcome, Changed) for outcome in outcomes), f"they gave {set(map(repr, outcomes))}")
+    require(await case.keys() == list(range(WRITERS)), "rows are missing, or there twice")
 
 
 @_law("a bad statement fails alone: its neighbours are unharmed")
@@ -306,9 +293,9 @@ async def _neighbours(case: _Case) -> None:
     statements = [bad[key % 3] if key % 5 == 0 else case.insert(key) for key in range(WRITERS)]
     for key, outcome in enumerate(await _each(case.driver.execute, statements)):
         due = StatementError if key % 5 == 0 else Changed
-        _require(isinstance(outcome, due), f"statement {key} gave {outcome!r}; {due.__name__} was due")
+        require(isinstance(outcome, due), f"statement {key} gave {outcome!r}; {due.__name__} was due")
     good = [key for key in range(WRITERS) if key % 5]
-    _require(await case.keys() == [-1, *good], "rows of good neighbours are missing")
+    require(await case.keys() == [-1, *good], "rows of good neighbours are missing")
 
 
 # ---- what is refused --------------------------------------------------------------------------------
@@ -327,8 +314,8 @@ async def _errors(case: _Case) -> None:
     }
     for what, statement in wrong.items():
         error = await _statement_error(case.driver.execute(statement), what)
-        _require(bool(error.code), f"{what} has no code: {error!r}")
-        _require(await case.keys() == [1], f"after {what} the table has changed")
+        require(bool(error.code), f"{what} has no code: {error!r}")
+        require(await case.keys() == [1], f"after {what} the table has changed")
 
 
 @_law("transactions are the driver's: begin, commit and their kin, and several statements, are refused")
@@ -339,7 +326,7 @@ async def _refused(case: _Case) -> None:
             await _statement_error(verb(case.statement(sql)), f"{sql!r}")
         await _statement_error(case.driver.transaction([case.insert(1), case.statement(sql)]), f"{sql!r}")
     await case.driver.execute(case.insert(2))
-    _require(await case.keys() == [2], "a refused statement left something behind")
+    require(await case.keys() == [2], "a refused statement left something behind")
 
 
 # ---- statistics, cancellation, closing ----------------------------------------------------------------
@@ -348,7 +335,7 @@ async def _refused(case: _Case) -> None:
 @_law("statistics add up: each call is counted once, and at rest nothing is under way")
 async def _statistics(case: _Case) -> None:
     before = case.driver.statistics()
-    _require((before.waiting, before.running) == (0, 0), f"at rest: {before!r}")
+    require((before.waiting, before.running) == (0, 0), f"at rest: {before!r}")
     await _each(case.driver.fetch, [case.statement("select 1")] * 3)
     await case.driver.execute(case.insert(1))
     await case.driver.execute_returning(case.statement("insert into zerver_check (id) values (2) returning id"))
@@ -362,9 +349,9 @@ async def _statistics(case: _Case) -> None:
 def _counted(before: DriverStatistics, after: DriverStatistics, **due: int) -> None:
     for what, number in due.items():
         counted = getattr(after, what) - getattr(before, what)
-        _require(counted == number, f"{number} {what} were counted as {counted}")
-    _require(0 < after.commits - before.commits <= due["writes"], f"{due['writes']} writes do not fit {after!r}")
-    _require((after.waiting, after.running) == (0, 0), f"at rest: {after!r}")
+        require(counted == number, f"{number} {what} were counted as {counted}")
+    require(0 < after.commits - before.commits <= due["writes"], f"{due['writes']} writes do not fit {after!r}")
+    require((after.waiting, after.running) == (0, 0), f"at rest: {after!r}")
 
 
 @_law("every verb is a checkpoint, and does nothing in a scope that is cancelled already")
@@ -381,18 +368,18 @@ async def _checkpoints(case: _Case) -> None:
         with trio.CancelScope() as scope:
             scope.cancel()
             await call()
-        _require(scope.cancelled_caught, "a call in a cancelled scope returned")
-    _require(await case.keys() == [], "a call in a cancelled scope took effect")
+        require(scope.cancelled_caught, "a call in a cancelled scope returned")
+    require(await case.keys() == [], "a call in a cancelled scope took effect")
 
 
 @_law("a cancelled read is stopped, and the driver stays usable")
 async def _cancelled_read(case: _Case) -> None:
     for _ in range(10):
         outcome = await _cancelled_when(partial(case.driver.fetch, case.slow_select()), case.is_running)
-        _require(outcome is CANCELLED, f"it gave {outcome!r}")
-        _require(await case.keys() == [], "a later read is wrong")
+        require(outcome is CANCELLED, f"it gave {outcome!r}")
+        require(await case.keys() == [], "a later read is wrong")
     outcomes = await _at_once([case.keys] * 20)
-    _require(outcomes == [[]] * 20, f"later reads are wrong: {outcomes!r}")
+    require(outcomes == [[]] * 20, f"later reads are wrong: {outcomes!r}")
 
 
 @_law("a cancelled write is stopped and undone, and its neighbours are unharmed")
@@ -407,9 +394,9 @@ async def _cancelled_write(case: _Case) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(neighbours, range(first, first + 10))
             outcome = await _cancelled_when(partial(case.driver.transaction, slow), case.is_running)
-        _require(outcome is CANCELLED, f"it gave {outcome!r}")
-    _require(all(isinstance(outcome, Changed) for outcome in outcomes), f"neighbours gave {outcomes!r}")
-    _require(await case.keys() == list(range(50)), "its rows are there, or a neighbour's are not")
+        require(outcome is CANCELLED, f"it gave {outcome!r}")
+    require(all(isinstance(outcome, Changed) for outcome in outcomes), f"neighbours gave {outcomes!r}")
+    require(await case.keys() == list(range(50)), "its rows are there, or a neighbour's are not")
 
 
 @_law("a write cancelled at any moment has happened if it returned, and has not if it raised Cancelled")
@@ -420,9 +407,9 @@ async def _cancelled_anywhere(case: _Case) -> None:
         outcome = await _cancelled_when(call, lambda steps=steps: next(steps, None) is None)  # type: ignore[misc]  # mypy cannot type a lambda that binds its loop's variable
         if isinstance(outcome, ConnectionLost):  # across a network nobody may know, and this says so
             continue
-        _require(outcome is CANCELLED or isinstance(outcome, Changed), f"it gave {outcome!r}")
+        require(outcome is CANCELLED or isinstance(outcome, Changed), f"it gave {outcome!r}")
         there = key in await case.keys()
-        _require(there == (outcome is not CANCELLED), f"it gave {outcome!r}, and the row's being there is {there}")
+        require(there == (outcome is not CANCELLED), f"it gave {outcome!r}, and the row's being there is {there}")
 
 
 @_law("a call that waits its turn can be cancelled")
@@ -435,7 +422,7 @@ async def _cancelled_in_the_queue(case: _Case) -> None:
         nursery.start_soon(case.driver.execute, case.slow_insert(1))
         outcome = await _cancelled_when(partial(case.driver.execute, case.insert(2)), both_are_in)
         nursery.cancel_scope.cancel()
-    _require(await case.keys() == ([] if outcome is CANCELLED else [2]), f"it gave {outcome!r}")
+    require(await case.keys() == ([] if outcome is CANCELLED else [2]), f"it gave {outcome!r}")
 
 
 @_law("a closed driver raises DriverClosed")
@@ -449,7 +436,7 @@ async def _closed(case: _Case) -> None:
         partial(driver.transaction, [case.insert(1)]),
     ]
     for outcome in await _at_once(calls):
-        _require(isinstance(outcome, DriverClosed), f"it gave {outcome!r}")
+        require(isinstance(outcome, DriverClosed), f"it gave {outcome!r}")
 
 
 @_law("closing ends every call under way; nobody hangs")
@@ -466,7 +453,7 @@ async def _closed_in_flight(case: _Case) -> None:
         while driver.statistics().running == 0:
             await trio.lowlevel.checkpoint()
     for outcome in outcomes:
-        _require(isinstance(outcome, Changed | DriverError), f"a call in flight gave {outcome!r}")
+        require(isinstance(outcome, Changed | DriverError), f"a call in flight gave {outcome!r}")
 
 
 @_law("nothing leaks: tasks, threads and files are as before")
@@ -483,9 +470,7 @@ async def _leaks(case: _Case) -> None:
         await use()
     after = _held()
     for what, number in before.items():
-        _require(
-            after[what] <= number, f"{what}: {number} before, {after[what]} after 5 drivers were opened and closed"
-        )
+        require(after[what] <= number, f"{what}: {number} before, {after[what]} after 5 drivers were opened and closed")
 
 
 def _held() -> dict[str, int]:

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import count
-from typing import TypeAlias
 
 import attrs
 import trio
@@ -22,6 +21,7 @@ import trio
 from zerver.errors import JournalUnavailable, LeaseLost
 from zerver.runtime.groups import bare
 from zerver.runtime.journal import UNRESOLVED, Entry, Journal, Opening, Page, RunHead, StoredRun
+from zerver.testing.laws import Laws, require
 
 #: Tasks that use the journal at once.
 _AT_ONCE = 50
@@ -42,7 +42,7 @@ async def check_journal(
     and is left with what the laws wrote; give one of the test's own. patience: seconds after which a law is taken to
     hang.
     """
-    for name, law in LAWS:
+    for name, law in _law:
         try:
             with trio.fail_after(patience):
                 async with open_journal() as journal:
@@ -103,21 +103,7 @@ class _Case:
                 await self.journal.write(Page(run.head.run_id, run.fence, len(run.lines), (), "cancelled"))
 
 
-Law: TypeAlias = Callable[[_Case], Awaitable[None]]
-LAWS: list[tuple[str, Law]] = []
-
-
-def _law(name: str) -> Callable[[Law], Law]:
-    def register(law: Law) -> Law:
-        LAWS.append((name, law))
-        return law
-
-    return register
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
+_law = Laws[_Case]()
 
 
 async def _refused(journal: Journal, entry: Entry, what: str) -> None:
@@ -165,8 +151,8 @@ async def _comes_back(case: _Case) -> None:
     async with case.open_journal() as other:
         for journal in (case.journal, other):
             found = await case.run(head.run_id, journal)
-            _require(found == due, f"it came back as {found!r}, {found.lines!r}")
-        _require(await other.read(_name("run")) is None, "a run that was never written is there")
+            require(found == due, f"it came back as {found!r}, {found.lines!r}")
+        require(await other.read(_name("run")) is None, "a run that was never written is there")
 
 
 @_law("pages are in the order of their numbers, however many lines each has")
@@ -178,7 +164,7 @@ async def _order(case: _Case) -> None:
     for size in (1, 7, 2, 20, 1, 26):
         await case.journal.write(Page(run_id, 1, at, due[at : at + size]))
         at += size
-    _require(await case.lines(run_id) == tuple(due), "the lines are in another order")
+    require(await case.lines(run_id) == tuple(due), "the lines are in another order")
 
 
 @_law("an entry that is written again changes nothing; another one in its place is refused")
@@ -192,7 +178,7 @@ async def _again(case: _Case) -> None:
     await _refused(case.journal, Page(run_id, 1, 2, [b"other"]), "another page in the place of one")
     await _refused(case.journal, attrs.evolve(opening, head=attrs.evolve(opening.head, owner=_name("x"))), "a taken id")
     found = await case.run(run_id)
-    _require(found.lines == (b"0", b"1", b"2", b"3") and found.status == "done", f"it is {found!r}, {found.lines!r}")
+    require(found.lines == (b"0", b"1", b"2", b"3") and found.status == "done", f"it is {found!r}, {found.lines!r}")
 
 
 @_law("a run that has ended takes no further page")
@@ -202,7 +188,7 @@ async def _ended(case: _Case) -> None:
     for page in (Page(run_id, 1, 2, [b"2"]), Page(run_id, 1, 2, [b"2"], "failed"), Page(run_id, 1, 2, (), "done")):
         await _refused(case.journal, page, f"{page} of a run that had failed")
     found = await case.run(run_id)
-    _require((found.status, found.lines) == ("failed", (b"0", b"1")), f"it is {found!r}, {found.lines!r}")
+    require((found.status, found.lines) == ("failed", (b"0", b"1")), f"it is {found!r}, {found.lines!r}")
 
 
 @_law(f"{_AT_ONCE} runs at once: each line is there once, in order")
@@ -223,7 +209,7 @@ async def _at_once(case: _Case) -> None:
         for run_id in ids:
             found = await case.run(run_id, other)
             due = tuple(b"%d" % number for number in range(6))
-            _require((found.lines, found.status) == (due, "done"), f"run {run_id} has {found.lines!r}")
+            require((found.lines, found.status) == (due, "done"), f"run {run_id} has {found.lines!r}")
 
 
 @_law("an entry that is refused takes none of its neighbours with it")
@@ -241,10 +227,10 @@ async def _neighbours(case: _Case) -> None:
     async with trio.open_nursery() as nursery:
         for place in range(len(ids)):
             nursery.start_soon(one, place)
-    _require(sorted(refused) == sorted(ids[::3]), f"{len(refused)} pages were refused; {len(ids[::3])} were due")
+    require(sorted(refused) == sorted(ids[::3]), f"{len(refused)} pages were refused; {len(ids[::3])} were due")
     for place, run_id in enumerate(ids):
         due = (b"0", b"1") if place % 3 else (b"0",)
-        _require(await case.lines(run_id) == due, f"run {place} has other lines than {due}")
+        require(await case.lines(run_id) == due, f"run {place} has other lines than {due}")
 
 
 # ---- leases ---------------------------------------------------------------------------------
@@ -254,7 +240,7 @@ async def _neighbours(case: _Case) -> None:
 async def _unknown_owner(case: _Case) -> None:
     opening = case.opening(_name("nobody"))
     await _refused(case.journal, opening, "a run of an owner nobody knows")
-    _require(await case.journal.read(opening.head.run_id) is None, "it is there all the same")
+    require(await case.journal.read(opening.head.run_id) is None, "it is there all the same")
 
 
 @_law("a lease that holds is respected, and one that has lapsed is not; the oldest runs come first")
@@ -264,15 +250,15 @@ async def _leases(case: _Case) -> None:
     ids = [await case.begun(one) for _ in range(5)]
     kept = await case.begun(other)
     await case.journal.write(Page(ids[1], 1, 1, [b"1"], "done"))
-    _require(await case.journal.claim(other, 10) == [], "runs were claimed whose lease holds")
+    require(await case.journal.claim(other, 10) == [], "runs were claimed whose lease holds")
     await case.journal.renew(one, 0.0)
     claimed = [*await case.journal.claim(other, 2), *await case.journal.claim(other, 10)]
     due = [ids[0], *ids[2:]]
-    _require([run.head.run_id for run in claimed] == due, f"{claimed!r} were claimed; {due} were due")
+    require([run.head.run_id for run in claimed] == due, f"{claimed!r} were claimed; {due} were due")
     for run in claimed:
-        _require((run.head.owner, run.fence, run.lines) == (other, 2, (b"0",)), f"it was claimed as {run!r}")
-    _require((await case.run(kept)).fence == 1, "an owner claimed a run that was its own already")
-    _require(await case.journal.claim(other, 10) == [], "the same runs were claimed twice")
+        require((run.head.owner, run.fence, run.lines) == (other, 2, (b"0",)), f"it was claimed as {run!r}")
+    require((await case.run(kept)).fence == 1, "an owner claimed a run that was its own already")
+    require(await case.journal.claim(other, 10) == [], "the same runs were claimed twice")
 
 
 @_law("who has lost a run writes nothing to it any more; who has it does")
@@ -287,7 +273,7 @@ async def _fencing(case: _Case) -> None:
         await _refused(case.journal, page, "a page of a former owner")
     await _refused(case.journal, case.opening(zombie, run_id=run_id), "an opening of a run that somebody took over")
     await case.journal.write(Page(run_id, run.fence, 1, [b"heir"], "done"))
-    _require(await case.lines(run_id) == (b"0", b"heir"), "the zombie has written")
+    require(await case.lines(run_id) == (b"0", b"heir"), "the zombie has written")
 
 
 @_law("claims at once never give one run twice, and leave none")
@@ -303,13 +289,13 @@ async def _claims(case: _Case) -> None:
         while runs := await journal.claim(heir, 3):
             taken.extend(run.head.run_id for run in runs)
             for run in runs:
-                _require(run.fence == 2, f"a run was claimed with the fence {run.fence}")
+                require(run.fence == 2, f"a run was claimed with the fence {run.fence}")
 
     async with case.open_journal() as other, trio.open_nursery() as nursery:
         for place, heir in enumerate(heirs):
             nursery.start_soon(one, (case.journal, other)[place % 2], heir)
     left = [run.head.run_id for run in await case.journal.claim(heirs[0], 100)]
-    _require(sorted([*taken, *left]) == sorted(ids), f"{len(taken)} claims of {len(ids)} runs, {len(left)} left over")
+    require(sorted([*taken, *left]) == sorted(ids), f"{len(taken)} claims of {len(ids)} runs, {len(left)} left over")
 
 
 @_law("a claim and a late page of the former owner: one of them comes first")
@@ -335,7 +321,7 @@ async def _late_pages(case: _Case) -> None:
             while not claimed:
                 claimed += await other.claim(heir, 10)
         due = (b"0", b"late") if late[0] else (b"0",)
-        _require(claimed[0].lines == due, f"the claim saw {claimed[0].lines!r}, and in the end it is {due!r}")
+        require(claimed[0].lines == due, f"the claim saw {claimed[0].lines!r}, and in the end it is {due!r}")
 
 
 # ---- behind ---------------------------------------------------------------------------------
@@ -351,11 +337,11 @@ async def _behind(case: _Case) -> None:
         case.journal.write_behind(Page(run_id, 1, number, [b"%d" % number]))
     await case.journal.write(Page(run_id, 1, 20, [b"20"]))
     due = tuple(b"%d" % number for number in range(21))
-    _require(await case.lines(run_id) == due, "after a write, what was written behind before it is not there")
+    require(await case.lines(run_id) == due, "after a write, what was written behind before it is not there")
     case.journal.write_behind(Page(run_id, 1, 21, [b"21"], "done"))
     await case.journal.flush()
     found = await case.run(run_id)
-    _require((found.lines, found.status) == ((*due, b"21"), "done"), f"after a flush it is {found!r}")
+    require((found.lines, found.status) == ((*due, b"21"), "done"), f"after a flush it is {found!r}")
 
 
 @_law("what is written behind is written by itself, and when the journal is closed")
@@ -367,7 +353,7 @@ async def _behind_alone(case: _Case) -> None:
         await trio.lowlevel.checkpoint()
     async with case.open_journal() as other:
         other.write_behind(Page(run_id, 1, 2, [b"2"]))
-    _require(await case.lines(run_id) == (b"0", b"1", b"2"), "closing has lost what was to be written behind")
+    require(await case.lines(run_id) == (b"0", b"1", b"2"), "closing has lost what was to be written behind")
 
 
 @_law("what is written behind without a lease is dropped and counted, and leaves no hole")
@@ -380,8 +366,8 @@ async def _behind_refused(case: _Case) -> None:
     case.journal.write_behind(Page(run_id, 1, 2, [b"2"]))
     await case.journal.flush()
     after = case.journal.statistics()
-    _require((after.dropped - before.dropped, after.behind) == (2, 0), f"the statistics say {after!r}")
-    _require(await case.lines(run_id) == (b"0",), "there is a hole in the run")
+    require((after.dropped - before.dropped, after.behind) == (2, 0), f"the statistics say {after!r}")
+    require(await case.lines(run_id) == (b"0",), "there is a hole in the run")
 
 
 # ---- cancellation and closing ---------------------------------------------------------------
@@ -398,12 +384,12 @@ async def _cancelled_writes(case: _Case) -> None:
             await trio.lowlevel.checkpoint()
             ended = await _cut_after(partial(case.journal.write, opening), steps)
         there = await case.journal.read(opening.head.run_id) is not None
-        _require(there == (ended == "done"), f"after {steps} steps: {ended}, and there: {there}")
+        require(there == (ended == "done"), f"after {steps} steps: {ended}, and there: {there}")
         if there:
             ended = await _cut_after(partial(case.journal.write, Page(opening.head.run_id, 1, 1, [b"1"])), steps)
             await case.begun(owner)
             lines = await case.lines(opening.head.run_id)
-            _require((len(lines) == 2) == (ended == "done"), f"after {steps} steps: {ended}, and there: {lines!r}")
+            require((len(lines) == 2) == (ended == "done"), f"after {steps} steps: {ended}, and there: {lines!r}")
 
 
 @_law("a claim that was cancelled loses no run: the next one has it")
@@ -422,7 +408,7 @@ async def _cancelled_claims(case: _Case) -> None:
         await _cut_after(claim, steps)
         claimed += await case.journal.claim(heir, 10)
         found = [run.head.run_id for run in claimed]
-        _require(found == [run_id], f"cancelled after {steps} steps, {found} were claimed; {[run_id]} were due")
+        require(found == [run_id], f"cancelled after {steps} steps, {found} were claimed; {[run_id]} were due")
 
 
 @_law("a journal that was closed refuses to write, at once")
@@ -438,7 +424,7 @@ async def _closed(case: _Case) -> None:
     else:
         raise AssertionError("a closed journal took an entry")
     other.write_behind(opening)
-    _require(await case.journal.read(opening.head.run_id) is None, "it is there all the same")
+    require(await case.journal.read(opening.head.run_id) is None, "it is there all the same")
 
 
 # ---- retention and numbers ------------------------------------------------------------------
@@ -453,16 +439,16 @@ async def _pruned(case: _Case) -> None:
         if status:
             await case.journal.write(Page(run_id, 1, 1, [b"1"], status))
     before = await case.journal.tallies()
-    _require(all(before[status] >= 1 for status in statuses), f"the tallies are {dict(before)!r}")
-    _require(await case.journal.prune(0) == 0, "runs were pruned that ended after 1970")
-    _require(await case.journal.prune(1 << 62, 1) == 1, "of several old runs one was to be pruned, and was not")
+    require(all(before[status] >= 1 for status in statuses), f"the tallies are {dict(before)!r}")
+    require(await case.journal.prune(0) == 0, "runs were pruned that ended after 1970")
+    require(await case.journal.prune(1 << 62, 1) == 1, "of several old runs one was to be pruned, and was not")
     while await case.journal.prune(1 << 62):
         pass
     left = [status for status, run_id in ids.items() if await case.journal.read(run_id) is not None]
-    _require(left == [UNRESOLVED, ""], f"after pruning there are {left}")
+    require(left == [UNRESOLVED, ""], f"after pruning there are {left}")
     after = await case.journal.tallies()
     for status in (UNRESOLVED, ""):
-        _require(after[status] == before[status], f"the tallies went from {dict(before)!r} to {dict(after)!r}")
+        require(after[status] == before[status], f"the tallies went from {dict(before)!r} to {dict(after)!r}")
 
 
 @_law("statistics count every entry once")
@@ -473,10 +459,10 @@ async def _statistics(case: _Case) -> None:
     await _refused(case.journal, Page(run_id, 2, 1, [b"1"]), "a page with another fence")
     case.journal.write_behind(Page(run_id, 1, 1, [b"123"]))
     between = case.journal.statistics()
-    _require((between.behind, between.behind_bytes) == (1, 3), f"with one page behind they say {between!r}")
+    require((between.behind, between.behind_bytes) == (1, 3), f"with one page behind they say {between!r}")
     await case.journal.flush()
     after = case.journal.statistics()
     gained = (after.written - before.written, after.written_behind - before.written_behind)
-    _require(gained == (1, 1) and after.refused - before.refused == 1, f"they went from {before!r} to {after!r}")
-    _require((after.behind, after.behind_bytes, after.waiting) == (0, 0, 0), f"at rest they say {after!r}")
-    _require(after.trouble == "" and bool(after.place), f"without trouble they say {after!r}")
+    require(gained == (1, 1) and after.refused - before.refused == 1, f"they went from {before!r} to {after!r}")
+    require((after.behind, after.behind_bytes, after.waiting) == (0, 0, 0), f"at rest they say {after!r}")
+    require(after.trouble == "" and bool(after.place), f"without trouble they say {after!r}")

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import trio
 
 from zerver.runtime.receipts import Claim, Receipt, Receipts, StoredAnswer
+from zerver.testing.laws import Laws, require
 
 #: Seconds; what a store asks for the time.
 Clock: TypeAlias = Callable[[], float]
@@ -37,8 +38,7 @@ class _Case:
         return await self.receipts.claim(Claim(place, run_id, b"head", b"body", 4), lease)
 
 
-_Law: TypeAlias = Callable[[_Case], Awaitable[None]]
-_LAWS: list[tuple[str, _Law]] = []
+_law = Laws[_Case]()
 
 
 async def check_receipts(open_receipts: Callable[[Clock], AbstractAsyncContextManager[Receipts]]) -> None:
@@ -47,7 +47,7 @@ async def check_receipts(open_receipts: Callable[[Clock], AbstractAsyncContextMa
     open_receipts: opens an empty one, given its clock; called once for each law. Raises AssertionError, which names the
     law.
     """
-    for name, law in _LAWS:
+    for name, law in _law:
         case = _Case()
         async with open_receipts(case.now) as case.receipts:
             try:
@@ -56,21 +56,8 @@ async def check_receipts(open_receipts: Callable[[Clock], AbstractAsyncContextMa
                 raise AssertionError(f"check_receipts: {name}: {broken}") from broken
 
 
-def _law(name: str) -> Callable[[_Law], _Law]:
-    def register(law: _Law) -> _Law:
-        _LAWS.append((name, law))
-        return law
-
-    return register
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
-
-
 def _same(got: object, due: object, what: str) -> None:
-    _require(got == due, f"{what} gave {got!r}; {due!r} was due")
+    require(got == due, f"{what} gave {got!r}; {due!r} was due")
 
 
 @_law("a place that nobody has claimed has no receipt")
@@ -104,7 +91,7 @@ async def _at_once(case: _Case) -> None:
         for number in range(_AT_ONCE):
             nursery.start_soon(one, f"r{number}")
     owners = {owner for _, owner in seen}
-    _require(len(owners) == 1, f"{_AT_ONCE} claims at once heard of {len(owners)} owners")
+    require(len(owners) == 1, f"{_AT_ONCE} claims at once heard of {len(owners)} owners")
     _same(sum(asked == owner for asked, owner in seen), 1, "the number of claims that got the place")
 
 
@@ -123,7 +110,7 @@ async def _answers(case: _Case) -> None:
         await case.claim(run_id, place)
         _same(await case.receipts.store(run_id, answer, _LIFE), True, "store")
         found = await case.receipts.find(place)
-        _require(found is not None and found.answer == answer, "an answer that was found is not the one stored")
+        require(found is not None and found.answer == answer, "an answer that was found is not the one stored")
         _same((await case.claim("other", place)).answer, answer, "the answer that a later claim hears of")
 
 
@@ -134,7 +121,7 @@ async def _final(case: _Case) -> None:
     _same(await case.receipts.store("r1", StoredAnswer(500), _LIFE), True, "store, again")
     _same(await case.receipts.release("r1"), False, "release after store")
     found = await case.receipts.find(b"p")
-    _require(found is not None and found.answer == _ANSWER, "the first answer is not there any more")
+    require(found is not None and found.answer == _ANSWER, "the first answer is not there any more")
 
 
 @_law("an answer is there until its lifetime is over, and not after")
@@ -142,7 +129,7 @@ async def _lifetime(case: _Case) -> None:
     await case.claim("r1")
     await case.receipts.store("r1", _ANSWER, _LIFE)
     case.time += _LIFE - 1
-    _require(await case.receipts.find(b"p") is not None, "an answer was forgotten before its time")
+    require(await case.receipts.find(b"p") is not None, "an answer was forgotten before its time")
     case.time += 2
     _same(await case.receipts.find(b"p"), None, "find of an expired answer")
     _same(await case.claim("r2"), Receipt("r2", b"head", b"body", 4), "a claim after an answer has expired")
@@ -198,7 +185,7 @@ async def _late(case: _Case) -> None:
     case.time += _LEASE + 1
     _same(await case.receipts.store("r1", _ANSWER, _LIFE), True, "store after the lease was over")
     found = await case.receipts.find(b"p")
-    _require(found is not None and found.answer == _ANSWER, "the answer is not there")
+    require(found is not None and found.answer == _ANSWER, "the answer is not there")
 
 
 @_law("every verb is a checkpoint")
@@ -215,4 +202,4 @@ async def _checkpoints(case: _Case) -> None:
         with trio.CancelScope() as scope:
             scope.cancel()
             await call()
-        _require(scope.cancelled_caught, f"{name} is no checkpoint")
+        require(scope.cancelled_caught, f"{name} is no checkpoint")

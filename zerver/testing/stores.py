@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TypeAlias
 
 import trio
 
 from zerver.errors import Rejected
 from zerver.kv import Store
+from zerver.testing.laws import Laws, require
 
-_Law: TypeAlias = Callable[[Store], Awaitable[None]]
-_LAWS: list[tuple[str, _Law]] = []
+_law = Laws[Store]()
 
 _TTL = 0.2  # seconds: long enough for a few calls across a network
 _AT_ONCE = 20  # tasks
@@ -28,7 +27,7 @@ async def check_store(open_store: Callable[[], AbstractAsyncContextManager[Store
 
     open_store: opens an empty one; it is called once for each law. Raises AssertionError, which names the law.
     """
-    for name, law in _LAWS:
+    for name, law in _law:
         async with open_store() as store:
             try:
                 await law(store)
@@ -36,22 +35,9 @@ async def check_store(open_store: Callable[[], AbstractAsyncContextManager[Store
                 raise AssertionError(f"check_store: {name}: {broken}") from broken
 
 
-def _law(name: str) -> Callable[[_Law], _Law]:
-    def register(law: _Law) -> _Law:
-        _LAWS.append((name, law))
-        return law
-
-    return register
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
-
-
 async def _expect(call: Awaitable[object], due: object, what: str) -> None:
     got = await call
-    _require(got == due and type(got) is type(due), f"{what} gave {got!r}; {due!r} was due")
+    require(got == due and type(got) is type(due), f"{what} gave {got!r}; {due!r} was due")
 
 
 async def _at_once(call: Callable[[], Awaitable[object]]) -> list[object]:
@@ -87,7 +73,7 @@ async def _values(store: Store) -> None:
     await store.put("k", items, None)
     items.append(2)
     got = await store.get("k")
-    _require(got == [1], "a list that was changed after put had changed in the store")
+    require(got == [1], "a list that was changed after put had changed in the store")
     if isinstance(got, list):
         got.append(3)
     await _expect(store.get("k"), [1], "get after a list that get had given was changed")
@@ -109,7 +95,7 @@ async def _verbs(store: Store) -> None:
 @_law("of several adds at once, one sets the key")
 async def _one_add(store: Store) -> None:
     results = await _at_once(partial(store.add, "k", 1, None))
-    _require(results.count(True) == 1, f"{results.count(True)} of {_AT_ONCE} adds said that they set the key")
+    require(results.count(True) == 1, f"{results.count(True)} of {_AT_ONCE} adds said that they set the key")
 
 
 @_law("increments add up, also at once")
@@ -117,7 +103,7 @@ async def _increments(store: Store) -> None:
     await _expect(store.increment("k", 5), 5, "the first increment by 5")
     await _expect(store.increment("k", -7), -2, "an increment by -7")
     results = await _at_once(partial(store.increment, "k", 1))
-    _require(sorted(map(repr, results)) == sorted(map(repr, range(-1, _AT_ONCE - 1))), f"increments gave {results}")
+    require(sorted(map(repr, results)) == sorted(map(repr, range(-1, _AT_ONCE - 1))), f"increments gave {results}")
     await _expect(store.get("k"), _AT_ONCE - 2, "get after increments")
 
 
@@ -173,6 +159,6 @@ async def _cancelled(store: Store) -> None:
         with trio.CancelScope() as scope:
             scope.cancel()
             await call()
-        _require(scope.cancelled_caught, f"{name} is no checkpoint")
+        require(scope.cancelled_caught, f"{name} is no checkpoint")
     await _expect(store.get("k"), 1, "get after cancelled verbs")
     await _expect(store.get("new"), None, "get of a key whose add was cancelled")
