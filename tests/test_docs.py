@@ -209,12 +209,13 @@ class _Reader:
             tries = _TRIES
         told = _STATUS.search(command)
         cwd = self.folder
+        # What stands on the page, before anything of this machine, as the interpreter's own path, stands in it.
+        command = _RUN_ID.sub(lambda found: self._here(found[0]), command).replace("/tmp/", f"{self.folder}/")
         if script:
             replaced, tries = _FRESH[script]
             command, cwd = command.replace(script, replaced, 1), ROOT
         if self.server is not None:
             command = command.replace(":8000", f":{self.server.port}")
-        command = _RUN_ID.sub(lambda found: self._here(found[0]), command).replace("/tmp/", f"{self.folder}/")
         while True:
             tries -= 1
             printed, status = self._run(["bash", "-c", command], cwd)

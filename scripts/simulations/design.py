@@ -23,7 +23,7 @@ from zerver.core.overruns import Offenders, Overrun
 from zerver.core.priorities import GUARANTEES, PRIORITIES, RANK
 from zerver.core.tenants import Tenant, Tenants
 from zerver.core.tickets import Ticket
-from zerver.core.tickets import Waiter as Queued
+from zerver.core.tickets import Waiting as Queued
 from zerver.core.turns import PASS, Pace, TurnQueue, Waiter, pace_of
 from zerver.core.work import Work
 

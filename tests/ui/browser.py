@@ -99,7 +99,7 @@ def check_installed() -> tuple[str, str]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         reason = "chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
-        if os.environ.get("ZERVER_NEED_BROWSER") == "1":
+        if os.environ.get("NEED_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     return chromium, driver
