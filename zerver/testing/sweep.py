@@ -48,7 +48,7 @@ from .scheduler import mock_clock, seeded
 _Args = TypeVarTuple("_Args")
 
 _PATIENCE = 60.0  # seconds of the run's clock that a cancelled call, or a check, may take to end
-_SETTLE = 1.0  # seconds of the run's clock in which tasks outside the call may finish what it caused
+_SETTLE = 3.0  # seconds of the run's clock for tasks outside to finish what the call caused; servers linger for 2
 _LOOKS = 20  # how often to look whether they have
 _GRACE = 1.0  # real seconds in which threads may notice that they were told to end
 _TOO_MANY = 1_000  # cancellations delivered to one task: it eats them in a loop
