@@ -267,20 +267,23 @@ def _origin(it: Summary) -> str:
 
 def _follow(kept: Kept, wanted: Filter, before: int, as_json: bool) -> None:
     """Print the last ones, then each new one, until somebody has seen enough."""
-    path = kept.path
+    path, number = kept.path, -1
     try:
-        _wait_for(path)
-        with opened(path) as store:
-            number = store.last()
-            found = list(reversed(store.search(wanted, before)))
-        if not as_json:
-            click.secho("  ".join(cell.ljust(size) for cell, size in zip(_HEADER, _WIDTHS, strict=True)).rstrip())
-        _show(found, as_json)
         while True:
-            with opened(path) as store:
-                _show_new(store, number, wanted, as_json)
-            _wait_for(path)  # it was moved or deleted, and is made anew when there is something to write
-            number = 0
+            _wait_for(path)  # it may be moved or deleted, and is made anew when there is something to write
+            try:
+                with opened(path) as store:
+                    if number < 0:
+                        number = store.last()
+                        found = list(reversed(store.search(wanted, before)))
+                        if not as_json:
+                            click.secho("  ".join(c.ljust(n) for c, n in zip(_HEADER, _WIDTHS, strict=True)).rstrip())
+                        _show(found, as_json)
+                    _show_new(store, number, wanted, as_json)
+                number = 0
+            except NothingThere:
+                if os.path.exists(path):
+                    raise
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
