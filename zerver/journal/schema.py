@@ -8,7 +8,12 @@ than this code knows is refused and left alone.
     zerver_plans    id, plan                                               as skeletons: once for each flow version
     zerver_owners   name, boot, lapses                                     who lives until when, on which clock
     zerver_runs     seq, run_id, …, owner, fence, claim, status, ended     status '' while unfinished
+                    wakes                  of a parked run: when it is to be taken up (wall time); 0: a signal has come
+                    aside                  why nobody can carry it on, until somebody says that it may be tried again
+                    reason                 by whom and why an unresolved one was called resolved
     zerver_pages    run, first, body                                       lines joined by newlines
+    zerver_signals  run, number, signal, value                             that have come for a parked run
+    zerver_keys     name, key                                              what continuation URLs are signed with
 """
 
 from __future__ import annotations
@@ -55,7 +60,22 @@ SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
             body ‹bytes› not null,
             primary key (run, first)
         ) ‹clustered›;
-        """
+        """,
+        2: """
+        alter table zerver_runs add column wakes bigint;
+        alter table zerver_runs add column aside text not null default '';
+        alter table zerver_runs add column reason text not null default '';
+        create index zerver_parked on zerver_runs (wakes) where status = '' and wakes is not null;
+        create index zerver_aside on zerver_runs (seq) where status = 'unresolved' or aside <> '';
+        create table zerver_signals (
+            run bigint not null references zerver_runs on delete cascade,
+            number bigint not null,
+            signal text not null,
+            value ‹bytes›,
+            primary key (run, number)
+        ) ‹clustered›;
+        create table zerver_keys (name text primary key, key ‹bytes› not null);
+        """,
     }
 )
 

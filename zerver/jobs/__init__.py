@@ -1,0 +1,1 @@
+"""Jobs: runs that are made later, elsewhere, again."""
