@@ -120,6 +120,7 @@ class Connection:
         self._alarms = alarms or Alarms()
         self._is_alone = alarms is None  # then its alarms are its own
         self._waiting = trio.CancelScope()  # around all waits for a head: to make one for each costs more than a wait
+        self._is_cut_short = False
         self._held: trio.lowlevel.Task | None = None  # while nothing is read
         self._idle = False
         self._writer: Writer | None = None  # of the answer under way
@@ -133,7 +134,7 @@ class Connection:
         """Close now if idle; else after the request under way, whose answer says `Connection: close`."""
         self._closing = True
         if self._idle:
-            self._waiting.cancel()
+            self._cut_short()
         if self._writer is not None:
             self._writer.end_soon()
 
@@ -159,9 +160,13 @@ class Connection:
         """See `Sleeper`: it has been held, or has waited for a head, long enough."""
         held, self._held = self._held, None
         if held is None:
-            self._waiting.cancel()
+            self._cut_short()
         else:
             trio.lowlevel.reschedule(held)
+
+    def _cut_short(self) -> None:
+        self._is_cut_short = True  # as the scope's `cancel_called`, which looks at the clock
+        self._waiting.cancel()
 
     async def _cut(self) -> None:
         try:
@@ -195,7 +200,7 @@ class Connection:
                     head = await self._read_head()
                     if head is None:
                         return False
-                    if self._waiting.cancel_called:  # the head came while its wait was being cut
+                    if self._is_cut_short:  # the head came while its wait was being cut
                         late, self._closing = head, True
                     elif not await self._answer(head):
                         return self._may_bring_more
@@ -224,7 +229,6 @@ class Connection:
     def _count_refusal(self, response: Response) -> None:
         self._refusals = self._refusals + 1 if response.refusal else 0
         self._refused_with = response.headers
-        self._wire.keep_heads(response.refusal)
 
     @property
     def _may_bring_more(self) -> bool:

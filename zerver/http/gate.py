@@ -61,6 +61,7 @@ _FIELDS = rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+\r\n"
 _TARGET = rb"[\x21-\x22\x24-\x7e]++"  # visible ASCII, but for "#"
 _REQUEST = re.compile(rb"(" + TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: " + VALUE + rb")?\r\n" + _FIELDS)
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (" + _TARGET + rb") HTTP/1\.1")
 _OTHER_VERSION = re.compile(rb"[^ \r\n]++ [^ \r\n]++ HTTP/[0-9]\.[0-9]\r\n")
 _CRUCIAL = re.compile(rb"\r\n(host|content-length|transfer-encoding|connection|expect):([^\r]*+)", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]++\]|[0-9A-Za-z\-._~!$&'()*+;=%]++)(?::[0-9]{1,5}+)?")
@@ -138,6 +139,18 @@ def check_request_head(raw: bytes, limits: HeadLimits) -> Framing:
         keep_alive=minor == b"1" and not _says_close(crucial),
         expects_continue=_expects_continue(crucial, minor),
     )
+
+
+def check_request_line(line: bytes, host: bytes | None) -> tuple[bytes, bytes] | None:
+    """Method and target of a request line of HTTP/1.1, without its CRLF, above fields that have passed already, of
+    which Host said this. None for any other line: then the whole head is to be judged. Raises ProtocolViolation.
+    """
+    matched = _REQUEST_LINE.fullmatch(line)
+    if matched is None:
+        return None
+    method, target = matched.groups()
+    _check_target(method, target, host)
+    return method, target
 
 
 def check_response_head(raw: bytes, method: str, limits: HeadLimits) -> Framing:

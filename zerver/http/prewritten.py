@@ -26,7 +26,7 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Prewritten(Headers):
     """Fields that have been checked and written already. lines: as they go on the wire. Made by `of` and `extended`."""
 
@@ -40,6 +40,11 @@ class Prewritten(Headers):
     def extended(self, name: bytes, value: bytes) -> Prewritten:
         """These and one more field, its name in lower case. Raises as `of`."""
         return _prewritten(((name, value),), self.raw, self.lines)
+
+    @property
+    def is_stamped(self) -> bool:
+        """Whether there is an X-Request-Id among them."""
+        return b"x-request-id: " in self.lines
 
     def stamped(self, request_id: bytes) -> Prewritten:
         """These and an X-Request-Id of the server's own making, which is therefore not checked."""

@@ -42,6 +42,7 @@ from zerver.errors import (
     ProtocolViolation,
 )
 from zerver.http.messages import Headers, Response
+from zerver.http.prewritten import Prewritten
 from zerver.http.refusals import refused
 from zerver.http.response import json, no_content, problem
 from zerver.http.router import Miss
@@ -105,7 +106,10 @@ def render_miss(miss: Miss) -> Response:
 
 
 def stamped(response: Response, request_id: str) -> Response:
-    """The response with this `X-Request-Id`, and no other."""
+    """The response with this `X-Request-Id`, of our own making, and no other."""
+    fields = response.headers
+    if isinstance(fields, Prewritten) and not fields.is_stamped:
+        return Response(response.status, fields.stamped(request_id.encode("ascii")), response.body, response.refusal)
     return _with(response, "x-request-id", request_id)
 
 

@@ -7,12 +7,14 @@ Headers given by the caller win over the ones a constructor would set.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from zerver.http.bodies import Source
 from zerver.http.messages import PHRASES, Headers, HeadersLike, Response
+from zerver.http.prewritten import Prewritten
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,7 +64,7 @@ def problem(status: int, title: str = "", detail: str = "", **extensions: Any) -
     document: dict[str, Any] = {"type": "about:blank", "title": title or PHRASES.get(status, "Error"), "status": status}
     if detail:
         document["detail"] = detail
-    return Response(status, Headers(((b"content-type", b"application/problem+json"),)), _encode(document | extensions))
+    return Response(status, _typed_alone("application/problem+json"), _encode(document | extensions))
 
 
 def stream(
@@ -85,7 +87,19 @@ def stream(
 
 
 def _typed(content_type: str, headers: HeadersLike) -> Headers:
+    if not headers:
+        return _typed_alone(content_type)
     given = Headers.of(headers)
     if "content-type" in given:
         return given
     return Headers(((b"content-type", content_type.encode("latin-1")), *given.raw))
+
+
+@lru_cache(maxsize=256)
+def _typed_alone(content_type: str) -> Headers:
+    """Most answers have no field but this. One that the wire would refuse is left for it to refuse."""
+    fields = Headers(((b"content-type", content_type.encode("latin-1")),))
+    try:
+        return Prewritten.of(fields)
+    except ValueError:
+        return fields

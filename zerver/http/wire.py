@@ -145,7 +145,19 @@ def _checked(headers: Headers) -> list[RawField]:
 
 # ---- server -----------------------------------------------------------------------------------
 
-_KEPT_HEAD: Final = 4 * 1024  # bytes; thousands of clients may be refused at once
+_KNOWN_BYTES: Final = 2 * 1024  # of fields that are kept; thousands of clients may be connected
+
+
+@attrs.frozen
+class _KnownFields:
+    """The fields of the last request. lines: as they came, from the end of the request line on. host: as the gate is
+    told of it. framing, headers: what they mean.
+    """
+
+    lines: bytes
+    host: bytes | None
+    framing: Framing
+    headers: Headers
 
 
 class ServerWire:
@@ -159,9 +171,7 @@ class ServerWire:
         self._head: RequestHead | None = None
         self._framing = _NOT_FRAMED
         self._keep_alive = False
-        self._keeps = False  # whether heads are kept; see `keep_heads`
-        self._known_raw = b""
-        self._known: tuple[Framing, RequestHead] | None = None
+        self._known: _KnownFields | None = None
 
     # reading
 
@@ -186,22 +196,23 @@ class ServerWire:
         return self._head
 
     def _read(self, raw: bytes) -> tuple[Framing, RequestHead]:
-        if raw == self._known_raw and self._known is not None:
-            return self._known
-        framing = gate.check_request_head(raw, self._limits)
-        read = framing, self._parser.request(raw)
-        if self._keeps and len(raw) <= _KEPT_HEAD:
-            self._known_raw, self._known = raw, read
-        return read
-
-    def keep_heads(self, keep: bool) -> None:
-        """Whether the next head is kept, so that the same bytes need not be judged and parsed again.
-
-        For a client that is being refused: it asks again for the same, in the same words. Both are values.
+        """A client says nearly the same in each of its requests: fields that have been judged and parsed need not be
+        again, when the very same bytes stand below another request line.
         """
-        self._keeps = keep
-        if not keep:
-            self._known_raw, self._known = b"", None
+        cut = raw.find(b"\r\n")
+        known = self._known
+        if known is not None and raw.endswith(known.lines) and len(raw) == cut + len(known.lines):
+            line = gate.check_request_line(raw[:cut], known.host)
+            if line is not None:
+                method, target = line
+                return known.framing, RequestHead(method.decode("ascii"), target.decode("ascii"), known.headers)
+        framing = gate.check_request_head(raw, self._limits)
+        head = self._parser.request(raw)
+        if len(raw) - cut <= _KNOWN_BYTES and head.http_version == "1.1":
+            host = head.headers.get("host")
+            named = None if host is None else host.encode("latin-1")
+            self._known = _KnownFields(raw[cut:], named, framing, head.headers)
+        return framing, head
 
     def pass_empty_body(self) -> bool:
         """Give out EndOfMessage unseen, if the head says that there is no body; whether it does."""
