@@ -440,8 +440,8 @@ def test_a_whole_answer_of_another_length_than_is_told_is_refused_and_nothing_ha
 LINES = (
     b"GET / HTTP/1.1", b"GET /other?x=%20 HTTP/1.1", b"PATCH /x HTTP/1.1", b"OPTIONS * HTTP/1.1", b"GET * HTTP/1.1",
     b"CONNECT a:1 HTTP/1.1", b"GET http://a/x HTTP/1.1", b"GET http://b/x HTTP/1.1", b"GET /x HTTP/1.0",
-    b"GET /x HTTP/2.0", b"GET  /x HTTP/1.1", b"GET /x HTTP/1.1 ", b"G@T /x HTTP/1.1", b"GET /\xff HTTP/1.1", b"GET x HTTP/1.1",
-    b"GET /x\rHTTP/1.1",
+    b"GET /x HTTP/2.0", b"GET  /x HTTP/1.1", b"GET /x HTTP/1.1 ", b"G@T /x HTTP/1.1", b"GET x HTTP/1.1",
+    b"GET /\xff HTTP/1.1", b"GET /x\rHTTP/1.1",
     b"GET /x HTTP/1.1\r\nHost: a", b"GET /" + b"x" * 9000 + b" HTTP/1.1", b"HEAD /x HTTP/1.1", b"get /x http/1.1",
 )  # fmt: skip
 FIELDS = (
