@@ -18,7 +18,8 @@ import attrs
 from zerver.core.check import check_flow, steps_of
 from zerver.core.classes import AdmissionPolicy
 from zerver.core.effects import CallInfo, EffectKind, IdempotencyKey
-from zerver.core.flows import Flow, check_on_error
+from zerver.core.flows import Flow, check_older, check_on_error, check_plain
+from zerver.core.jobs import Backoff, CronRule, Declared, JobRule, Misfire, QueueLimit, Unique, as_body
 from zerver.core.plan import Plan, compile_plan
 from zerver.core.policy import Policy
 from zerver.core.priorities import PRIORITIES, Priority
@@ -71,13 +72,14 @@ class Route:
 
     def plan(self) -> Plan:
         """The compiled plan. Raises DefinitionError, naming the route, when the before-chain does not fit the flow."""
-        return self._plan_of(self.flow)
+        return self.plan_for(self.flow)
 
     def degrade_plan(self) -> Plan | None:
         """The plan of the flow's `degrade=`, behind the same before-chain: what that forbids stays forbidden."""
-        return None if self.flow.degrade is None else self._plan_of(self.flow.degrade)
+        return None if self.flow.degrade is None else self.plan_for(self.flow.degrade)
 
-    def _plan_of(self, flow: Flow) -> Plan:
+    def plan_for(self, flow: Flow) -> Plan:
+        """The plan of a flow behind this route's before-chain, as of an older version of its own. Raises as `plan`."""
         try:
             check_flow(flow, self.before)
             if flow.takes and not self.before:
@@ -161,6 +163,9 @@ class App(Scope):
     identify: from a request to whose it is: a tenant's name, an Identity, or None for nobody's. It is asked before
     anything else is done for a request, so it must be quick and certain, as reading a signed token is: what it raises
     is a defect. Over HTTP it gets the RequestHead.
+    older: versions of durable flows that are not begun any more; runs of theirs that were not over are finished by
+    them. on_unresolved: told, with an Alarm, of each run that somebody must look at: one that ended unresolved, or that
+    no code here can carry on. A plain and quick function; what it raises is counted.
     """
 
     def __init__(
@@ -174,6 +179,8 @@ class App(Scope):
         tenants: Tenants | Mapping[str, Tenant] | None = None,
         identify: Callable[[Any], Identity | str | None] | None = None,
         on_error: Callable[[Any], object] | None = None,
+        older: Sequence[Flow] = (),
+        on_unresolved: Callable[[Any], object] | None = None,
     ) -> None:
         super().__init__(self, "", (), None)
         self.name = name
@@ -185,8 +192,12 @@ class App(Scope):
         self.identify = identify
         self.on_error = on_error
         check_on_error(f"app {name!r}", on_error)
+        self.older = check_older(f"app {name!r}", older)
+        self.on_unresolved = on_unresolved
+        check_plain(f"app {name!r}: on_unresolved", on_unresolved)
         _check_identify(f"app {name!r}", identify)
         self._mounts: list[Mount] = []
+        self.declared = Declared()
         self._routes: list[tuple[Scope, str, str, Flow, tuple[Stage, ...], Priority | None]] = []
 
     def add_route(
@@ -214,6 +225,83 @@ class App(Scope):
         if not callable(app):
             raise DefinitionError(f"{label} was given {app!r}", "give it an ASGI application")
         self._mounts.append(Mount(prefix, app))
+
+    def job(
+        self,
+        flow: Flow,
+        *,
+        queue: str = "default",
+        attempts: int = 20,
+        backoff: Backoff | float | None = None,
+        priority: Priority = "batch",
+        unique: Unique | bool = False,
+        deadline: float | None = None,
+    ) -> None:
+        """Let a flow be run as a job, by `queue.enqueue(flow, body)`. What is said here holds where an effect says
+        nothing.
+
+        attempts: how often it is tried at most, the first included. backoff: between them; a number is its base in
+        seconds. unique: one at a time of those with the same tenant and body, or by what else. deadline: seconds for a
+        run, within the flow's own.
+
+        Raises DefinitionError for what cannot work, and for two flows of one name.
+        """
+        self.declared.add_job(
+            JobRule(
+                flow,
+                queue,
+                attempts,
+                backoff if isinstance(backoff, Backoff) else Backoff() if backoff is None else Backoff(backoff),
+                priority,
+                unique if isinstance(unique, Unique) else Unique() if unique else None,
+                deadline,
+            )
+        )
+
+    def queue(self, name: str, *, limit: int | None = None, per_tenant: int | None = None) -> None:
+        """Bound how many jobs of a queue run at once, over all workers, and how many of one tenant.
+
+        A queue that a job is declared with needs no more than that. Raises DefinitionError for a bound below 1, and for
+        a second one of this name.
+        """
+        self.declared.add_queue(QueueLimit(name, limit, per_tenant))
+
+    def cron(
+        self,
+        expression: str,
+        flow: Flow,
+        *,
+        timezone: str = "UTC",
+        body: object = None,
+        misfire: Misfire = "once",
+        name: str = "",
+    ) -> None:
+        """Run a flow as a job by the clock: `app.cron("0 3 * * *", nightly, timezone="Europe/Berlin")`.
+
+        expression: minute, hour, day of month, month and day of week, as Debian's cron reads them, when the clocks
+        change too. One worker of all begins it, and not while the one before it is not over. misfire: what becomes of
+        times at which no worker was there: "once", one run for all of them; "skip", none; "all", one for each, even
+        side by side. name: by default the flow's; a schedule is known by it when the app starts again.
+
+        Raises DefinitionError for two of one name. Expression and time zone are checked when the app opens.
+        """
+        name = name or getattr(flow, "name", "?")
+        self.declared.add_cron(CronRule(name, expression, flow, timezone, as_body(body), misfire))
+
+    @property
+    def jobs(self) -> Mapping[str, JobRule]:
+        """The flows that can be run as jobs, by name."""
+        return self.declared.jobs
+
+    @property
+    def queues(self) -> Mapping[str, QueueLimit]:
+        """The bounds of queues, by name."""
+        return self.declared.queues
+
+    @property
+    def crons(self) -> Mapping[str, CronRule]:
+        """The schedules, by name."""
+        return self.declared.crons
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
@@ -259,7 +347,17 @@ class App(Scope):
             route.degrade_plan()
             for flow in route.flows:
                 self.check_handlers(f"route {route.label}", (*route.before, *flow.stages), builtin, flow.policy)
-        _ = self.flows
+        for name, flow in self.flows.items():
+            if name in self.jobs and self.jobs[name].flow is not flow:
+                raise DefinitionError(
+                    f"job {name!r}: a route serves another flow of this name", "give each flow a name of its own"
+                )
+        for flow in self.older:
+            self._check_older(flow)
+            self.check_handlers(f"older flow {flow.name!r} v{flow.version}", flow.stages, builtin, flow.policy)
+        for job in self.jobs.values():
+            job.check_parts()
+            self.check_handlers(job.label, job.flow.stages, builtin, job.flow.policy)
 
     def check_handlers(
         self, where: str, stages: Sequence[Stage], builtin: frozenset[str], policy: Policy | None = None
@@ -276,10 +374,24 @@ class App(Scope):
                         f"{where}: step {step.name!r} asks for {kind.name!r}, but nothing handles it",
                         f"add a capability that does to App(capabilities=[…]), as {_CAPABLE.get(room, room + '(…)')}",
                     )
+                if kind.name.startswith("queue.enqueue") and kind.name not in builtin:
+                    self._check_enqueued(where, step.name, mention.about)
                 if kind.handler is not None and kind.name not in builtin:
                     self._check_resources(where, step.name, kind)
                 if not mention.handed_on and "retries" not in mention.policy:
                     self._check_retries(f"{where}: step {step.name!r}", kind, policy)
+
+    def _check_older(self, flow: Flow) -> None:
+        """Today's flow has another version, or nobody could tell whose a run is; and it fits the route."""
+        for route in self.routes:
+            for today in route.flows:
+                if today.name == flow.name and today.version == flow.version:
+                    raise DefinitionError(
+                        f"route {route.label} serves flow {flow.name!r} v{flow.version}, which is in older=[…] too",
+                        f'give the flow that is served another one: Flow({flow.name!r}, …, version="2")',
+                    )
+                if today.name == flow.name:
+                    route.plan_for(flow)
 
     def _check_retries(self, where: str, kind: EffectKind[..., Any], flow: Policy | None) -> None:
         """Retries that an effect's own policy asks for are checked with the flow; these are said elsewhere."""
@@ -299,9 +411,18 @@ class App(Scope):
                     )
                 return
 
+    def _check_enqueued(self, where: str, step: str, about: object) -> None:
+        """What is enqueued by a name that can be read in the code must be a job."""
+        name = about.name if isinstance(about, Flow) else about
+        if isinstance(name, str) and name not in self.jobs:
+            raise DefinitionError(
+                f"{where}: step {step!r} enqueues flow {name!r}, which is no job of this app",
+                f"declare it: app.job({name})",
+            )
+
     def _check_resources(self, where: str, step: str, kind: EffectKind[..., Any]) -> None:
         for wanted in kind.injected.values():
-            told = wanted in (IdempotencyKey, CallInfo)
+            told = wanted in (IdempotencyKey, CallInfo, App)
             if not told and not any(wanted in capability.resources for capability in self.capabilities):
                 label = getattr(wanted, "__name__", str(wanted))
                 raise DefinitionError(
@@ -349,4 +470,5 @@ _CAPABLE = {
     "sql": 'zerver.sql.sqlite("file.db")',
     "http": "zerver.http.http_client()",
     "kv": "zerver.kv.memory()",
+    "queue": "zerver.jobs.jobs()",
 }

@@ -27,7 +27,8 @@ class Mention:
     line: in the file that defines the function, or 0. policy: constant keywords of `.with_policy(...)` around it.
     compensated: whether `.compensate(...)` is called on it. hedge_after: `after=` of a hedge around it, if constant.
     handed_on: it is not called here, but given to something that may, as `.compensate(refund)`. undoes: it is given to
-    `.compensate(...)`, or called in there, and so performed by the rollback.
+    `.compensate(...)`, or called in there, and so performed by the rollback. about: its first argument, where that is
+    a constant, or a name of something.
     """
 
     kind: EffectKind[..., Any]
@@ -37,6 +38,7 @@ class Mention:
     hedge_after: object = None
     handed_on: bool = False
     undoes: bool = False
+    about: object = None
 
 
 def mentions(function: Callable[..., Any]) -> tuple[Mention, ...]:
@@ -143,7 +145,8 @@ class _Visitor(ast.NodeVisitor):
                 inner = outer
             else:
                 break
-        return Mention(kind, self._line(node), policy, compensated, hedge_after, undoes=self._undoing)
+        about = _resolve(node.args[0], self.names) if node.args else None
+        return Mention(kind, self._line(node), policy, compensated, hedge_after, undoes=self._undoing, about=about)
 
     def _line(self, node: ast.expr) -> int:
         return self.first_line + node.lineno - 1
@@ -158,7 +161,11 @@ def _constants(call: ast.Call) -> dict[str, Any]:
 
 
 def _resolve(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The object an expression of names and attributes stands for, or None. Runs no property: data only."""
+    """The object an expression of names and attributes stands for, or a constant, or None. Runs no property: data
+    only.
+    """
+    if isinstance(node, ast.Constant):
+        return node.value
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute):

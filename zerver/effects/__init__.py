@@ -2,11 +2,12 @@
 
 sql     statements and transactions          http    an exchange with another service
 kv      keys and values                      clock   time, as recorded
-random  chance, as recorded
+random  chance, as recorded              queue   runs for later: jobs
 """
 
 from zerver.effects import clock as clock
 from zerver.effects import http as http
 from zerver.effects import kv as kv
+from zerver.effects import queue as queue
 from zerver.effects import random as random
 from zerver.effects import sql as sql

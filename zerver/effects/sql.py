@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from zerver.core.effects import Effect, EffectKind
+from zerver.effects import queue
 from zerver.effects.catalogue import makes
 from zerver.errors import DefinitionError
 
@@ -68,14 +69,17 @@ def execute_returning(row: type[T], sql: str, /, *params: object, expect: int | 
 def transaction(*statements: Effect[Any]) -> Effect[tuple[Any, ...]]:
     """Perform the statements in order, all or none; gives their results, as each alone would.
 
-    A statement's `expect=` decides about all of them; a fetch among them sees the writes before it. Raises
-    DefinitionError for what is no SQL statement.
+    A statement's `expect=` decides about all of them; a fetch among them sees the writes before it. `queue.enqueue` and
+    its kin may be members, where the app keeps its jobs in this database: a job is there if and only if the writes are.
+    Raises DefinitionError for what is neither.
     """
     for statement in statements:
         kind = getattr(statement, "kind", None)
-        if kind not in STATEMENTS:
+        if kind not in STATEMENTS and kind not in queue.ORDERING:
             given = repr(statement) if kind is None else repr(kind.name)
-            raise DefinitionError(f"sql.transaction was given {given}", "give it sql.execute, sql.fetch_one, …")
+            raise DefinitionError(
+                f"sql.transaction was given {given}", "give it sql.execute, sql.fetch_one, queue.enqueue, …"
+            )
         if statement.policy is not None or statement.compensation is not None or statement.form != "value":
             raise DefinitionError(
                 f"sql.transaction: a {statement.kind.name} in it has a policy or compensation of its own",

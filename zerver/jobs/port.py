@@ -11,7 +11,7 @@ fence, and what anybody else says about it is refused. A store knows nothing of 
 What is asked for is an Order. Orders that are made together are in the store together or not at all.
 
 Leases belong to workers, as in the journal: one row is renewed, however many jobs a worker has. A fence grows with each
-take of a job; so a worker that stood still for longer than its lease, and goes on, is harmless.
+take of a job, and with each rescue; so a worker that stood still for longer than its lease, and goes on, is harmless.
 
 `zerver.testing.check_jobs` is this page as a program.
 """
@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 import attrs
 
+from zerver.core.orders import Order as Order
 from zerver.core.priorities import Priority
 
 JobState: TypeAlias = Literal["waiting", "scheduled", "available", "running", "parked", "done", "dead", "cancelled"]
@@ -36,40 +37,14 @@ MOST_RESCUES: Final = 3
 
 
 @attrs.frozen
-class Order:
-    """What is asked for. job_id: made by whoever orders, so that ordering twice is ordering once.
-
-    body: JSON text, None for none; a successor without one is given what came before it. at_unix_ns: not before then.
-    attempts: how often it is tried at most. unique: of all jobs with this text that are not final, and of those that
-    were ordered in the last `unique_seconds`, there is one; "" for no such rule. releases: the job, in state "waiting",
-    that this one is awaited by. awaits: how many jobs this one waits for. place: of this one among those that are
-    awaited together. origin: what made it, as "cron nightly"; "" for a program. parent: a traceparent.
-    """
-
-    job_id: str
-    flow: str
-    queue: str = "default"
-    body: str | None = attrs.field(default=None, repr=False)
-    tenant: str = "default"
-    priority: Priority = "batch"
-    at_unix_ns: int = 0
-    attempts: int = 20
-    unique: str = ""
-    unique_seconds: float = 0.0
-    releases: str = ""
-    awaits: int = 0
-    place: int = 0
-    origin: str = ""
-    parent: str = ""
-
-
-@attrs.frozen
 class Job:
     """A job as the store has it. Times are wall time in nanoseconds, 0 for never.
 
-    attempt: how often it has been begun, snoozed and rescued attempts left out. fence: grows with each take. rescues:
-    how often its worker died. run_id: of its last run. error: why the last attempt did not succeed, and why it is dead;
-    result: JSON text. done, total, note: its progress as it last said.
+    attempt: how often it has been begun, snoozed and rescued attempts left out. settled: how often an attempt of it has
+    ended, counted or not; rescued and parked ones have not, so the number of its run is settled + 1. fence: grows with
+    each take, and whenever the job is taken away from its worker. rescues: how often its worker died. run_id: of its
+    last run. error: why the last attempt did not succeed, and why it is dead; result: JSON text. done, total, note: its
+    progress as it last said.
     """
 
     job_id: str
@@ -100,6 +75,7 @@ class Job:
     done: int
     total: int
     note: str
+    settled: int = 0
 
 
 @attrs.frozen
@@ -128,7 +104,8 @@ class Verdict:
     """What an attempt came to, and so what becomes of its job.
 
     state: "done" with a result; "scheduled" to be tried again at `at_unix_ns`; "dead"; "cancelled"; "parked".
-    counts: whether the attempt does, as one that was snoozed does not.
+    counts: whether the attempt does, as one that was snoozed does not. ran: whether a run of it has ended, and not been
+    put back before it began: then the next run has its number, as that of an attempt before it that crashed.
     """
 
     state: JobState
@@ -136,6 +113,7 @@ class Verdict:
     result: str | None = None
     error: str = ""
     counts: bool = True
+    ran: bool = True
 
 
 @attrs.frozen
@@ -161,6 +139,8 @@ class JobStore(Protocol):
     async def order(self, orders: Sequence[Order]) -> list[str]:
         """Put jobs in, all or none, on disk when this returns: for each its id, or the id of the one that stands there
         for its `unique` or `job_id`. Workers that wait are woken. Any number: they go in in bulk.
+
+        Raises DefinitionError for an order that no store takes (`check_orders`), NotKeepable for text that none keeps.
         """
         ...
 
@@ -170,7 +150,8 @@ class JobStore(Protocol):
 
     async def take(self, owner: str, rules: Sequence[QueueRule], count: int) -> list[Job]:
         """Jobs that may begin become this worker's, `count` at most: of these queues if they are not paused, within
-        their limits, by priority, then by time. Each has a new fence, and state "running".
+        their limits, by priority, then by time. Each has a new fence, state "running", and the id of its next run,
+        `run_id_for(job_id, settled + 1)`, or of the one that may still be under way.
         """
         ...
 
@@ -185,7 +166,9 @@ class JobStore(Protocol):
         ...
 
     async def settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
-        """Attempts have ended: (job id, fence, verdict), in bulk. False for one that is another's by now.
+        """Attempts have ended: (job id, fence, verdict), in bulk. False for one that is another's by now; a verdict
+        that is given again is True again, and changes nothing. A job that was cancelled meanwhile is not tried again,
+        nor parked: it is cancelled.
 
         Whoever waits for a job that is done by this has one less to wait for, and may begin when that was the last; the
         results of all are its body if it has none: of the one job it awaited, or as a list in their order.
@@ -193,7 +176,9 @@ class JobStore(Protocol):
         ...
 
     async def unpark(self, run_id: str, verdict: Verdict) -> bool:
-        """The same for the job whose run was parked, or was carried on by another worker. Whether there is one."""
+        """The same for the job whose run was parked, or was carried on by another worker: one that was begun with this
+        run id, and of which no attempt has ended since. Whether there is one.
+        """
         ...
 
     async def progress(self, job_id: str, done: int, total: int, note: str) -> None:
@@ -217,7 +202,9 @@ class JobStore(Protocol):
         ...
 
     async def retry(self, wanted: Wanted) -> int:
-        """Let jobs that are dead, cancelled or scheduled begin now, with all their attempts again. How many."""
+        """Let jobs that are dead, cancelled or scheduled begin now, with all their attempts again; one that waited for
+        others waits for them again. Of those with one unique text it is the newest that may. How many.
+        """
         ...
 
     async def cancel(self, wanted: Wanted, reason: str) -> int:
@@ -229,7 +216,7 @@ class JobStore(Protocol):
         ...
 
     async def delete(self, wanted: Wanted) -> int:
-        """Forget jobs that are final. How many."""
+        """Forget jobs that are final, but for those whose result somebody still waits to be given. How many."""
         ...
 
     async def pause(self, queue: str, paused: bool) -> None:
@@ -245,7 +232,9 @@ class JobStore(Protocol):
         ...
 
     async def prune(self, ended_before_unix_ns: int, count: int = 1000) -> int:
-        """Delete jobs that ended before then: done and cancelled ones; dead ones stay. How many."""
+        """Delete jobs that ended before then: done and cancelled ones; dead ones stay, and so do those whose result
+        somebody waits for, or whose `unique_seconds` are not over. The oldest first. How many.
+        """
         ...
 
     # -- schedules --

@@ -7,18 +7,22 @@ something happened is the driver's to say. Nothing here knows which database it 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import attrs
 
-from zerver.core.app import Capability
+from zerver.core.app import App, Capability
 from zerver.core.effects import INJECTED, CallInfo, Effect, EffectKind
+from zerver.core.jobs import Asker
 from zerver.core.priorities import Priority
-from zerver.effects import sql
+from zerver.effects import queue, sql
 from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, check_answer
+from zerver.sql.enqueueing import Enqueueing, ordered_ids
 from zerver.sql.postgres import PostgresDriver, check_installed, open_postgres
 from zerver.sql.rows import as_values
 from zerver.sql.sqlite import open_sqlite
@@ -26,7 +30,7 @@ from zerver.sql.sqlite import open_sqlite
 
 def sql_capability(open_driver: Callable[[], AbstractAsyncContextManager[Driver]], name: str = "sql") -> Capability:
     """The `sql` effects on a driver that `open_driver` opens. A handler of yours may take `Driver` as a resource."""
-    return Capability(name=name, handlers=_HANDLERS, resources={_DRIVER: open_driver})
+    return Capability(name=name, handlers=_HANDLERS, resources={_DRIVER: open_driver, Enqueueing: _open_enqueueing})
 
 
 def postgres(
@@ -57,7 +61,17 @@ def postgres(
             statement_timeout=statement_timeout,
         )
 
-    return Capability(name="postgres", handlers=_HANDLERS, resources={PostgresDriver: open_driver, _DRIVER: _as_driver})
+    return Capability(
+        name="postgres",
+        handlers=_HANDLERS,
+        resources={PostgresDriver: open_driver, _DRIVER: _as_driver, Enqueueing: _open_enqueueing},
+    )
+
+
+@asynccontextmanager
+async def _open_enqueueing(app: App) -> AsyncGenerator[Enqueueing, None]:
+    """Where `jobs()` says that it keeps them here."""
+    yield Enqueueing(app.declared)
 
 
 @asynccontextmanager
@@ -124,10 +138,26 @@ async def _execute_returning(
     return wish.value
 
 
-async def _transaction(*effects: Effect[Any], info: CallInfo = INJECTED, driver: Driver = INJECTED) -> tuple[Any, ...]:
-    wishes = [_wish(info.priority, effect) for effect in effects]
-    await driver.transaction([wish.statement for wish in wishes])
-    return tuple(wish.value for wish in wishes)
+async def _transaction(
+    *effects: Effect[Any], info: CallInfo = INJECTED, driver: Driver = INJECTED, enqueueing: Enqueueing = INJECTED
+) -> tuple[Any, ...]:
+    members: list[Wish | Enqueued] = []
+    for effect in effects:
+        if effect.kind in queue.ORDERING:
+            # Of each member its own key: the same orders, when the transaction is asked for again.
+            key = f"{info.key}.{len(members)}"
+            asker = Asker(key, info.tenant, info.traceparent, time.time_ns())
+            members.append(Enqueued(effect, enqueueing.parts(effect, asker)))
+        else:
+            members.append(_wish(info.priority, effect))
+    answers = await driver.transaction([statement for member in members for statement in member.statements])
+    at = 0
+    for member in members:
+        begin, at = at, at + len(member.statements)
+        if isinstance(member, Enqueued):
+            member.read(answers[begin:at])
+            enqueueing.ordered()
+    return tuple(member.value for member in members)
 
 
 _HANDLERS: dict[str, Callable[..., Any]] = {
@@ -164,6 +194,10 @@ class Wish:
         self.value: Any = None
         self.statement = Statement(text, params, expect, self._accept, priority)
 
+    @property
+    def statements(self) -> list[Statement]:
+        return [self.statement]
+
     def _accept(self, answer: Answer) -> None:
         # In a transaction the driver takes answers of any shape; a member is to answer as it would alone.
         check_answer(attrs.evolve(self.statement, accept=None), answer, Rows if self._make else Changed)
@@ -171,6 +205,26 @@ class Wish:
             self.value = answer.count
         elif self._make is not None:
             self.value = self._make(answer)
+
+
+class Enqueued:
+    """Orders of jobs among the members of a transaction, and the ids that it has answered with."""
+
+    __slots__ = ("_effect", "_parts", "value")
+
+    def __init__(self, effect: Effect[Any], parts: list[list[Statement]]) -> None:
+        self._effect = effect
+        self._parts = parts
+        self.value: Any = None
+
+    @property
+    def statements(self) -> list[Statement]:
+        return [statement for part in self._parts for statement in part]
+
+    def read(self, answers: Sequence[Answer]) -> None:
+        """Make the value of the answers to `statements`."""
+        lasts = accumulate(map(len, self._parts))
+        self.value = queue.answer_of(self._effect, [one for last in lasts for one in ordered_ids(answers[last - 1])])
 
 
 def _wish(priority: Priority, effect: Effect[Any]) -> Wish:

@@ -43,8 +43,17 @@ def sendable(statement: Statement) -> Statement:
     word = leading_word(statement.sql)
     if word in _REFUSED:
         raise statement_error(statement, f"{word.upper()} is refused", "REFUSED", _REFUSED[word])
+    if all(map(_is_stored_as_it_is, statement.params)):
+        return statement
     params = [_stored(value, place, statement) for place, value in enumerate(statement.params, 1)]
     return attrs.evolve(statement, params=params)
+
+
+def _is_stored_as_it_is(value: object) -> bool:
+    """Whether it is what most parameters are, and needs no look at what else it might be."""
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    return type(value) in (str, bytes) or value is None
 
 
 def _stored(value: object, place: int, statement: Statement) -> object:

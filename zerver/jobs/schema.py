@@ -1,0 +1,107 @@
+"""The tables of a store of jobs, in both dialects. They may stand in a database of the app's: their names are ours.
+
+Law: whatever is asked often is answered from an index, and each index holds what it is for and nothing else: those of
+jobs that have ended hold no job that has not, so that a million old ones cost disk, and no time. The one of all states
+is of an expression, so that a planner without statistics does not take it for what a smaller one is for.
+
+    zerver_jobs_store  version, wakes                  one row. wakes: counts what waiting workers have to be told of
+    zerver_jobs        seq, job_id, …                  see `Order` and `Job`
+        rank           the number of the priority
+        due            not before this time; and the order within a priority
+        uniq, holds    the order's `unique`; and the same while no other job may have it, until holds_until
+        awaited        how many jobs it was to wait for; awaits: how many are left
+        underway       1 while its run `run_id` may go on without a worker of ours: it was parked, or its worker died
+        stopping       why its worker is to stop it
+        frees          1 within the transaction in which it is done and its successor has not been told
+    zerver_queues      name, paused, most, most_of_tenant    those that were ever paused or limited
+    zerver_job_owners  name, boot, lapses              who lives until when, on which clock
+    zerver_schedules   name, spec, due
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+from zerver.sql.dialects import Dialect, Tables, migrate
+from zerver.sql.driver import Driver, Statement
+
+TABLES: Final = Tables(
+    "store of jobs",
+    "zerver_jobs_store",
+    MappingProxyType(
+        {
+            1: """
+            create table zerver_jobs (
+                seq ‹serial›,
+                job_id text not null unique,
+                flow text not null,
+                queue text not null,
+                body text,
+                tenant text not null,
+                rank bigint not null,
+                state text not null,
+                due bigint not null,
+                attempt bigint not null default 0,
+                attempts bigint not null,
+                fence bigint not null default 0,
+                rescues bigint not null default 0,
+                settled bigint not null default 0,
+                owner text not null default '',
+                run_id text not null default '',
+                underway bigint not null default 0,
+                stopping text not null default '',
+                error text not null default '',
+                result text,
+                ordered bigint not null,
+                began bigint not null default 0,
+                ended bigint not null default 0,
+                uniq text not null,
+                holds text,
+                holds_until bigint not null,
+                releases text not null,
+                frees bigint not null default 0,
+                place bigint not null,
+                awaited bigint not null,
+                awaits bigint not null,
+                origin text not null,
+                parent text not null,
+                done bigint not null default 0,
+                total bigint not null default 0,
+                note text not null default ''
+            )‹busy›;
+            create unique index zerver_jobs_holds on zerver_jobs (holds) where holds is not null;
+            create index zerver_jobs_ready on zerver_jobs (queue, rank, due, seq) where state = 'available';
+            create index zerver_jobs_ready_of on zerver_jobs (queue, tenant, rank, due, seq) where state = 'available';
+            create index zerver_jobs_later on zerver_jobs (due) where state = 'scheduled';
+            create index zerver_jobs_running on zerver_jobs (queue, tenant) where state = 'running';
+            create index zerver_jobs_owned on zerver_jobs (owner) where state = 'running';
+            create index zerver_jobs_run on zerver_jobs (run_id) where underway = 1;
+            create index zerver_jobs_freeing on zerver_jobs (releases) where frees = 1;
+            create index zerver_jobs_released on zerver_jobs (seq) where state = 'waiting' and awaits <= 0;
+            create index zerver_jobs_members on zerver_jobs (releases) where releases <> '';
+            create index zerver_jobs_unique on zerver_jobs (uniq, seq) where uniq <> '';
+            create index zerver_jobs_old on zerver_jobs (ended) where state in ('done', 'cancelled');
+            create index zerver_jobs_states on zerver_jobs ((state || ''), seq);
+            create table zerver_queues (
+                name text primary key, paused bigint not null default 0, most bigint, most_of_tenant bigint
+            );
+            create table zerver_job_owners (name text primary key, boot text not null, lapses bigint not null);
+            create table zerver_schedules (name text primary key, spec text not null, due bigint not null);
+            """,
+        }
+    ),
+)
+
+
+async def make_tables(driver: Driver, dialect: Dialect, place: str) -> None:
+    """Make the tables in this database if they are missing, and bring them up to date."""
+    first = [Statement(dialect.making)] if dialect.making else []
+    await driver.transaction(
+        [
+            *first,
+            Statement("create table if not exists zerver_jobs_store (version bigint not null, wakes bigint not null)"),
+            Statement("insert into zerver_jobs_store select 0, 0 where not exists (select 1 from zerver_jobs_store)"),
+        ]
+    )
+    await migrate(driver, dialect.words, place, TABLES)

@@ -1,0 +1,267 @@
+"""A store of jobs in SQL, on any driver of the port: an own database, or one that the app has open.
+
+Law: every verb is one transaction, and what is acknowledged is as durable as the driver was opened to make it. Orders
+and verdicts of tasks that come at once go in one transaction.
+
+What makes it right when two take at once: SQLite has one writer at a time; in PostgreSQL those who take pass over rows
+that somebody else is taking (`skip locked`), and a limit is counted by who holds the queue's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import trio
+
+from zerver.core.orders import check_orders
+from zerver.errors import DriverError, JournalUnavailable, LeaseLost, StatementError
+from zerver.jobs import statements as s
+from zerver.jobs.batches import Batches
+from zerver.jobs.port import STATES, Job, JobState, JobStore, Order, QueueRule, QueueState, Verdict, Wanted
+from zerver.jobs.reasons import Circumstances, reason
+from zerver.jobs.waking import Waking
+from zerver.sql.asking import Asker
+from zerver.sql.dialects import Dialect
+from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement
+from zerver.sql.enqueueing import MOST_ORDERS, order_statements, ordered_ids, wake
+
+#: Orders of several tasks in one transaction; more at once than these are no small ones, and have their own.
+_MOST_SHARED: Final = 500
+
+#: Verdicts in one transaction.
+_MOST_SETTLED: Final = 500
+
+#: Seconds after which workers that have nothing any more are forgotten.
+_FORGET_SECONDS: Final = 86_400.0
+
+
+class SqlJobs(JobStore):
+    """A store on a driver; made by `open_jobs_of` and the other openers, which have its tasks run."""
+
+    def __init__(self, driver: Driver, dialect: Dialect, *, place: str, patience: float = float("inf")) -> None:
+        self.driver = driver
+        self.dialect = dialect
+        self.waking = Waking(driver, dialect)
+        self.ordering = Batches(self._order, _MOST_SHARED)
+        self.settling = Batches(self._settle, _MOST_SETTLED)
+        self._place = place
+        self._ask = Asker(place, patience)
+        self._kept: dict[str, QueueRule] = {}
+        self._counts = {"ordered": 0, "taken": 0, "settled": 0, "refused": 0, "rescued": 0}
+
+    # -- for those who order, and for workers --
+
+    async def order(self, orders: Sequence[Order]) -> list[str]:
+        check_orders(orders)
+        return await (self.ordering.ask(orders) if len(orders) <= _MOST_SHARED else self._order(orders))
+
+    async def _order(self, orders: Sequence[Order]) -> list[str]:
+        parts = self._parts(orders)
+        answers = await self._all([statement for part in parts for statement in part])
+        self._counts["ordered"] += len(orders)
+        self.waking.wake()
+        ids, at = [], 0
+        for part in parts:
+            at += len(part)
+            ids += ordered_ids(answers[at - 1])
+        return ids
+
+    def _parts(self, orders: Sequence[Order]) -> list[list[Statement]]:
+        """What puts orders in; the last statement of each part answers with its ids."""
+        parts = [orders[at : at + MOST_ORDERS] for at in range(0, len(orders), MOST_ORDERS)]
+        return [order_statements(part, self.dialect) for part in parts]
+
+    async def renew(self, owner: str, lease_seconds: float) -> None:
+        text = (
+            f"insert into zerver_job_owners (name, boot, lapses) values (?, ?, {self.dialect.now()} + ?) "
+            "on conflict (name) do update set boot = excluded.boot, lapses = excluded.lapses"
+        )
+        await self._one(Statement(text, (owner, self.dialect.boot, int(lease_seconds * 1e9))))
+
+    async def take(self, owner: str, rules: Sequence[QueueRule], count: int) -> list[Job]:
+        self.waking.seen()
+        if not rules or count < 1:
+            await trio.lowlevel.checkpoint()
+            return []
+        changed = [rule for rule in rules if self._kept.get(rule.name, QueueRule(rule.name)) != rule]
+        if changed:
+            await self._all(s.keep_rules(changed))
+            self._kept.update((rule.name, rule) for rule in changed)
+        wakes, *_, taken = await self._all(s.take(self.dialect, owner, rules, count))
+        self.waking.seen_wakes(_rows(wakes)[0][0])
+        jobs = _jobs(taken)
+        self._counts["taken"] += len(jobs)
+        return sorted(jobs, key=s.order_of)
+
+    async def rescue(self) -> list[Job]:
+        jobs = _jobs((await self._all([s.rescue(self.dialect)]))[0])
+        if jobs:
+            self._counts["rescued"] += len(jobs)
+            await self._woken()
+        return sorted(jobs, key=s.order_of)
+
+    async def began(self, job_id: str, fence: int, run_id: str) -> None:
+        text = "update zerver_jobs set run_id = ?, underway = 1 where job_id = ? and fence = ? and state = 'running'"
+        if not await self._one(Statement(text, (run_id, job_id, fence))):
+            raise LeaseLost(f"job {job_id} is another worker's by now, or over; this one's fence was {fence}")
+
+    async def settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
+        if not verdicts:
+            await trio.lowlevel.checkpoint()
+            return []
+        return await self.settling.ask(verdicts)
+
+    async def _settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
+        answers = await self._all(s.settle(self.dialect, verdicts))
+        held = {int(str(row[0])) for row in _rows(answers[1])}
+        self._counts["settled"] += len(held)
+        self._counts["refused"] += len(verdicts) - len(held)
+        self.waking.wake()  # there may be room where there was a limit
+        return [number in held for number in range(len(verdicts))]
+
+    async def unpark(self, run_id: str, verdict: Verdict) -> bool:
+        answers = await self._all(s.unpark(self.dialect, run_id, verdict))
+        self.waking.wake()
+        return bool(_rows(answers[0]))
+
+    async def progress(self, job_id: str, done: int, total: int, note: str) -> None:
+        text = "update zerver_jobs set done = ?, total = ?, note = ? where job_id = ? and state = 'running'"
+        await self._one(Statement(text, (done, total, note, job_id)))
+
+    async def wait(self) -> None:
+        try:
+            await self.waking.wait()
+        except DriverError as error:
+            raise JournalUnavailable(f"{self._place}: {error}", getattr(error, "retry_after", 0.0)) from error
+
+    # -- for people --
+
+    async def find(self, job_id: str) -> Job | None:
+        found = _jobs(await self._read(f"select {s.COLUMNS} from zerver_jobs where job_id = ?", job_id))
+        return found[0] if found else None
+
+    async def search(self, wanted: Wanted, count: int = 50, before_seq: int | None = None) -> list[Job]:
+        statement = s.search(wanted, count, before_seq)
+        return _jobs(await self._ask(lambda: self.driver.fetch(statement)))
+
+    async def retry(self, wanted: Wanted) -> int:
+        answers = await self._all([*s.retry(self.dialect, wanted), wake(self.dialect)])
+        self.waking.wake()
+        return _count(answers[0])
+
+    async def cancel(self, wanted: Wanted, reason: str) -> int:
+        return await self._one(s.cancel(self.dialect, wanted, reason or "cancelled"))
+
+    async def cancelled(self, owner: str) -> list[str]:
+        text = "select job_id from zerver_jobs where state = 'running' and owner = ? and stopping <> ''"
+        return [str(row[0]) for row in (await self._read(text, owner)).rows]
+
+    async def delete(self, wanted: Wanted) -> int:
+        return await self._one(s.delete(wanted))
+
+    async def pause(self, queue: str, paused: bool) -> None:
+        text = (
+            "insert into zerver_queues (name, paused) values (?, ?) "
+            "on conflict (name) do update set paused = excluded.paused"
+        )
+        await self._all([Statement(text, (queue, int(paused))), wake(self.dialect)])
+        self.waking.wake()
+
+    async def queues(self) -> list[QueueState]:
+        counted = await self._read("select queue, state, count(*) from zerver_jobs group by queue, state")
+        kept = await self._read("select name, paused, most, most_of_tenant from zerver_queues")
+        rows: list[Any] = [*kept.rows, *((row[0], 0, None, None) for row in counted.rows)]
+        known: dict[str, Any] = {}
+        for name, *rest in rows:
+            known.setdefault(name, rest)
+        found = []
+        for name in sorted(known):
+            paused, most, most_of_tenant = known[name]
+            counts: dict[JobState, int] = dict.fromkeys(STATES, 0)
+            counts.update({row[1]: row[2] for row in counted.rows if row[0] == name})  # type: ignore[misc]  # as stored
+            oldest = await self._read(s.OLDEST, *[name] * 3) if counts["available"] else None
+            since: Any = oldest.rows[0][0] if oldest is not None else 0
+            found.append(QueueState(QueueRule(name, most, most_of_tenant), bool(paused), counts, since or 0))
+        return found
+
+    async def why(self, job_id: str) -> str:
+        job = await self.find(job_id)
+        if job is None:
+            return "there is no such job"
+        rows: Any = (await self._read(s.CIRCUMSTANCES, job.queue, job.queue, job.tenant, job.queue)).rows
+        return reason(job, Circumstances(*rows[0]))
+
+    async def prune(self, ended_before_unix_ns: int, count: int = 1000) -> int:
+        statements = [
+            s.prune(self.dialect, ended_before_unix_ns, count),
+            s.forget_owners(self.dialect, _FORGET_SECONDS),
+        ]
+        return _count((await self._all(statements))[0])
+
+    # -- schedules --
+
+    async def due(self, name: str, spec: str, first_unix_ns: int) -> int:
+        text = (
+            "insert into zerver_schedules (name, spec, due) values (?, ?, ?) on conflict (name) do update "
+            "set spec = excluded.spec, due = excluded.due where zerver_schedules.spec <> excluded.spec"
+        )
+        due = Statement("select due from zerver_schedules where name = ?", (name,))
+        _, found = await self._all([Statement(text, (name, spec, first_unix_ns)), due])
+        return int(str(_rows(found)[0][0]))
+
+    async def fire(self, name: str, due_unix_ns: int, next_unix_ns: int, orders: Sequence[Order]) -> bool:
+        move = "update zerver_schedules set due = ? where name = ? and due = ?"
+        check_orders(orders)
+        parts = self._parts(orders)
+        statements = [Statement(move, (next_unix_ns, name, due_unix_ns), expect=1)]
+        try:
+            await self._ask(lambda: self._moved([*statements, *(one for part in parts for one in part)]))
+        except _Moved:
+            return False
+        self._counts["ordered"] += len(orders)
+        self.waking.wake()
+        return True
+
+    async def _moved(self, statements: Sequence[Statement]) -> None:
+        try:
+            await self.driver.transaction(statements)
+        except StatementError as error:
+            if error.code == "ROW_COUNT":
+                raise _Moved from None
+            raise
+
+    def statistics(self) -> Mapping[str, Any]:
+        return {"place": self._place, **self._counts}
+
+    # -- the driver --
+
+    async def _all(self, statements: Sequence[Statement]) -> list[Answer]:
+        first = [Statement(self.dialect.first)] if self.dialect.first else []
+        return (await self._ask(lambda: self.driver.transaction([*first, *statements])))[len(first) :]
+
+    async def _one(self, statement: Statement) -> int:
+        return _count((await self._all([statement]))[0])
+
+    async def _read(self, text: str, *params: object) -> Rows:
+        return await self._ask(lambda: self.driver.fetch(Statement(text, params)))
+
+    async def _woken(self) -> None:
+        await self._one(wake(self.dialect))
+        self.waking.wake()
+
+
+class _Moved(Exception):
+    """The schedule was moved on by somebody else."""
+
+
+def _rows(answer: Answer) -> list[tuple[object, ...]]:
+    return answer.rows if isinstance(answer, Rows) else []
+
+
+def _jobs(answer: Answer) -> list[Job]:
+    return [s.job_of(row) for row in _rows(answer)]
+
+
+def _count(answer: Answer) -> int:
+    return answer.count if isinstance(answer, Changed) else len(answer.rows)

@@ -1,0 +1,61 @@
+"""Asking a database that keeps what must survive: what its driver says, in the journal's words.
+
+Law: three answers are kept apart. It was not done and may be asked again (JournalUnavailable); it can never be done so
+(NotKeepable, DamagedJournal); nobody knows, which is JournalUnavailable too, since what is asked twice is done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from zerver.errors import (
+    ConnectionLost,
+    DamagedJournal,
+    DatabaseDown,
+    DriverError,
+    JournalUnavailable,
+    NotKeepable,
+    StatementError,
+)
+
+T = TypeVar("T")
+
+#: Errors of statements after which the same statement may pass: no room, no lock, no right to write just now.
+_PASSING: Final = (
+    *("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
+    *("SQLITE_NOMEM", "SQLITE_PROTOCOL", "08", "25006", "40", "53", "55P03", "57", "58"),
+)
+
+#: Errors of values that no column can hold.
+_VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "PARAMETER", "Unicode", "Overflow", "22", "54")
+
+
+@attrs.frozen
+class Asker:
+    """Asks. place: how errors call the database. patience: seconds after which there is taken to be no answer."""
+
+    place: str
+    patience: float = float("inf")
+
+    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What the call answers. Raises JournalUnavailable, NotKeepable and DamagedJournal."""
+        with trio.move_on_after(self.patience):
+            try:
+                return await call()
+            except DatabaseDown as error:
+                raise JournalUnavailable(f"{self.place}: {error}", error.retry_after) from error
+            except StatementError as error:
+                if error.code.startswith(_PASSING):
+                    raise JournalUnavailable(f"{self.place}: {error}") from error
+                if error.code.startswith(_VALUES):
+                    raise NotKeepable(f"{self.place}: {error}") from error
+                raise DamagedJournal(f"{self.place}: {error}") from error
+            except ConnectionLost as error:
+                raise JournalUnavailable(f"{self.place}: nobody knows whether it was done: {error}") from error
+            except DriverError as error:
+                raise JournalUnavailable(f"{self.place}: {error}") from error
+        raise JournalUnavailable(f"{self.place} has not answered for {self.patience:g} s")

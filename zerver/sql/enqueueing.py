@@ -1,0 +1,161 @@
+"""Orders of jobs as statements: what puts them in, for whoever holds a transaction.
+
+Law: pure. The same statements stand in a transaction of the store's and in one of the app's, so that a job which is
+ordered with an app's writes is there if and only if they are. The last statement answers with the ids.
+
+    unique texts are free again ─▶ the rows ─▶ waiting workers are told ─▶ (place, id of the job that stands there)
+
+Orders go as one JSON array, in one parameter: a statement has one text for any number of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from zerver.core.effects import Effect
+from zerver.core.jobs import Asker, Declared
+from zerver.core.orders import Order, check_orders
+from zerver.core.priorities import RANK
+from zerver.effects import queue
+from zerver.errors import DefinitionError, StatementError
+from zerver.sql.dialects import Dialect
+from zerver.sql.driver import Answer, Rows, Statement
+
+#: Orders in one statement.
+MOST_ORDERS: Final = 2000
+
+#: What workers of other processes listen to.
+CHANNEL: Final = "zerver_jobs"
+
+_COLUMNS: Final = (
+    *(("job_id", "text"), ("flow", "text"), ("queue", "text"), ("body", "text"), ("tenant", "text")),
+    *(("rank", "bigint"), ("due", "bigint"), ("attempts", "bigint"), ("uniq", "text"), ("window_ns", "bigint")),
+    *(("releases", "text"), ("place", "bigint"), ("awaits", "bigint"), ("origin", "text"), ("parent", "text")),
+)
+_KEYS: Final = (("job_id", "text"), ("uniq", "text"))
+
+
+def order_statements(orders: Sequence[Order], dialect: Dialect) -> list[Statement]:
+    """The statements that put orders in, MOST_ORDERS at most; `ordered_ids` reads the last one's answer.
+
+    orders: with which `check_orders` has found nothing wrong.
+    """
+    keys = json.dumps([{"job_id": order.job_id, "uniq": order.unique} for order in orders])
+    wall = dialect.wall()
+    statements = []
+    if any(order.unique for order in orders):
+        statements.append(Statement(_freed(dialect, wall), (keys,)))
+    statements.append(Statement(_inserted(dialect, wall), (json.dumps([_record(order) for order in orders]),)))
+    statements.append(wake(dialect))
+    statements.append(Statement(_standing(dialect), (keys,), accept=_all_stand(len(orders))))
+    return statements
+
+
+def wake(dialect: Dialect, condition: str = "1 = 1") -> Statement:
+    """Tell waiting workers, in every process, when this is committed, if the condition holds now."""
+    if dialect.notifies:
+        return Statement(f"select pg_notify(?, '') where {condition}", (CHANNEL,))
+    return Statement(f"update zerver_jobs_store set wakes = wakes + 1 where {condition}")
+
+
+def ordered_ids(answer: Answer) -> list[str]:
+    """The id of the job that stands there for each order, from the answer to the last statement."""
+    return [str(job_id) for _, job_id in answer.rows] if isinstance(answer, Rows) else []
+
+
+class Enqueueing:
+    """Whether jobs are kept in the database of the app's `sql` effects: then they are ordered in its transactions.
+
+    declared: what the app says about jobs.
+    """
+
+    def __init__(self, declared: Declared) -> None:
+        self._declared = declared
+        self._dialect: Dialect | None = None
+        self._told: Callable[[], None] = _nobody
+
+    def keep(self, dialect: Dialect, told: Callable[[], None]) -> None:
+        """Jobs are kept here. told: called when some were ordered, so that a worker in this process does not wait."""
+        self._dialect, self._told = dialect, told
+
+    def parts(self, effect: Effect[Any], asker: Asker) -> list[list[Statement]]:
+        """What puts in the orders that an effect stands for; the last of each part answers with its ids.
+
+        Raises DefinitionError if that cannot be done here.
+        """
+        if self._dialect is None:
+            raise DefinitionError(
+                f"sql.transaction was given a {effect.kind.name}, but jobs are not kept in its database",
+                "add jobs() without a URL to App(capabilities=[…]), or enqueue outside of the transaction",
+            )
+        orders = queue.orders_of(effect, self._declared, asker)
+        check_orders(orders)
+        parts = [orders[at : at + MOST_ORDERS] for at in range(0, len(orders), MOST_ORDERS)]
+        return [order_statements(part, self._dialect) for part in parts]
+
+    def ordered(self) -> None:
+        """A transaction with orders in it was committed."""
+        self._told()
+
+
+def _nobody() -> None:
+    return None
+
+
+def _record(order: Order) -> dict[str, Any]:
+    return {
+        "job_id": order.job_id,
+        "flow": order.flow,
+        "queue": order.queue,
+        "body": order.body,
+        "tenant": order.tenant,
+        "rank": RANK[order.priority],
+        "due": order.at_unix_ns,
+        "attempts": order.attempts,
+        "uniq": order.unique,
+        "window_ns": int(order.unique_seconds * 1e9),
+        "releases": order.releases,
+        "place": order.place,
+        "awaits": order.awaits,
+        "origin": order.origin,
+        "parent": order.parent,
+    }
+
+
+def _freed(dialect: Dialect, wall: str) -> str:
+    # Not when the job ends: then its window may still hold, and nobody comes back when it is over.
+    return (
+        f"update zerver_jobs set holds = null where holds in (select uniq from {dialect.records(_KEYS)} k) "
+        f"and state in ('done', 'dead', 'cancelled') and holds_until <= {wall}"
+    )
+
+
+def _inserted(dialect: Dialect, wall: str) -> str:
+    return (
+        "insert into zerver_jobs (job_id, flow, queue, body, tenant, rank, state, due, attempts, ordered, uniq, holds, "
+        "holds_until, releases, place, awaited, awaits, origin, parent) "
+        "select job_id, flow, queue, body, tenant, rank, "
+        f"case when awaits > 0 then 'waiting' when due > {wall} then 'scheduled' else 'available' end, "
+        f"case when due > {wall} then due else {wall} end, attempts, {wall}, uniq, nullif(uniq, ''), "
+        f"{wall} + window_ns, releases, place, awaits, awaits, origin, parent "
+        f"from {dialect.records(_COLUMNS)} o where true order by n on conflict do nothing"
+    )
+
+
+def _standing(dialect: Dialect) -> str:
+    return (
+        "select n, coalesce((select j.job_id from zerver_jobs j where j.job_id = k.job_id), "
+        "(select j.job_id from zerver_jobs j where k.uniq <> '' and j.holds = k.uniq)) as job_id "
+        f"from {dialect.records(_KEYS)} k order by n"
+    )
+
+
+def _all_stand(count: int) -> Any:
+    def accept(answer: Answer) -> None:
+        if not isinstance(answer, Rows) or len(answer.rows) != count or any(row[1] is None for row in answer.rows):
+            # The job that stood there was deleted meanwhile: the code says that the same may pass the next time.
+            raise StatementError("a job with the same unique text was deleted meanwhile", "40001")
+
+    return accept
