@@ -25,11 +25,12 @@ FOLDER = Path(__file__).parent / "reference"
 #: From the page to the module it is about; a module of `effects` is a section of one page.
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "zerver": ("zerver",),
-    "effects": tuple(f"zerver.effects.{name}" for name in ("sql", "http", "kv", "clock", "random")),
+    "effects": tuple(f"zerver.effects.{name}" for name in ("sql", "http", "kv", "queue", "clock", "random")),
     "runtime": ("zerver.runtime",),
     "http": ("zerver.http",),
     "sql": ("zerver.sql",),
     "kv": ("zerver.kv",),
+    "jobs": ("zerver.jobs",),
     "trace": ("zerver.trace",),
     "observing": ("zerver.observing",),
     "ui": ("zerver.ui",),

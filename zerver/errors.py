@@ -18,7 +18,8 @@ only where somebody would do something else about it. Cancellation is none of th
     │   ├─ RunDefect               a step raised: a bug in the flow
     │   ├─ DeadlinePassed          the run's deadline came first
     │   ├─ RunCancelled            the client left, the host cancelled, or the runtime drained
-    │   └─ RunRefused              admission refused the run
+    │   ├─ RunRefused              admission refused the run
+    │   └─ RunParked               it was put down, and goes on when its signal comes
     ├─ ActorError              talking to an actor did not work out
     │   ├─ ActorStopped            it has ended, or ended before it answered
     │   ├─ ActorCrashed            it crashed on this very message; `__cause__` is the defect
@@ -41,6 +42,7 @@ only where somebody would do something else about it. Cancellation is none of th
     │   ├─ JournalUnavailable      it cannot be reached or written now; the very same may be asked again
     │   ├─ LeaseLost               the run is another worker's by now, or over: let go of it
     │   ├─ NotKeepable             a value could not be read again as what it is
+    │   ├─ CannotRetry             a run that is to be tried again cannot be, here; the run is as it was
     │   └─ DamagedJournal          what stands there is not what was written, or of a version not known here
     └─ InternalError           a bug in Zerver; please report it
 """
@@ -160,6 +162,10 @@ class RunRefused(RunError):
     def __init__(self, message: str, result: Any, retry_after: float | None = None) -> None:
         super().__init__(message, result)
         self.retry_after = retry_after
+
+
+class RunParked(RunError):
+    """The run has not ended: it was put down, and goes on when a signal comes. `result.continuations` says which."""
 
 
 # ---- the world: actors ----------------------------------------------------------------------
@@ -308,6 +314,13 @@ class NotKeepable(JournalError):
     """A value of a durable run could not be read again as what it is: an open file, or an object without fields.
 
     The message names its class, the record, and what to do.
+    """
+
+
+class CannotRetry(JournalError):
+    """A run that is to be tried again cannot be: there is none, it needs nobody, or its code is not here.
+
+    Nothing was done to it. The message says why, and what can be done.
     """
 
 

@@ -52,6 +52,7 @@ from zerver.http import (
 )
 from zerver.http.claims import Claims, open_claims
 from zerver.http.connection import log_defect
+from zerver.http.continuation import Continuations, open_continuations
 from zerver.http.idempotency import again
 from zerver.http.keyed import Visit
 from zerver.http.mounts import Mounted, mounted_at, open_mounts
@@ -167,6 +168,7 @@ class Edge:
         trust: Trust,
         beside: Mapping[str, Handler],
         claims: Claims,
+        continuations: Continuations | None,
     ) -> None:
         self.app = runtime.app
         self.runtime = runtime
@@ -176,6 +178,7 @@ class Edge:
         self._beside = tuple(beside.items())
         self._relays = relays
         self._claims = claims
+        self._continuations = continuations
         self._mounts = {mounted: _compile_mount(mounted) for mounted in mounts}
 
     async def handle(self, exchange: Exchange) -> Response:
@@ -185,6 +188,10 @@ class Edge:
             caller = self.trust.judge(head, exchange.peer, exchange.scheme)
         except ProtocolViolation as violation:
             return stamped(problem(violation.status, detail=str(violation)), self.runtime.new_id())
+        continuations = self._continuations
+        if continuations is not None and continuations.is_asked(head):
+            said = await continuations.handle(exchange)
+            return said if isinstance(said, Response) else await self._answer(said, continuations.flow_of(said), head)
         for prefix, handler in self._beside:
             if head.path.startswith(prefix) and head.path[len(prefix) : len(prefix) + 1] in ("", "/", "?"):
                 return await handler(exchange)
@@ -264,11 +271,17 @@ class Edge:
             response = attrs.evolve(response, refusal=False)
         return response
 
-    async def _answer(self, result: Result, flow: Flow, head: RequestHead, visit: Visit | None) -> Response:
-        """What the client gets for what the run came to."""
+    async def _answer(
+        self, result: Result, flow: Flow | None, head: RequestHead, visit: Visit | None = None
+    ) -> Response:
+        """What the client gets for what the run came to. flow: None for one that is no route's."""
         if visit is not None and visit.answer is not None:
             return stamped(again(visit.answer), result.run_id)
-        response = render(result, on_error=flow.on_error or self.app.on_error, on_defect=self.on_defect)
+        if result.status == "parked" and self._continuations is not None:
+            response = self._continuations.parked(result)
+        else:
+            on_error = (None if flow is None else flow.on_error) or self.app.on_error
+            response = render(result, on_error=on_error, on_defect=self.on_defect)
         if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
             response = await self._open(response, head, result)
         if self.runtime.observers or visit is not None:
@@ -353,7 +366,8 @@ async def open_edge(
         open_relays(on_defect) as relays,
         open_claims(runtime, on_defect) as claims,
     ):
-        yield Edge(runtime, mounts, relays, on_defect, trust, beside or {}, claims)
+        continuations = await open_continuations(runtime)
+        yield Edge(runtime, mounts, relays, on_defect, trust, beside or {}, claims, continuations)
 
 
 class Serving:

@@ -17,8 +17,10 @@ from zerver.core import timeline as t
 from zerver.core.tenants import Identity
 from zerver.errors import DefinitionError, JournalUnavailable
 from zerver.http import Body, Header, Path, Query, Response, json, stream
+from zerver.journal import Disk, open_memory_journal
 from zerver.runtime.receipts import (
     LEASE,
+    LONGEST_LEASE,
     Claim,
     MemoryReceipts,
     Receipt,
@@ -598,6 +600,108 @@ async def test_the_claim_of_a_process_that_died_lapses(autojump_clock: MockClock
         nursery.cancel_scope.cancel()
     assert second.status == 201
     assert [word for word, _ in found(second)] == ["took over"]
+
+
+class Forgetful(MemoryReceipts):
+    """Its process dies when a run has ended, and before its answer is stored."""
+
+    dying = True
+
+    async def store(self, run_id: str, answer: StoredAnswer, lifetime: float) -> bool:
+        return self.dying or await super().store(run_id, answer, lifetime)
+
+    async def release(self, run_id: str) -> bool:
+        return self.dying or await super().release(run_id)
+
+    async def renew(self, run_ids: Sequence[str], lease: float) -> None:
+        if not self.dying:
+            await super().renew(run_ids, lease)
+
+
+SYNC = {"durability": "sync"}
+
+
+async def after_its_end(world: World, again: dict[str, Any], **first: Any) -> tuple[Reply, Reply, Reply]:
+    """The answer of a run whose process died before its receipt was stored, and those of two that come much later."""
+    store = Forgetful()
+    async with open_memory_journal(Disk()) as journal:
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as one:
+            ended = await pay(one, **first)
+        store.dying = False
+        await trio.sleep(LONGEST_LEASE + 1)
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as two:
+            return ended, await pay(two, **again), await pay(two, **again)
+
+
+async def test_a_process_that_dies_between_a_runs_end_and_its_receipt_does_nothing_twice(
+    autojump_clock: MockClock,
+) -> None:
+    world = World()
+    first, second, third = await after_its_end(world, {})
+    assert (first.status, second.status, third.status) == (201, 201, 201)
+    assert first.body == second.body == third.body
+    assert is_repeated(second)
+    assert is_repeated(third)
+    assert world.paid == [5]
+
+
+async def test_a_run_that_goes_on_though_its_claim_has_lapsed_is_not_begun_anew(autojump_clock: MockClock) -> None:
+    world, store = World(), Forgetful()
+    world.gate = trio.Event()
+    async with (
+        open_memory_journal(Disk()) as journal,
+        client(app_in(world, store, flow=SYNC), journal=journal) as one,
+        client(app_in(world, store, flow=SYNC), journal=journal) as two,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(pay, one)
+        await trio.sleep(LONGEST_LEASE + 1)
+        store.dying = False
+        assert (await pay(two)).status == 409
+        world.gate.set()
+        await trio.sleep(1.0)
+        third = await pay(two)
+    assert third.status == 201
+    assert is_repeated(third)
+    assert world.paid == [5]
+
+
+async def test_code_that_cannot_say_what_a_run_came_to_does_not_do_it_again(autojump_clock: MockClock) -> None:
+    world, store = World(), Forgetful()
+
+    @effect(kind="bank.transfer", access="write")
+    async def transfer(amount: int) -> str:
+        raise NotImplementedError
+
+    @step
+    async def charge(body: Annotated[dict[str, Any], Body()]) -> Done:
+        return Done(await transfer(int(body["amount"])))
+
+    other = App(capabilities=[borrowed(store)])
+    other.route("POST", "/pay", Flow("pay", [charge], idempotency="required", durability="sync"))
+    async with open_memory_journal(Disk()) as journal:
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as one:
+            assert (await pay(one)).status == 201
+        store.dying = False
+        await trio.sleep(LONGEST_LEASE + 1)
+        async with client(other, journal=journal) as two:
+            assert (await pay(two)).status == 410
+
+
+async def test_another_request_does_not_get_the_answer_of_a_process_that_died(autojump_clock: MockClock) -> None:
+    world = World()
+    first, second, third = await after_its_end(world, {"note": "another"})
+    assert (first.status, second.status, third.status) == (201, 422, 422)
+    assert world.paid == [5]
+
+
+async def test_a_run_that_was_undone_before_its_process_died_frees_its_key(autojump_clock: MockClock) -> None:
+    world = World()
+    first, second, _ = await after_its_end(world, {"end": "defect"}, end="defect")
+    assert (first.status, second.status) == (500, 500)
+    assert not is_repeated(second)
+    assert world.paid == [5, 5, 5]
+    assert world.refunded == ["charge 1", "charge 2", "charge 3"]
 
 
 async def test_a_long_run_keeps_its_claim(autojump_clock: MockClock) -> None:

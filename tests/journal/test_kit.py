@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,7 +18,7 @@ from zerver.journal import Disk, open_memory_journal, open_sqlite_journal
 from zerver.journal.lines import Lines
 from zerver.journal.memory import MemoryJournal
 from zerver.journal.scribe import open_scribe
-from zerver.runtime.journal import UNRESOLVED, Entry, Journal, Opening, Page, StoredRun
+from zerver.runtime.journal import RESOLVED, UNRESOLVED, Entry, Journal, Opening, Page, StoredRun, Which
 from zerver.testing import check_journal
 
 
@@ -80,6 +83,85 @@ class Forgetful(Disk):
         return [*super().old(ended_before_unix_ns), *(unresolved if ended_before_unix_ns else ())]
 
 
+class StillClaimed(Disk):
+    """Gives to others what was set aside."""
+
+    def lapsed(self, owner: str, now: float) -> Iterator[Any]:
+        aside = (run for run in self.runs.values() if run.aside and not run.status)
+        return itertools.chain(super().lapsed(owner, now), aside)
+
+
+class AnybodyAside(Disk):
+    """Lets anybody set a run aside."""
+
+    def set_aside(self, run_id: str, fence: int, why: str) -> bool:
+        run = self.runs.get(run_id)
+        return super().set_aside(run_id, run.fence if run is not None and not run.aside else fence, why)
+
+
+class SharedAside(Disk):
+    """Lets who has set a run aside go on writing to it."""
+
+    def set_aside(self, run_id: str, fence: int, why: str) -> bool:
+        done = super().set_aside(run_id, fence, why)
+        self.runs[run_id].fence = fence
+        return done
+
+
+class Reopener(Disk):
+    """Gives what it has given already."""
+
+    def reopen(self, run_id: str, owner: str) -> Any:
+        run = self.runs.get(run_id)
+        if run is not None and run.fence > 2 and not run.status:
+            run.owner, run.fence = owner, run.fence + 1
+            return run
+        return super().reopen(run_id, owner)
+
+
+class Speechless(Disk):
+    """Forgets who has called a run resolved, and why."""
+
+    def call_resolved(self, run_id: str, said: str, now_unix_ns: int) -> bool:
+        return super().call_resolved(run_id, "", now_unix_ns)
+
+
+class Credulous(Disk):
+    """Lets any run be called resolved."""
+
+    def call_resolved(self, run_id: str, said: str, now_unix_ns: int) -> bool:
+        return super().call_resolved(run_id, said, now_unix_ns) or run_id in self.runs
+
+
+class Hoarding(Disk):
+    """Keeps what somebody has called resolved."""
+
+    def old(self, ended_before_unix_ns: int) -> list[str]:
+        return [run_id for run_id in super().old(ended_before_unix_ns) if self.runs[run_id].status != RESOLVED]
+
+
+class Neglectful(Disk):
+    """Prunes what was set aside."""
+
+    def old(self, ended_before_unix_ns: int) -> list[str]:
+        aside = [run_id for run_id, run in self.runs.items() if run.aside]
+        return [*super().old(ended_before_unix_ns), *(aside if ended_before_unix_ns else ())]
+
+
+class Unsorted(Disk):
+    """Lists runs in no order."""
+
+    def listed(self, which: Which) -> list[Any]:
+        return super().listed(which)[::-1]
+
+
+class Blind(Disk):
+    """Does not list what was set aside."""
+
+    def listed(self, which: Which) -> list[Any]:
+        return [run for run in super().listed(which) if not (which == "open" and run.aside)]
+
+
 class Hasty(MemoryJournal):
     """Acknowledges what is not written yet."""
 
@@ -131,6 +213,86 @@ class Numberless(MemoryJournal):
         return {"": 1, "done": 1, "failed": 1, UNRESOLVED: len(self._disk.runs)}
 
 
+# ---- and of those about parked runs ---------------------------------------------------------
+
+
+class Restless(Disk):
+    def due(self, now_unix_ns: int) -> list[Any]:
+        return [run for run in self.runs.values() if run.is_put_down]
+
+
+class Starting(Disk):
+    """Begins to wait anew when it is told a second time."""
+
+    def _add(self, page: Page, now_unix_ns: int) -> bool:
+        run = self.runs.get(page.run_id)
+        if run is not None and page.parked is not None and run.fence == page.fence:
+            run.signals.clear()
+        return super()._add(page, now_unix_ns)
+
+
+class Grasping(Disk):
+    """Lets anybody put a run down."""
+
+    def _add(self, page: Page, now_unix_ns: int) -> bool:
+        run = self.runs.get(page.run_id)
+        if run is not None and page.parked is not None and run.fence != page.fence:
+            run.put_down(page.parked, now_unix_ns)
+            return True
+        return super()._add(page, now_unix_ns)
+
+
+class Repeating(Disk):
+    def signal(self, run_id: str, signal: str, value: bytes, number: int | None, now_unix_ns: int) -> bool:
+        run = self.runs.get(run_id)
+        had = run is not None and any(one.signal == signal and one.value is not None for one in run.signals.values())
+        return had or super().signal(run_id, signal, value, number, now_unix_ns)
+
+
+class Timeless(Disk):
+    def signal(self, run_id: str, signal: str, value: bytes, number: int | None, now_unix_ns: int) -> bool:
+        return super().signal(run_id, signal, value, number, -(10**18))
+
+
+class Nervous(Disk):
+    """Wakes for what has come long ago."""
+
+    def _add(self, page: Page, now_unix_ns: int) -> bool:
+        added, run = super()._add(page, now_unix_ns), self.runs.get(page.run_id)
+        if added and run is not None and run.is_put_down and any(one.value for one in run.signals.values()):
+            run.wakes_unix_ns = 0
+        return added
+
+
+class Undead(Disk):
+    """Takes signals of runs that are over."""
+
+    def signal(self, run_id: str, signal: str, value: bytes, number: int | None, now_unix_ns: int) -> bool:
+        run = self.runs.get(run_id)
+        return bool(run is not None and run.status) or super().signal(run_id, signal, value, number, now_unix_ns)
+
+
+class Late(MemoryJournal):
+    async def due(self) -> float | None:
+        await trio.lowlevel.checkpoint()
+        wakes = [run.wakes_unix_ns or 0 for run in self._disk.runs.values() if run.is_put_down]
+        left = [at / 1e9 - trio.current_time() for at in wakes]
+        return max(left) if left and min(left) > 0 else await super().due()
+
+
+class LeakyOne(MemoryJournal):
+    async def claim_one(self, run_id: str, owner: str) -> StoredRun | None:
+        claimed = await super().claim_one(run_id, owner)
+        await trio.lowlevel.checkpoint()
+        return claimed
+
+
+class Keyless(MemoryJournal):
+    async def key(self, name: str) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return secrets.token_bytes(32)
+
+
 def on(disk: Disk, made: Callable[..., MemoryJournal] = MemoryJournal) -> object:
     @asynccontextmanager
     async def open_journal() -> AsyncGenerator[Journal, None]:
@@ -151,12 +313,32 @@ def on(disk: Disk, made: Callable[..., MemoryJournal] = MemoryJournal) -> object
         (AnyOwner, MemoryJournal, "renews before its first run"),
         (Impatient, MemoryJournal, "a lease that holds"),
         (Forgetful, MemoryJournal, "pruned"),
+        (StillClaimed, MemoryJournal, "set aside is nobody's"),
+        (SharedAside, MemoryJournal, "set aside is nobody's"),
+        (AnybodyAside, MemoryJournal, "only who has a run sets it aside"),
+        (Reopener, MemoryJournal, "given to one who tries it again"),
+        (Speechless, MemoryJournal, "called resolved"),
+        (Credulous, MemoryJournal, "called resolved"),
+        (Hoarding, MemoryJournal, "called resolved"),
+        (Neglectful, MemoryJournal, "never pruned"),
+        (Unsorted, MemoryJournal, "are listed"),
+        (Blind, MemoryJournal, "are listed"),
         (Disk, Hasty, "comes back"),
         (Disk, Reordering, "written behind"),
         (Disk, Stubborn, "a write that was cancelled"),
         (Disk, Generous, "never give one run twice"),
         (Disk, Leaky, "a claim that was cancelled"),
         (Disk, Numberless, "pruned"),
+        (Restless, MemoryJournal, "stays so while nothing comes"),
+        (Starting, MemoryJournal, "undoes nothing that has come since"),
+        (Grasping, MemoryJournal, "does not put it down"),
+        (Repeating, MemoryJournal, "a signal is taken once"),
+        (Timeless, MemoryJournal, "its signal comes too late"),
+        (Nervous, MemoryJournal, "does not wake for what it has had"),
+        (Undead, MemoryJournal, "takes no signal"),
+        (Disk, Late, "the one that wakes first"),
+        (Disk, LeakyOne, "does not lose it"),
+        (Disk, Keyless, "a key is made once"),
     ],
 )
 async def test_a_broken_promise_is_found(disk: type[Disk], journal: type[MemoryJournal], law: str) -> None:

@@ -246,6 +246,15 @@ class Rot:
         return opened[2:]
 
 
+def test_a_cipher_seals_the_values_of_signals() -> None:
+    sealed = Lines(cipher=Rot(0x80)).seal(b'"t0ps3cret"')
+    assert b"t0ps3cret" not in sealed
+    assert Lines(cipher=Rot(0x80)).unseal(sealed) == b'"t0ps3cret"'
+    with pytest.raises(DamagedJournal, match="does not open with this key"):
+        Lines(cipher=Rot(0x40)).unseal(sealed)
+    assert Lines().unseal(Lines().seal(b"1")) == b"1"
+
+
 def test_a_cipher_encrypts_every_line() -> None:
     notation = Lines(cipher=Rot(0x80))
     assert notation.keeps_secrets

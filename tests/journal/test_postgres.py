@@ -31,7 +31,7 @@ async def test_a_newer_journal_is_refused(server: Server, conninfo: str) -> None
     async with open_postgres_journal(conninfo):
         pass
     server.ask("update zerver_journal set version = 7", conninfo.rpartition("=")[2])
-    with pytest.raises(DamagedJournal, match=r"newer Zerver \(version 7; this one knows 1\)"):
+    with pytest.raises(DamagedJournal, match=r"newer Zerver \(version 7; this one knows 2\)"):
         async with open_postgres_journal(conninfo):
             pass
 

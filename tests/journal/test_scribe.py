@@ -120,6 +120,38 @@ async def test_a_doubtful_opening_is_withdrawn_before_anything_else(autojump_clo
         assert world.withdrawn == [opening("lost")]
 
 
+async def test_an_opening_is_doubtful_though_its_second_try_was_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World()
+    world.next = [doubtful, away]
+    async with at_work(world) as scribe:
+        with pytest.raises(JournalUnavailable, match="away"):
+            await scribe.write(opening("lost"))
+        await trio.sleep(3)
+        assert world.withdrawn == [opening("lost")]
+
+
+async def test_it_is_withdrawn_though_nobody_writes_any_more(autojump_clock: trio.testing.MockClock) -> None:
+    world = World()
+    world.next = [doubtful, doubtful, away, doubtful, away]
+    async with at_work(world) as scribe:
+        with pytest.raises(JournalUnavailable):
+            await scribe.write(opening("lost"))
+        await trio.sleep(20)
+        assert world.withdrawn == [opening("lost")]
+        assert scribe.statistics().trouble == ""
+
+
+async def test_closing_tries_once_to_withdraw(autojump_clock: trio.testing.MockClock) -> None:
+    world = World()
+    world.next = [doubtful, doubtful, *[away] * 9]
+    async with at_work(world) as scribe:
+        with pytest.raises(JournalUnavailable):
+            await scribe.write(opening("lost"))
+    assert world.attempts == 3
+
+
 async def test_while_it_is_away_everybody_is_told_at_once_and_for_how_long(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -13,11 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import trio
 
+from tests.journal import old_shop
 from tests.journal.writer import opening
+from zerver import App, IdempotencyKey
 from zerver.errors import DamagedJournal, JournalUnavailable
 from zerver.journal import open_sqlite_journal, schema
 from zerver.journal.sqlite import APPLICATION_ID
+from zerver.runtime import Result, open_runtime
 from zerver.runtime.journal import Journal, Page
 from zerver.sql import open_sqlite
 
@@ -132,9 +136,34 @@ async def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("update zerver_journal set version = 7")
         db.commit()
-    with pytest.raises(DamagedJournal, match=r"newer Zerver \(version 7; this one knows 1\)\n  run the newer"):
+    with pytest.raises(DamagedJournal, match=r"newer Zerver \(version 7; this one knows \d\)\n  run the newer"):
         async with open_sqlite_journal(path):
             pass
+
+
+async def test_runs_of_a_journal_of_version_1_are_carried_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    shutil.copy(Path(__file__).parent / "data" / "version-1.journal", path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("select version from zerver_journal").fetchone() == (1,)
+    ended: dict[str, Result] = {}
+    over = trio.Event()
+
+    def note(result: Result) -> None:
+        ended[result.timeline.flow] = result
+        if len(ended) == len(old_shop.FLOWS):
+            over.set()
+
+    async def send(made: str, *, key: IdempotencyKey) -> str:
+        return f"parcel for {made}"
+
+    async with open_sqlite_journal(path) as journal:
+        how = {"handlers": {"parcel.send": send}, "flows": old_shop.FLOWS, "observers": [note]}
+        async with open_runtime(App(), journal=journal, **how):  # type: ignore[arg-type]  # each is of its own type
+            await over.wait()
+        assert (await journal.tallies()).get("") is None
+    assert ended["resumed"].value == ["charge of 5000", "parcel for charge of 5000"]
+    assert ended["undone"].status == "cancelled"
 
 
 async def test_an_older_journal_is_brought_up_to_date_all_or_nothing(tmp_path: Path) -> None:
@@ -142,16 +171,17 @@ async def test_an_older_journal_is_brought_up_to_date_all_or_nothing(tmp_path: P
 
     path = tmp_path / "journal.db"
     await filled(path, 3)
+    newest = max(schema.SCRIPTS)
     good = {
         **schema.SCRIPTS,
-        2: "alter table zerver_runs add column colour text; create table zerver_more (id ‹bytes›);",
+        newest + 1: "alter table zerver_runs add column colour text; create table zerver_more (id ‹bytes›);",
     }
-    bad = {**good, 3: "create table zerver_third (id text); create table zerver_more (id text);"}
+    bad = {**good, newest + 2: "create table zerver_third (id text); create table zerver_more (id text);"}
     async with open_sqlite(path) as driver:
         with pytest.raises(Exception, match="already exists"):
             await schema.migrate(driver, _DIALECT, "place", MappingProxyType(bad))
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("select version from zerver_journal").fetchone() == (2,)
+        assert db.execute("select version from zerver_journal").fetchone() == (newest + 1,)
         assert db.execute("select count(*), max(colour) from zerver_runs").fetchone() == (3, None)
         tables = [row[0] for row in db.execute("select name from sqlite_master where type = 'table'")]
     assert "zerver_more" in tables

@@ -1,8 +1,8 @@
-"""A shop that dies: run as `python -m tests.runtime.crashing SITE FOLDER`, it goes through every time at which a
-process can die at one place, and says what was wrong afterwards.
+"""A shop that dies: run as `python -m tests.runtime.crashing SITE FOLDER [JOURNAL]`, it goes through every time at
+which a process can die at one place, and says what was wrong afterwards. JOURNAL: a URL; a SQLite file by default.
 
-Each life is a fork of this process, so that the interpreter is started but once. The provider is a file of its own: it
-does not die with the shop, and counts what it is asked for.
+Each life is a fork of this process, so that the interpreter is started but once. Orders come over HTTP. The provider is
+a file of its own: it does not die with the shop, and counts what it is asked for.
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import psycopg
 import trio
 import trio.lowlevel
 
 from zerver import INJECTED, App, Done, Flow, IdempotencyKey, Slot, effect, step
 from zerver.errors import Rejected
-from zerver.journal import open_sqlite_journal
+from zerver.http import Path as FromPath
+from zerver.http import open_http_client, open_http_listeners, serve_http
+from zerver.journal import open_journal
 from zerver.runtime import open_runtime
 from zerver.runtime.crash import crash_point
 from zerver.runtime.journal import UNRESOLVED
+from zerver.serve import open_edge
 
 ORDERS = (1, 2, 3)
 SOLD_OUT = 2
 
 FOLDER = Path(sys.argv[2] if len(sys.argv) > 2 else ".")
+SQLITE = f"sqlite:///{FOLDER.absolute()}/journal.db"
+JOURNAL = sys.argv[3] if len(sys.argv) > 3 else SQLITE
 
 
 @contextmanager
@@ -44,6 +50,8 @@ def provider() -> Iterator[sqlite3.Connection]:
 def begin_again() -> None:
     for file in FOLDER.iterdir():
         file.unlink()
+    if JOURNAL != SQLITE:
+        empty_postgres()
     with provider() as database:
         database.executescript(
             """
@@ -54,6 +62,12 @@ def begin_again() -> None:
             create table asked (number integer primary key, answer text);
             """
         )
+
+
+def empty_postgres() -> None:
+    with psycopg.connect(JOURNAL) as connection:
+        if connection.execute("select to_regclass('zerver_runs') is not null").fetchone() == (True,):
+            connection.execute("truncate zerver_runs, zerver_owners cascade")
 
 
 def count(database: sqlite3.Connection, key: str) -> None:
@@ -123,6 +137,11 @@ Number = Annotated[int, Slot("number")]
 
 
 @step
+def read(number: Annotated[int, FromPath()]) -> Number:
+    return number
+
+
+@step
 async def pay(number: Number) -> None:
     await charge(number).compensate(refund, resolve=find)
 
@@ -138,25 +157,35 @@ async def take_from_stock(number: Number) -> Done:
     return Done(number)
 
 
-SHOP = Flow("shop", [pay, make, take_from_stock], takes=[Number], durability="sync")
+SHOP = Flow("shop", [read, pay, make, take_from_stock], durability="sync")
 
 
 async def live(name: str, before: str) -> None:
     """One life: carry on what the life before left, ask for what was never asked for, and wait until all is over."""
+    app = App()
+    app.route("POST", "/orders/{number}", SHOP)
     with trio.fail_after(60):
-        async with open_sqlite_journal(FOLDER / "journal.db") as journal:
+        async with open_journal(JOURNAL) as journal:
             if before:
                 await journal.renew(before, 0.0)
-            async with open_runtime(App(), journal=journal, owner=name, lease=10.0, flows=[SHOP]) as runtime:
+            async with (
+                open_runtime(app, journal=journal, owner=name, lease=10.0) as runtime,
+                open_edge(app, runtime) as edge,
+                open_http_client(allow_private=True) as client,
+                trio.open_nursery() as nursery,
+            ):
+                server = await nursery.start(serve_http, edge.handle, await open_http_listeners("127.0.0.1", 0))
                 with provider() as database:
                     for number in ORDERS:
                         if database.execute("insert or ignore into asked (number) values (?)", (number,)).rowcount:
-                            result = await runtime.run(SHOP, given={"number": number})
-                            database.execute("update asked set answer = ? where number = ?", (result.status, number))
+                            reply = await client.request("POST", f"{server.addresses[0]}/orders/{number}")
+                            answer = "done" if reply.ok else "failed"
+                            database.execute("update asked set answer = ? where number = ?", (answer, number))
                 while (await journal.tallies()).get("", 0):
                     await trio.sleep(0.002)
                 if (await journal.tallies()).get(UNRESOLVED):
                     raise AssertionError("a run is unresolved, though the provider can be asked")
+                nursery.cancel_scope.cancel()
 
 
 def life(name: str, before: str, dies_at: str) -> bool:

@@ -162,6 +162,7 @@ class Watched:
         self._witness = witness
         self.notation = journal.notation
         self.flush, self.renew, self.claim = journal.flush, journal.renew, journal.claim
+        self.retake = journal.retake
         self.write_behind = journal.write_behind
         self.read, self.prune, self.tallies, self.statistics = (
             journal.read,
@@ -169,6 +170,9 @@ class Watched:
             journal.tallies,
             journal.statistics,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._journal, name)
 
     async def write(self, entry: Entry) -> None:
         what = "opening" if isinstance(entry, Opening) else f"page {entry.first} {entry.status}"

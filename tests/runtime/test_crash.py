@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sql.postgresql import Server, server  # noqa: F401 - the fixture
 from zerver.errors import DefinitionError
 from zerver.runtime.crash import SITES, VARIABLE, CrashPoint
 
@@ -18,9 +19,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("site", SITES)
 def test_dying_here_loses_nothing_and_does_nothing_twice(site: str, tmp_path: Path) -> None:
+    sweep(site, tmp_path)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_nor_with_a_journal_in_postgresql(site: str, tmp_path: Path, server: Server) -> None:  # noqa: F811 - the fixture
+    said = dict(part.split("=", 1) for part in server.make_database().split())
+    sweep(site, tmp_path, f"postgresql://{said['user']}@/{said['dbname']}?host={said['host']}&port={said['port']}")
+
+
+def sweep(site: str, folder: Path, *journal: str) -> None:
     optimized = ["-O"] if not __debug__ else []
     ran = subprocess.run(
-        [sys.executable, *optimized, "-m", "tests.runtime.crashing", site, str(tmp_path)],
+        [sys.executable, *optimized, "-m", "tests.runtime.crashing", site, str(folder), *journal],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != VARIABLE},
         capture_output=True,

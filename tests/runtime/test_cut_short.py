@@ -121,8 +121,8 @@ async def test_signals_that_come_at_once_all_arrive(autojump_clock: trio.abc.Clo
         nursery.start_soon(go)
         await trio.testing.wait_all_tasks_blocked()
         (run_id,) = runtime._runs
-        assert runtime.signal(run_id, "nobody waits for this") is False
-        assert runtime.signal(run_id, "one", "1")
-        assert runtime.signal(run_id, "two", "2")
+        assert await runtime.signal(run_id, "nobody waits for this") is False
+        assert await runtime.signal(run_id, "one", "1")
+        assert await runtime.signal(run_id, "two", "2")
         await trio.sleep(1.0)
     assert [result.value for result in results] == [("1", "2")]

@@ -359,7 +359,7 @@ async def test_a_parked_run_has_its_deadline_left(autojump_clock: MockClock) -> 
         nursery.start_soon(go)
         await trio.sleep(10)
         for run_id in list(runtime._runs):
-            assert runtime.signal(run_id, "go")
+            assert await runtime.signal(run_id, "go")
     assert results[0].status == "done"
     assert results[0].value.remaining > 1.5
 
@@ -382,7 +382,7 @@ async def test_a_nested_flow_is_not_late_because_it_was_parked(autojump_clock: M
         nursery.start_soon(go)
         await trio.sleep(10)
         for run_id in list(runtime._runs):
-            assert runtime.signal(run_id, "go")
+            assert await runtime.signal(run_id, "go")
     assert (results[0].status, results[0].cause) == ("done", None)
 
 

@@ -266,7 +266,7 @@ APPROVAL = Flow("approval", [first, ask_boss], gives=[Two], deadline=5)
 async def signal_after(runtime: Runtime, seconds: float, handlers: Scripted, signal: str, value: object) -> None:
     await trio.sleep(seconds)
     run_id = handlers.calls[0].info.run_id
-    assert runtime.signal(run_id, signal, value)
+    assert await runtime.signal(run_id, signal, value)
 
 
 async def test_a_parked_run_goes_on_with_its_signal_and_parked_time_is_not_its_own(autojump_clock: MockClock) -> None:
@@ -281,7 +281,7 @@ async def test_a_parked_run_goes_on_with_its_signal_and_parked_time_is_not_its_o
 async def nobody_waits_for_lunch(runtime: Runtime) -> None:
     await trio.sleep(10)
     (run_id,) = runtime._runs
-    assert runtime.signal(run_id, "lunch", "now") is False
+    assert await runtime.signal(run_id, "lunch", "now") is False
 
 
 async def test_a_signal_for_somebody_else_is_ignored(autojump_clock: MockClock) -> None:

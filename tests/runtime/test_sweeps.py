@@ -317,7 +317,7 @@ def test_a_pause_and_its_signal() -> None:
             nursery.start_soon(runtime.run, PARKED)
             await trio.sleep(0.5)
             run_id = next(iter(bank.charged)).partition(":")[0]  # a key begins with the id of its run
-            if not runtime.signal(run_id, "go", "signalled"):
+            if not await runtime.signal(run_id, "go", "signalled"):
                 raise AssertionError("nobody was parked")
 
     sweep(program)

@@ -174,7 +174,7 @@ async def test_code_that_goes_another_way_does_not_touch_the_run(autojump_clock:
     async with later.open(other) as runtime:
         await trio.sleep(60)
         ((_, why),) = runtime.statistics().stuck.items()
-        assert "recorded asked pay.1 bank.charge(12); replayed asked pay.1 bank.charge(24)" in why
+        assert why == "recorded asked pay.1 bank.charge; replayed asked pay.1 bank.charge, with other values"
     assert statuses(later.disk) == [""]
     assert later.world.calls == moment.world.calls
 

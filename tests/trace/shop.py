@@ -246,7 +246,7 @@ async def parked() -> Result:
 
     async def approve(runtime: Runtime) -> None:
         await trio.sleep(600)
-        runtime.signal(RUN_ID, "approval", 5)
+        await runtime.signal(RUN_ID, "approval", 5)
 
     return await run(APPROVAL, {}, during=approve)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -44,6 +45,20 @@ async def test_targets_that_have_series_are_bounded(autojump_clock: MockClock) -
             runtime.interpreter.targets.get(f"host {n}")
         found = {family.instrument.name: family for family in runtime_families(runtime.statistics())}
     assert len(found["zerver.target.attempts"].points) == 100
+
+
+async def test_runs_that_somebody_must_look_at_are_told(autojump_clock: MockClock) -> None:
+    async with open_runtime(App()) as runtime:
+        said = attrs.evolve(
+            runtime.statistics(), stuck={"req_1": "no way on", "req_2": "nor here"}, open_unresolved=3, set_aside=4
+        )
+    metrics = Metrics()
+    metrics.watch(lambda: runtime_families(said))
+    snapshot = metrics.snapshot()
+    assert snapshot.value("zerver.journal.stuck") == 2
+    assert snapshot.value("zerver.journal.unresolved") == 3
+    assert snapshot.value("zerver.runs.set_aside") == 4
+    assert snapshot.value("zerver.runs.recovered") == 0
 
 
 def test_what_a_recorder_dropped_is_told() -> None:

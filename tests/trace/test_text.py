@@ -17,7 +17,7 @@ from tests.trace.made import Made, made
 from zerver import Effect, Fail, Flow, Insert, Part, branch, pivot, step
 from zerver.core import timeline as t
 from zerver.core.timeline import Timeline
-from zerver.errors import ConnectionLost, Rejected, StatementError
+from zerver.errors import ConnectFailed, ConnectionLost, Rejected, StatementError
 from zerver.runtime import Result
 from zerver.trace import format_timeline
 
@@ -79,6 +79,12 @@ async def test_an_unresolved_run(autojump_clock: object) -> None:
 async def test_joins_hedges_and_races(autojump_clock: object) -> None:
     flow = Flow("front", [shop.front, shop.prices], gives=[shop.Cart])
     check_text(await shop.run(flow, {"http.read": shop.slow_once}), GOLDEN["joins"])
+
+
+async def test_what_a_run_did_without_is_told(autojump_clock: object) -> None:
+    result = await shop.run(shop.CHECKOUT, {"http.write": shop.keyed((0.0, ConnectFailed("no")))})
+    assert result.status == "done"
+    assert "\nDONE WITHOUT http.write in receipt: " in text(result)
 
 
 async def test_a_defect(autojump_clock: object) -> None:

@@ -34,6 +34,10 @@ Durability: TypeAlias = Literal["off", "async", "sync"]
 OnCrash: TypeAlias = Literal["resume", "compensate"]
 
 
+#: What becomes of a "sync" run whose process has died, when its version of the flow is not known any more.
+OnUpgrade: TypeAlias = Literal["resume", "compensate"]
+
+
 class Flow(Block):
     """A flow: a name, its stages, and how a run of it is treated. A flow is a stage too.
 
@@ -49,7 +53,9 @@ class Flow(Block):
     durability: how far a run survives its process; anything but "off" needs a journal. "sync": the intent of each write
     is on the disk before it starts, and its outcome before the next step; nothing that was answered is lost, and
     nothing is done twice unknown. "async": the same records, written behind; the last moments before a crash are lost.
-    on_crash: what becomes of a "sync" run whose process has died.
+    on_crash: what becomes of a "sync" run whose process has died. on_upgrade: what becomes of one that began with
+    another version of this flow, which the app does not know any more (see `App(older=…)`): "resume" leads this one
+    along its records and goes on if they agree; "compensate" undoes what it did.
 
     Raises DefinitionError when the stages cannot work together.
     """
@@ -63,6 +69,7 @@ class Flow(Block):
         "on_crash",
         "on_disconnect",
         "on_error",
+        "on_upgrade",
         "owner",
         "policy",
         "priority",
@@ -89,6 +96,7 @@ class Flow(Block):
         degrade: Flow | None = None,
         durability: Durability = "off",
         on_crash: OnCrash = "resume",
+        on_upgrade: OnUpgrade = "resume",
         idempotency: Idempotency | None = None,
         idempotency_expires: float = DAY,
     ) -> None:
@@ -122,9 +130,10 @@ class Flow(Block):
         self.degrade = degrade
         self.durability: Durability = durability
         self.on_crash: OnCrash = on_crash
+        self.on_upgrade: OnUpgrade = on_upgrade
         self.idempotency: Idempotency | None = idempotency
         self.idempotency_expires = idempotency_expires
-        _check_durability(where, durability, on_crash)
+        _check_durability(where, durability, on_crash, on_upgrade)
         _check_idempotency(where, idempotency, idempotency_expires)
         check_on_error(where, on_error)
         _check_degrade(where, degrade)
@@ -140,22 +149,51 @@ class Flow(Block):
 
 def check_on_error(where: str, on_error: Callable[[Any], object] | None) -> None:
     """A function that renders failures must be plain: the run is over, and there is nobody left to await."""
-    if inspect.iscoroutinefunction(on_error):
-        raise DefinitionError(f"{where}: on_error is a coroutine function", "write it as a plain `def`")
+    check_plain(f"{where}: on_error", on_error)
 
 
-def _check_durability(where: str, durability: object, on_crash: object) -> None:
+def check_plain(where: str, function: object) -> None:
+    """It is None, or a function that need not be awaited. Raises DefinitionError."""
+    if inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"{where} is a coroutine function", "write it as a plain `def`")
+    if function is not None and not callable(function):
+        raise DefinitionError(f"{where} is {function!r}", "give it a plain function, or leave it out")
+
+
+def check_older(where: str, older: Sequence[Flow]) -> tuple[Flow, ...]:
+    """Older versions of flows, each of which can have left runs behind. Raises DefinitionError."""
+    seen: set[tuple[str, str]] = set()
+    for flow in older:
+        if not isinstance(flow, Flow):
+            raise DefinitionError(f"{where}: older=[{flow!r}] is not a flow", 'give it Flow("name", [steps])')
+        if flow.durability == "off":
+            raise DefinitionError(
+                f"{where}: older flow {flow.name!r} v{flow.version} has durability='off': no run of it is stored",
+                "give it the durability that it had, or leave it out",
+            )
+        if (flow.name, flow.version) in seen:
+            raise DefinitionError(
+                f"{where}: older=[…] has flow {flow.name!r} v{flow.version} twice",
+                'give each the version that it had: Flow("name", …, version="1")',
+            )
+        seen.add((flow.name, flow.version))
+    return tuple(older)
+
+
+def _check_durability(where: str, durability: object, on_crash: object, on_upgrade: object) -> None:
     for label, given, known in (
         ("durability", durability, get_args(Durability)),
         ("on_crash", on_crash, get_args(OnCrash)),
+        ("on_upgrade", on_upgrade, get_args(OnUpgrade)),
     ):
         if given not in known:
             raise DefinitionError(f"{where}: {label}={given!r} is unknown", f"choose one of {', '.join(known)}")
-    if on_crash == "compensate" and durability != "sync":
-        raise DefinitionError(
-            f"{where}: on_crash='compensate' with durability={durability!r}: nobody could know what to undo",
-            "give it durability='sync', or leave on_crash out",
-        )
+    for label, given in (("on_crash", on_crash), ("on_upgrade", on_upgrade)):
+        if given == "compensate" and durability != "sync":
+            raise DefinitionError(
+                f"{where}: {label}='compensate' with durability={durability!r}: nobody could know what to undo",
+                f"give it durability='sync', or leave {label} out",
+            )
 
 
 def _check_idempotency(where: str, idempotency: object, expires: float) -> None:

@@ -12,12 +12,13 @@ from it up to the next event:
     committed        committed     doubted, lost     the same      undone         undone
     signalled        signalled     expired           expired       gave_up        give_up
     turn (a node's)  resume        unresolved, ended                give_up (if the rollback was under way)
+    retried          try_again
 
 That a run breathed, and that a step did not begin because the deadline had passed, the machine saw on its clock. Here
 it sees it on the records': a replay breathes where the run breathed, however long its own steps take.
 
 Records of the runtime alone (received, admitted, any other turn, overrun, attempt, failed, hedged, held, resolved,
-answered, recovered, and what happens to calls inside a join) are no events: they are passed on as they are.
+answered, recovered, resumed, and what happens to calls inside a join) are no events: they are passed on as they are.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from zerver.core.effects import Effect
 from zerver.core.joins import Join
 from zerver.core.machine import FAR, Machine
 from zerver.core.plan import UNWRITTEN, Plan, StepNode
+from zerver.core.retrial import try_again
 from zerver.core.saga import Entry
 from zerver.core.timeline import Record, Timeline
 from zerver.errors import InvalidData
@@ -81,6 +83,14 @@ class Divergence:
         """Both sides, calls with their arguments: `recorded asked charge.1 pay(5); replayed asked charge.1 pay(6)`."""
         return f"recorded {_told(self.recorded)}; replayed {_told(self.replayed)}"
 
+    @property
+    def names(self) -> str:
+        """Both sides without a value, which may be secret: `recorded asked charge.1 pay; replayed asked charge.1 pay,
+        with other values`.
+        """
+        one, other = _named(self.recorded), _named(self.replayed)
+        return f"recorded {one}; replayed {other}{', with other values' if one == other else ''}"
+
 
 #: Written by the runtime only.
 _RUNTIMES = frozenset(
@@ -91,6 +101,7 @@ _RUNTIMES = frozenset(
             t.REFUSED,
             t.READ,
             t.KEYED,
+            t.JOB,
             t.INPUT,
             t.OVERRUN,
             t.ATTEMPT,
@@ -98,7 +109,7 @@ _RUNTIMES = frozenset(
             t.HEDGED,
             t.HELD,
         ),
-        *(t.RESOLVED, t.ANSWERED, t.RECOVERED),
+        *(t.RESOLVED, t.ANSWERED, t.RECOVERED, t.RESUMED),
     )
 )
 
@@ -273,6 +284,9 @@ class Follower:
             raise _Astray
         return self.machine.give_up()
 
+    def retried(self, record: Record) -> Command:
+        return try_again(self.machine, record[3])
+
     def signal(self, record: Record) -> str:
         for kind, _, subject, detail in reversed(self.records):  # its own: a recorded one may be masked
             if kind == t.PARKED and subject.name == record[2].name:
@@ -330,6 +344,7 @@ _EVENTS: dict[str, _Feed] = {
     t.GAVE_UP: Follower.gave_up,
     t.UNRESOLVED: Follower.gave_up,
     t.ENDED: Follower.gave_up,
+    t.RETRIED: Follower.retried,
 }
 
 
@@ -404,6 +419,14 @@ def _told(record: Record | None) -> str:
     if isinstance(subject, Call):
         return f"{kind} {subject.step}.{subject.ordinal} {subject.effect!r}"
     return f"{kind} {subject} {detail!r}"
+
+
+def _named(record: Record | None) -> str:
+    if record is None:
+        return "nothing"
+    kind, _, subject, _ = record
+    about = ".".join(_name(subject))
+    return f"{kind} {about} {subject.effect.kind.name}" if isinstance(subject, Call) else f"{kind} {about}"
 
 
 # ---- what recovery asks of a record ---------------------------------------------------------

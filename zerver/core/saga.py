@@ -20,9 +20,11 @@ EntryState = Literal["committed", "unknown", "kept", "undone", "absent", "unreso
 
 
 class Entry:
-    """One write of the run. loser: its result was not wanted (a join's loser), so it is undone in any case."""
+    """One write of the run. loser: its result was not wanted (a join's loser), so it is undone in any case. happened:
+    whether that is known, though it be unresolved.
+    """
 
-    __slots__ = ("asked", "call", "error", "loser", "state", "value")
+    __slots__ = ("asked", "call", "error", "happened", "loser", "state", "value")
 
     def __init__(self, call: Call, state: EntryState, value: object, error: EffectError | None) -> None:
         self.call = call
@@ -31,6 +33,7 @@ class Entry:
         self.error: BaseException | None = error
         self.loser = False
         self.asked = False  # whether `resolve` was tried during the unwinding
+        self.happened = state == "committed"
 
     def __repr__(self) -> str:
         return f"<entry {self.call.name} {self.state}>"
@@ -104,7 +107,7 @@ class Saga:
                 if outcome.value is None:
                     entry.state = "absent"
                 else:
-                    entry.state, entry.value = "committed", outcome.value
+                    entry.state, entry.value, entry.happened = "committed", outcome.value, True
         elif isinstance(outcome, Success):
             entry.state = "undone"
         else:
@@ -118,6 +121,13 @@ class Saga:
         while (task := self.next_task(failing)) is not None:
             task.entry.state = "unresolved"
         return [entry for entry in reversed(moving) if entry.state == "unresolved"]
+
+    def reopen(self) -> None:
+        """What is unresolved is to be tried again, by what was known of it before that went wrong."""
+        for entry in self.unresolved:
+            entry.state = "committed" if entry.happened else "unknown"
+            entry.error = None
+            entry.asked = entry.asked and entry.happened
 
     @property
     def unresolved(self) -> tuple[Entry, ...]:

@@ -73,6 +73,28 @@ class ServeSettings:
 
 
 @attrs.frozen(kw_only=True)
+class WorkSettings:
+    """How jobs are worked on, by `zerver work` and beside HTTP. queues: none means all. lease, keep: seconds."""
+
+    seats: int = _setting(units.count(1, 10_000), 16, "Jobs that one process works on at once.", "ZERVER_WORK_SEATS")
+    queues: tuple[str, ...] = _setting(
+        units.NAMES, (), "The queues that it takes jobs from; empty: all of the app's.", "ZERVER_WORK_QUEUES"
+    )
+    lease: float = _setting(
+        units.at_least(units.SECONDS, 1.0),
+        10.0,
+        "After so long without a sign of life a process's jobs are for others.",
+        "ZERVER_WORK_LEASE",
+    )
+    keep: float = _setting(
+        units.at_least(units.SECONDS, 0.0),
+        7 * 86400.0,
+        "How long jobs are kept that are done or cancelled; dead ones stay.",
+        "ZERVER_WORK_KEEP",
+    )
+
+
+@attrs.frozen(kw_only=True)
 class TraceSettings:
     """What is kept of runs that have ended. most_age: seconds. slow_ms: None for the moving p99 of the route."""
 
@@ -106,7 +128,7 @@ class TraceSettings:
     debug_jobs: bool = _setting(
         units.FLAG,
         False,
-        "Keep every run of a job. There are no jobs yet: of no effect.",
+        "Keep every run of a job.",
         "ZERVER_DEBUG_JOBS",
         "ZER_VER_DEBUG_JOBS",
     )
@@ -267,6 +289,7 @@ class Settings:
     """All settings. warnings: what was read and is probably not what was meant."""
 
     serve: ServeSettings = attrs.field(factory=ServeSettings)
+    work: WorkSettings = attrs.field(factory=WorkSettings)
     trace: TraceSettings = attrs.field(factory=TraceSettings)
     otel: OtelSettings = attrs.field(factory=OtelSettings)
     metrics: MetricsSettings = attrs.field(factory=MetricsSettings)

@@ -9,6 +9,7 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     refused     flow        Refusal                               admission gave none
     keyed       flow        (Keyed, run id)                       the request's idempotency key was looked up; which
                                                                   run had it before, or ""
+    job         flow        (queue, attempt, attempts, ns)        the run is an attempt of a job, which waited so long
     read        flow        None                                  the edge has read the request
     input       plan        (parts, takes, deadline_ns, parallel) the machine is started with them: what a replay needs
     turn        flow, call  since                                 the run had waited for its turn since then (ns)
@@ -45,8 +46,11 @@ nanoseconds of the runtime's monotonic clock. Values are kept by reference and f
     ended       flow        Ending                                nothing is left to do for the run
     answered    flow        status                                its edge has an answer for it, with this HTTP status
     recovered   flow        owner                                 its process had died; this worker goes on with it
+    resumed     flow        owner                                 it was put down, parked; this worker goes on with it
+    retried     flow        owner                                 it had ended unresolved; this worker tries again
 
-After `ended` there may still be an overrun of the last turn; `answered` may also come before a rollback is over.
+After `ended` there may still be an overrun of the last turn; `answered` may also come before a rollback is over. What
+was retried ends once more.
 """
 
 from __future__ import annotations
@@ -65,6 +69,7 @@ RECEIVED: Final = "received"
 ADMITTED: Final = "admitted"
 REFUSED: Final = "refused"
 KEYED: Final = "keyed"
+JOB: Final = "job"
 READ: Final = "read"
 INPUT: Final = "input"
 TURN: Final = "turn"
@@ -99,6 +104,8 @@ EXPIRED: Final = "expired"
 ENDED: Final = "ended"
 ANSWERED: Final = "answered"
 RECOVERED: Final = "recovered"
+RESUMED: Final = "resumed"
+RETRIED: Final = "retried"
 
 Account = Literal["admission", "turn", "cpu", "io", "parked"]
 
@@ -127,6 +134,8 @@ ACCOUNTS: Final[dict[str, Account]] = {
     SIGNALLED: "parked",
     EXPIRED: "parked",
     RECOVERED: "parked",  # nobody worked on it
+    RESUMED: "parked",
+    RETRIED: "parked",
 }
 
 #: What came of a request's idempotency key: the run has it now, or has it in place of a run that was cut off; or there
@@ -134,7 +143,8 @@ ACCOUNTS: Final[dict[str, Account]] = {
 #: begun by another request.
 Keyed = Literal["claimed", "took over", "repeats", "in use", "other request"]
 
-Status = Literal["done", "failed", "defect", "deadline", "cancelled", "refused"]
+#: "parked" is no end: it is what a caller gets whose run was put down, and no record says it.
+Status = Literal["done", "failed", "defect", "deadline", "cancelled", "refused", "parked"]
 
 
 @value(eq=False)
@@ -142,7 +152,7 @@ class Ending:
     """How a run ended.
 
     status: "done"; "failed" (a Fail, or an effect's error); "defect" (a step raised); "deadline"; "cancelled";
-    "refused".
+    "refused"; "parked": it has not ended, and goes on when its signal comes.
     value: what Done carried. cause: the Fail, EffectError, exception or refusal. reason: who cancelled, in words.
     """
 

@@ -21,11 +21,13 @@ import trio
 from zerver.core import timeline as t
 from zerver.core.app import App
 from zerver.core.flows import Flow
+from zerver.core.timeline import Ending, Timeline
 from zerver.errors import DefinitionError, JournalError
 from zerver.http import idempotency as rules
 from zerver.http.messages import Response
 from zerver.http.render import render
 from zerver.runtime.groups import open_body_nursery
+from zerver.runtime.live import LEFT
 from zerver.runtime.receipts import (
     LEASE,
     LONGEST_LEASE,
@@ -35,6 +37,7 @@ from zerver.runtime.receipts import (
     brings_receipts,
     receipts_in,
 )
+from zerver.runtime.recovery import Astray
 from zerver.runtime.result import Result
 from zerver.runtime.run import Runtime
 
@@ -86,6 +89,10 @@ class Claims:
         self._held[run_id] = lease
         self._tell()
 
+    def holds(self, run_id: str) -> bool:
+        """Whether the run's claim is this process's to settle."""
+        return run_id in self._held
+
     def drop(self, run_id: str) -> None:
         self._held.pop(run_id, None)
         self._tell()
@@ -120,9 +127,29 @@ class Claims:
             self.hold(result.run_id, lease_of(flow))
             self.nursery.start_soon(self.settle_behind, flow, result, response)
 
+    async def recall(self, flow: Flow, run_id: str) -> tuple[Result, StoredAnswer | None] | None:
+        """What an earlier run of a "sync" flow came to, and its answer if that is final, by what the journal has of it;
+        None when it has nothing of it. It may have died between its end and its receipt. Raises JournalError.
+        """
+        if flow.durability != "sync":
+            return None
+        try:
+            result = await self.runtime.recall(run_id)
+        except Astray:  # it was carried out by other code; what it said, nobody knows any more
+            result = Result(Timeline(run_id, flow.name, flow.version, "", "default", []), Ending("done"))
+            return result, rules.not_stored(run_id)
+        if result is None or not result.sealed:
+            return None if result is None else (result, None)
+        response = render(result, on_error=flow.on_error or self.runtime.app.on_error, on_defect=self.on_defect)
+        return result, self._to_store(flow, result, response)
+
     async def settle(self, flow: Flow, result: Result, response: Response) -> bool:
         """Store the answer of a run that is over, or free its place. False when the store does not take it now."""
-        run_id, answer = result.run_id, self._to_store(flow, result, response)
+        run_id = result.run_id
+        if result.ending in LEFT:  # whoever carries it on settles it
+            self.drop(run_id)
+            return True
+        answer = self._to_store(flow, result, response)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
             try:
                 if answer is None:
@@ -139,6 +166,26 @@ class Claims:
         """The same for an answer that has gone out, as often as it takes."""
         pause = _FIRST_PAUSE
         while not await self.settle(flow, result, response):
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def give_back(self, flow: Flow, run_id: str, before: str) -> bool:
+        """Make the run's place that of the earlier run again, from whom it was taken. False when the store does not
+        take it now: then the claim is held.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
+            try:
+                await self.receipts.give_back(run_id, before, lease_of(flow))
+            except JournalError:
+                return False
+            self.drop(run_id)
+            return True
+        return False
+
+    async def give_back_behind(self, flow: Flow, run_id: str, before: str) -> None:
+        """The same, as often as it takes."""
+        pause = _FIRST_PAUSE
+        while not await self.give_back(flow, run_id, before):
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -34,6 +34,7 @@ from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.response import problem
 from zerver.http.streams import Inlet, Outlet, PeerGone
 from zerver.http.wire import EndOfMessage, Mark, ServerEvent, ServerWire
+from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import unwrapped
 
 _log = logging.getLogger(__name__)
@@ -220,7 +221,9 @@ class Connection:
         response = await self._ask(exchange)
         if exchange.failed:
             self._closing = True
+        crash_point("ack.before")
         await self._send(response)
+        crash_point("ack.after")
         self.requests += 1
         if response.refusal or self._refusals:
             self._count_refusal(response)

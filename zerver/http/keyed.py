@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zerver.core import timeline as t
 from zerver.core.flows import Flow
 from zerver.core.tenants import NOBODY
 from zerver.core.timeline import Ending, Keyed
@@ -87,7 +88,7 @@ class Visit:
             run_id, head = self._claims.here.setdefault(self._place, (self.run_id, self._head))
             if run_id != self.run_id:
                 return self._judged(Receipt(run_id, head, b"", 0), head == self._head)
-            receipt = await self._find(self._place)
+            receipt = await self._settled(self._place, await self._find(self._place))
             return None if receipt is None else self._judged(receipt, await self._is_same(receipt))
         except HttpError as bad:
             return Ending("failed", cause=bad)
@@ -100,14 +101,16 @@ class Visit:
 
         async def read() -> Sequence[Any]:
             values = await parts() if callable(parts) else parts
-            await self._claim(place, await self._exchange.read_body())
+            await self._claim(place, await self._exchange.read_body(), values)
             return values
 
         return read
 
     def ended(self, result: Result) -> None:
-        """The run has ended; nothing is known yet while its rollback goes on, and this is called again after that."""
-        if not result.sealed:
+        """The run has ended; nothing is known yet while its rollback goes on, and this is called again after that. Of
+        one that was put down, the answer is where it goes on, and stays that.
+        """
+        if not result.sealed and result.status != "parked":
             return
         self._sealed = result
         if self._left and self._claiming:
@@ -139,6 +142,25 @@ class Visit:
         except JournalError as trouble:
             raise _unavailable(trouble) from trouble
 
+    async def _settled(self, place: bytes, receipt: Receipt | None) -> Receipt | None:
+        """The receipt; of a run that has ended without leaving its answer, because its process died in between, or a
+        worker that answers nobody has carried it on, by what the journal has of it.
+        """
+        claims = self._claims
+        if receipt is None or receipt.answer is not None or claims.holds(receipt.run_id):
+            return receipt
+        try:
+            known = await claims.recall(self.flow, receipt.run_id)
+            if known is None or not known[0].sealed:
+                return receipt
+            if known[1] is None:
+                await claims.receipts.release(receipt.run_id)
+            else:
+                await claims.receipts.store(receipt.run_id, known[1], self.flow.idempotency_expires)
+        except JournalError as trouble:
+            raise _unavailable(trouble) from trouble
+        return await self._find(place)
+
     async def _is_same(self, receipt: Receipt) -> bool:
         """Whether the request is that of the receipt. Of one under way the body is not asked for: 409 in any case."""
         if receipt.head != self._head:
@@ -157,7 +179,7 @@ class Visit:
             raise
         return digest.digest() == receipt.body
 
-    async def _claim(self, place: bytes, body: bytes) -> None:
+    async def _claim(self, place: bytes, body: bytes, parts: Sequence[Any]) -> None:
         """Take the place for this run. Raises Foregone or KeyRefused when there is nothing to run."""
         digest = rules.new_body_digest()
         digest.update(body)
@@ -169,6 +191,8 @@ class Visit:
         except JournalError as trouble:
             raise _unavailable(trouble) from trouble
         if receipt.run_id == self.run_id:
+            if receipt.before:
+                await self._heed(claim, receipt.before, parts)
             self._claims.runtime.keyed(self.run_id, "took over" if receipt.before else "claimed", receipt.before)
             return
         self._claiming = False
@@ -178,6 +202,55 @@ class Visit:
         if self.keyed is not None:
             self._claims.runtime.keyed(self.run_id, *self.keyed)
         raise Foregone(ending)
+
+    async def _heed(self, claim: Claim, before: str, parts: Sequence[Any]) -> None:
+        """The claim of an earlier run has lapsed. One that survives crashes may have ended before its process died, or
+        may go on yet: then this request gets what that one came to, or is to come again. Raises Foregone or KeyRefused.
+        """
+        claims = self._claims
+        try:
+            known = await claims.recall(self.flow, before)
+        except JournalError as trouble:
+            await self._hand_back(before)
+            raise _unavailable(trouble) from trouble
+        if known is None or (known[0].sealed and known[1] is None):
+            return  # it had done nothing, or was undone: its key is free
+        result, answer = known
+        records = result.timeline.records
+        is_same = not records or any(r[0] == t.INPUT and list(r[3][0]) == list(parts) for r in records)
+        if not is_same:
+            await self._leave_to(claim, before, answer)
+        elif answer is not None:
+            self._claiming = False
+            claims.drop(self.run_id)
+            await claims.receipts.store(self.run_id, answer, self.flow.idempotency_expires)
+        else:
+            await self._hand_back(before)
+        ending = self._judged(Receipt(before, claim.head, claim.body, claim.size, answer), is_same)
+        claims.runtime.keyed(self.run_id, *(self.keyed or ("in use", before)))
+        raise Foregone(ending)
+
+    async def _leave_to(self, claim: Claim, before: str, answer: StoredAnswer | None) -> None:
+        """The place is the earlier run's, whose request was another one than this. What it said is not known any more,
+        since this claim has taken its place: so the key is no request's from now on, and nobody gets what is another's.
+        """
+        claims, receipts = self._claims, self._claims.receipts
+        self._claiming = False
+        claims.drop(self.run_id)
+        try:
+            await receipts.release(self.run_id)
+            await receipts.claim(Claim(claim.place, before, b"", b"", 0), lease_of(self.flow))
+            if answer is not None:
+                await receipts.store(before, answer, self.flow.idempotency_expires)
+        except JournalError as trouble:
+            raise _unavailable(trouble) from trouble
+
+    async def _hand_back(self, before: str) -> None:
+        """The place is the earlier run's again: whoever comes next must find it there."""
+        self._claiming = False
+        claims, run_id = self._claims, self.run_id
+        if not await claims.give_back(self.flow, run_id, before):
+            claims.nursery.start_soon(claims.give_back_behind, self.flow, run_id, before)
 
     def _judged(self, receipt: Receipt, is_same: bool) -> Ending:
         found, ending = rules.judge(receipt, is_same)

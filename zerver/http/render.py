@@ -18,6 +18,7 @@ targets, tracebacks and the state of the rollback are in the timeline, which the
     deadline                                504
     cancelled                               503, Retry-After
     refused     Refusal                     429 or 503, Retry-After
+    parked                                  202; with its continuations, see `continuation.py`
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def render(result: Result, *, on_error: Callable[[Result], object] | None = None
     """
     if result.status == "refused" and on_error is None:
         return _refused(result)
+    if result.status == "parked":
+        return stamped(_parked(result), result.run_id)
     try:
         answer = render_value(result.value) if result.ok else _not_done(result, on_error)
     except Exception as defect:
@@ -153,12 +156,17 @@ def _refused(result: Result) -> Response:
     return refused(result.cause if isinstance(result.cause, Refusal) else Refusal("queue full"), result.run_id)
 
 
+def _parked(result: Result) -> Response:
+    return json({"run": result.run_id, "status": "parked"}, 202, {"cache-control": "no-store"})
+
+
 _BY_STATUS: Final[Mapping[Status, Callable[[Result], Response]]] = {
     "failed": _failed,
     "defect": _defect,
     "deadline": _deadline,
     "cancelled": _cancelled,
     "refused": _refused,
+    "parked": _parked,
 }
 
 

@@ -5,6 +5,7 @@ open_sqlite_journal(path)           embedded, for the processes of one machine
 open_postgres_journal(conninfo)     shared by many machines
 open_memory_journal(disk)           for tests and simulations
 sqlite_receipts(path)               idempotency keys that workers share, for App(capabilities=[…])
+postgres_receipts(conninfo)         those that many machines share
 Cipher                              what encrypts the lines, as cryptography's Fernet
 
 The port is `zerver.runtime.journal`; `zerver.testing.check_journal` is its proof kit.
@@ -17,4 +18,6 @@ from zerver.journal.places import open_journal as open_journal
 from zerver.journal.postgres import open_postgres_journal as open_postgres_journal
 from zerver.journal.receipts import open_sqlite_receipts as open_sqlite_receipts
 from zerver.journal.receipts import sqlite_receipts as sqlite_receipts
+from zerver.journal.receipts_postgres import open_postgres_receipts as open_postgres_receipts
+from zerver.journal.receipts_postgres import postgres_receipts as postgres_receipts
 from zerver.journal.sqlite import open_sqlite_journal as open_sqlite_journal

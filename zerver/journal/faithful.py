@@ -18,6 +18,9 @@ from zerver.trace.recording.values import Encoder, Tree
 #: Bytes of one value, and of all of a run's: no bound that a journal would come to before the disk does.
 _NO_BOUND: Final = 1 << 40
 
+#: Whole numbers from here on are written as texts.
+_LARGE: Final = 1 << 62
+
 
 class NothingHidden(Hidden):
     """Hides not even the names that traces always hide: a run cannot go on with a masked header."""
@@ -45,6 +48,8 @@ class FaithfulEncoder(Encoder):
         self.asked.kinds.extend({} for _ in range(kinds))
 
     def refer(self, value: object, *, whole: bool = False, trace: bool = False) -> Tree:
+        if _is_plain(value) and not whole:  # most values of most runs
+            return value
         before, self.lost = self.lost, ""
         count = len(self.values)
         tree = super().refer(value, whole=whole, trace=trace)
@@ -85,3 +90,12 @@ class FaithfulEncoder(Encoder):
 
     def _lose(self, cls: type) -> None:
         self.lost = self.lost or type_name(cls)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is JSON as it is, and nothing else."""
+    if type(value) is str:
+        return value.isascii()
+    if type(value) is int:
+        return -_LARGE < value < _LARGE
+    return value is None or type(value) is bool

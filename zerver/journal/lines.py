@@ -21,7 +21,7 @@ The checksum is CRC-32: it finds accidents. Against people who write to the disk
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 from zlib import crc32
 
 import attrs
@@ -35,6 +35,7 @@ from zerver.core.timeline import Ending, Record, Timeline
 from zerver.errors import DamagedJournal, NotKeepable, TraceError
 from zerver.journal.faithful import FaithfulEncoder
 from zerver.runtime.journal import Notation, Pen, Reader, StoredRun
+from zerver.trace.inert import unknown_class
 from zerver.trace.recording.reading import RunReader
 from zerver.trace.recording.skeleton import line_tree, nodes_in, read_line, read_plan, skeleton_of
 from zerver.trace.recording.vocabulary import Vocabulary
@@ -93,6 +94,15 @@ class Lines(Notation):
             pen.go_on(after)
         return pen
 
+    def seal(self, value: bytes) -> bytes:
+        return value if self.cipher is None else self.cipher.encrypt(value)
+
+    def unseal(self, sealed: bytes) -> bytes:
+        try:
+            return sealed if self.cipher is None else self.cipher.decrypt(sealed)
+        except Exception as error:  # each library has its own
+            raise DamagedJournal("the value of a signal does not open with this key") from error
+
     def reader(self, *code: Any) -> Reader:
         return LineReader(self, Vocabulary.of(*code))
 
@@ -100,15 +110,8 @@ class Lines(Notation):
 # ---- writing --------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Said:
-    """How much of each list stands in lines already."""
-
-    values: int = 0
-    kinds: int = 0
-    nodes: int = 0
-    calls: int = 0
-    endings: int = 0
+#: How much of each list stands in lines already: values, kinds, nodes, calls, endings.
+_Said: TypeAlias = tuple[int, int, int, int, int]
 
 
 class LineWriter(Pen):
@@ -123,7 +126,7 @@ class LineWriter(Pen):
         self._count = 0
         self._checksum = _seed(run_id)
         self._before = 0  # when the last record was
-        self._said = _Said()
+        self._said: _Said = (0, 0, 0, 0, 0)
 
     @property
     def plan_id(self) -> str:
@@ -140,18 +143,18 @@ class LineWriter(Pen):
     def lines(self, records: Sequence[Record]) -> list[bytes]:
         written: list[bytes] = []
         before, said, checksum, count = self._before, self._said, self._checksum, self._count
+        cipher = self._notation.cipher
         for record in records:
-            line, said = self._line(record, before, said, first=count == 0)
-            payload = _encoded(line)
-            if self._notation.cipher is not None:
-                payload = self._notation.cipher.encrypt(payload)
+            payload, said = self._payload(record, before, said, first=count == 0)
+            if cipher is not None:
+                payload = cipher.encrypt(payload)
             checksum = crc32(payload, checksum)
             written.append(b"%08x %b" % (checksum, payload))
             before, count = record[1], count + 1
         self._before, self._said, self._checksum, self._count = before, said, checksum, count
         return written
 
-    def _line(self, record: Record, before: int, said: _Said, *, first: bool) -> tuple[Line, _Said]:
+    def _payload(self, record: Record, before: int, said: _Said, *, first: bool) -> tuple[bytes, _Said]:
         writer, values = self._writer, self._values
         values.lost = ""
         tree = writer.record(record, before)
@@ -162,18 +165,20 @@ class LineWriter(Pen):
             )
         entries = [(writer.entry(record[2]), writer.entry_tree(record[2]))] if isinstance(record[2], Entry) else []
         asked = values.asked.kinds
+        counts = len(values.values), len(asked), len(writer.nodes), len(writer.calls), len(writer.endings)
+        if counts == said and not entries and not first:  # two lines of three bring nothing new
+            return _encoded_alone(tree), said
         line = Line(
             r=tree,
             z=VERSION if first else 0,
-            v=values.values[said.values :],
-            k=asked[said.kinds :],
-            n=writer.nodes[said.nodes :],
-            c=writer.calls[said.calls :],
+            v=values.values[said[0] :],
+            k=asked[said[1] :],
+            n=writer.nodes[said[2] :],
+            c=writer.calls[said[3] :],
             e=entries,
-            x=writer.endings[said.endings :],
+            x=writer.endings[said[4] :],
         )
-        counts = len(values.values), len(asked), len(writer.nodes), len(writer.calls), len(writer.endings)
-        return line, _Said(*counts)
+        return _encoded(line), counts
 
     def go_on(self, run: StoredRun) -> None:
         """Write behind the lines of this run."""
@@ -182,8 +187,7 @@ class LineWriter(Pen):
         self._writer.go_on(body, same_plan=run.plan_id == self.plan_id)
         self._count, self._checksum = len(run.lines), checksum
         self._before = sum(record[1] for record in body.records)
-        counts = len(body.values), len(body.kinds), len(body.nodes), len(body.calls), len(body.endings)
-        self._said = _Said(*counts)
+        self._said = len(body.values), len(body.kinds), len(body.nodes), len(body.calls), len(body.endings)
 
 
 class _Continued(RecordWriter):
@@ -217,6 +221,12 @@ class _Continued(RecordWriter):
             self.count += 1
         self.endings += body.endings
         self._of_ending = len(body.endings) - 1 if body.endings else None
+
+    def subject(self, subject: Any) -> str:
+        if subject.__class__ is Call:  # most records are about one that stands there already
+            number = self.known_calls.get(id(subject))
+            return f"c{self.call(subject) if number is None else number}"
+        return super().subject(subject)
 
     def call(self, call: Call) -> int:
         number = self.known_calls.get(id(call))
@@ -268,6 +278,14 @@ def _seed(run_id: str) -> int:
     return crc32(run_id.encode("utf-8", "surrogatepass"))
 
 
+def _encoded_alone(tree: Tree) -> bytes:
+    """A line of which there is nothing but its record, without the object that a line is."""
+    try:
+        return b'{"r":%b}' % _encode(tree)
+    except UnicodeEncodeError:
+        return _encoded(Line(tree))
+
+
 def _encoded(line: Line) -> bytes:
     try:
         return _encode(line)
@@ -293,6 +311,9 @@ class LineReader(Reader):
             raise _damaged(run, str(error)) from error
         except Exception as error:  # whatever lines that never were a run make Python stumble over
             raise _damaged(run, type(error).__name__) from error
+
+    def unknown(self, value: object) -> str:
+        return unknown_class(value)
 
 
 def _put_together(run: StoredRun, notation: Lines) -> tuple[Body, int]:

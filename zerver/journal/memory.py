@@ -6,6 +6,7 @@ workers on one database, and one that is opened on it later is the next process.
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,14 +18,20 @@ from zerver.errors import JournalError
 from zerver.journal.lines import Cipher, Lines
 from zerver.journal.scribe import Scribe, lease_lost, open_scribe
 from zerver.runtime.journal import (
+    LISTED,
+    RESOLVED,
     UNRESOLVED,
     Entry,
+    Glance,
     Journal,
     JournalStatistics,
     Notation,
     Opening,
     Page,
+    Parking,
+    Signal,
     StoredRun,
+    Which,
 )
 
 
@@ -37,12 +44,53 @@ class _Kept:
     fence: int = 1
     status: str = ""
     ended_unix_ns: int = 0
+    aside: str = ""
+    reason: str = ""
+    wakes_unix_ns: int | None = None
+    signals: dict[int, Signal] = attrs.Factory(dict)
     pages: dict[int, tuple[bytes, ...]] = attrs.Factory(dict)
 
     def stored(self) -> StoredRun:
         head = attrs.evolve(self.opening.head, owner=self.owner)
         lines = tuple(line for first in sorted(self.pages) for line in self.pages[first])
-        return StoredRun(head, self.fence, self.status, self.opening.plan_id, self.opening.plan, lines)
+        opening, fence, status = self.opening, self.fence, self.status
+        parked = self.wakes_unix_ns, tuple(self.signals[number] for number in sorted(self.signals))
+        said = opening.plan_id, opening.plan, lines, self.aside, self.reason
+        return StoredRun(head, fence, status, *said, *parked)
+
+    def put_down(self, parking: Parking, now_unix_ns: int) -> None:
+        """It is nobody's, until one of the signals comes."""
+        for one in parking.awaits:
+            expires = now_unix_ns + int(one.seconds * 1e9)
+            self.signals.setdefault(one.number, Signal(one.number, one.signal, expires))
+        awaited = [self.signals[one.number] for one in parking.awaits]
+        self.owner = ""
+        self.wakes_unix_ns = min((one.expires_unix_ns if one.value is None else 0 for one in awaited), default=0)
+
+    def is_due(self, now_unix_ns: int) -> bool:
+        """Whether it was put down, and is to be taken up."""
+        return self.is_put_down and self.wakes_unix_ns is not None and self.wakes_unix_ns <= now_unix_ns
+
+    @property
+    def is_put_down(self) -> bool:
+        return not (self.owner or self.status or self.aside) and self.wakes_unix_ns is not None
+
+    def take(self, owner: str, now_unix_ns: int) -> StoredRun:
+        """It is this owner's; signals that have not come in time will not come."""
+        self.owner, self.fence = owner, self.fence + 1
+        if self.wakes_unix_ns is not None:
+            late = [n for n, one in self.signals.items() if one.value is None and one.expires_unix_ns <= now_unix_ns]
+            for number in late:
+                del self.signals[number]
+        return self.stored()
+
+    @property
+    def is_open(self) -> bool:
+        return self.status == UNRESOLVED or bool(self.aside)
+
+    def glance(self) -> Glance:
+        head = attrs.evolve(self.opening.head, owner=self.owner)
+        return Glance(head, self.status, self.ended_unix_ns if self.status else None, self.aside)
 
 
 class Disk:
@@ -51,6 +99,7 @@ class Disk:
     def __init__(self) -> None:
         self.runs: dict[str, _Kept] = {}
         self.lapses: dict[str, float] = {}
+        self.keys: dict[str, bytes] = {}
 
     def write(self, entry: Entry, now_unix_ns: int) -> bool:
         """Write an entry; False if its lease does not hold."""
@@ -80,6 +129,10 @@ class Disk:
             run.pages[page.first] = page.lines
         if page.status and not run.status:
             run.status, run.ended_unix_ns = page.status, now_unix_ns
+        if page.resumes:
+            run.wakes_unix_ns = None
+        if page.parked is not None and not run.status:
+            run.put_down(page.parked, now_unix_ns)
         return True
 
     def withdraw(self, opening: Opening) -> None:
@@ -91,8 +144,59 @@ class Disk:
     def lapsed(self, owner: str, now: float) -> Iterator[_Kept]:
         """Unfinished runs of others who live no more."""
         for run in self.runs.values():
-            if not run.status and run.owner != owner and self.lapses.get(run.owner, now) <= now:
+            if run.status or run.aside or run.is_put_down:
+                continue
+            if run.owner != owner and self.lapses.get(run.owner, now) <= now:
                 yield run
+
+    def due(self, now_unix_ns: int) -> list[_Kept]:
+        """Runs that were put down and are to be taken up, in the order in which they wake."""
+        due = [run for run in self.runs.values() if run.is_due(now_unix_ns)]
+        return sorted(due, key=lambda run: run.wakes_unix_ns or 0)
+
+    def signal(self, run_id: str, signal: str, value: bytes, number: int | None, now_unix_ns: int) -> bool:
+        """Whether a pause of the run has waited for it."""
+        run = self.runs.get(run_id)
+        for place, one in sorted(run.signals.items()) if run is not None and not run.status else ():
+            waits = one.value is None and one.expires_unix_ns > now_unix_ns
+            if run is not None and waits and one.signal == signal and number in (None, place):
+                run.signals[place] = attrs.evolve(one, value=value)
+                run.wakes_unix_ns = 0 if run.is_put_down else run.wakes_unix_ns
+                return True
+        return False
+
+    def set_aside(self, run_id: str, fence: int, why: str) -> bool:
+        """Nobody can carry it on; False if the lease does not hold."""
+        run = self.runs.get(run_id)
+        if run is not None and not run.status:
+            if run.fence == fence:
+                run.owner, run.fence, run.aside = "", fence + 1, why
+                return True
+            return run.fence == fence + 1 and run.aside == why
+        return False
+
+    def reopen(self, run_id: str, owner: str) -> _Kept | None:
+        """It is to be tried again."""
+        run = self.runs.get(run_id)
+        if run is None or not run.is_open:
+            return None
+        run.owner, run.fence, run.status, run.aside, run.ended_unix_ns = owner, run.fence + 1, "", "", 0
+        return run
+
+    def call_resolved(self, run_id: str, said: str, now_unix_ns: int) -> bool:
+        """It is over, because somebody has said so."""
+        run = self.runs.get(run_id)
+        if run is None or not run.is_open:
+            return False
+        run.owner, run.fence, run.status, run.aside = "", run.fence + 1, RESOLVED, ""
+        run.reason, run.ended_unix_ns = said, now_unix_ns
+        return True
+
+    def listed(self, which: Which) -> list[_Kept]:
+        """The runs that are meant, in their order."""
+        if which == "ended":
+            return [run for run in reversed(self.runs.values()) if run.status]
+        return [run for run in self.runs.values() if (run.is_open if which == "open" else not run.status)]
 
     def old(self, ended_before_unix_ns: int) -> list[str]:
         """Runs that ended before then, the oldest first."""
@@ -142,9 +246,55 @@ class MemoryJournal(Journal):
     async def claim(self, owner: str, count: int) -> list[StoredRun]:
         await trio.lowlevel.checkpoint()
         taken = [run for run, _ in zip(self._disk.lapsed(owner, trio.current_time()), range(count), strict=False)]
-        for run in taken:
-            run.owner, run.fence = owner, run.fence + 1
-        return [run.stored() for run in taken]
+        now = _now()
+        taken += self._disk.due(now)[: count - len(taken)]
+        return [run.take(owner, now) for run in taken]
+
+    async def claim_one(self, run_id: str, owner: str) -> StoredRun | None:
+        await trio.lowlevel.checkpoint()
+        run, now = self._disk.runs.get(run_id), _now()
+        return run.take(owner, now) if run is not None and run.is_due(now) else None
+
+    async def due(self) -> float | None:
+        await trio.lowlevel.checkpoint()
+        wakes = [run.wakes_unix_ns or 0 for run in self._disk.runs.values() if run.is_put_down]
+        return max(0.0, (min(wakes) - _now()) / 1e9) if wakes else None
+
+    async def signal(self, run_id: str, signal: str, value: bytes, number: int | None = None) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._disk.signal(run_id, signal, value, number, _now())
+
+    async def key(self, name: str) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self._disk.keys.setdefault(name, secrets.token_bytes(32))
+
+    async def set_aside(self, run_id: str, fence: int, why: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._disk.set_aside(run_id, fence, why):
+            raise lease_lost(Page(run_id, fence, 0, ()))
+
+    async def retake(self, run_id: str, owner: str) -> StoredRun | None:
+        await trio.lowlevel.checkpoint()
+        run = self._disk.runs.get(run_id)
+        if run is None or run.status or run.owner != owner:
+            return None
+        run.fence += 1
+        return run.stored()
+
+    async def reopen(self, run_id: str, owner: str) -> StoredRun | None:
+        await trio.lowlevel.checkpoint()
+        run = self._disk.reopen(run_id, owner)
+        return None if run is None else run.stored()
+
+    async def call_resolved(self, run_id: str, reason: str, by: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._disk.call_resolved(run_id, f"{by}: {reason}", _now())
+
+    async def list_runs(self, which: Which, count: int = LISTED, after: str = "") -> list[Glance]:
+        await trio.lowlevel.checkpoint()
+        runs = self._disk.listed(which)
+        place = next((at + 1 for at, run in enumerate(runs) if run.opening.head.run_id == after), 0)
+        return [run.glance() for run in runs[place : place + count]]
 
     async def read(self, run_id: str) -> StoredRun | None:
         await trio.lowlevel.checkpoint()
@@ -169,5 +319,9 @@ class MemoryJournal(Journal):
         await trio.lowlevel.checkpoint()
         for opening in withdrawn:
             self._disk.withdraw(opening)
-        now = round(trio.current_time() * 1e9)
+        now = _now()
         return [None if self._disk.write(entry, now) else lease_lost(entry) for entry in entries]
+
+
+def _now() -> int:
+    return round(trio.current_time() * 1e9)

@@ -89,6 +89,9 @@ where run_id = :run_id and status is null
 """
 _IS_STORED: Final = "select count(*) from zerver_receipts where run_id = :run_id and status is not null"
 _RELEASE: Final = "delete from zerver_receipts where run_id = :run_id and status is null"
+_GIVE_BACK: Final = """
+update zerver_receipts set run_id = :earlier, before = '', lease = :lease where run_id = :run_id and status is null
+"""
 _SWEEP: Final = f"""
 delete from zerver_receipts where rowid in (
   select rowid from zerver_receipts
@@ -99,7 +102,7 @@ _TALLY: Final = """
 select count(*) filter (where status is null), count(status), coalesce(sum(length(answer)), 0) from zerver_receipts
 """
 
-_NAMED: Final = re.compile(r":([a-z_]+)")
+_NAMED: Final = re.compile(r"(?<!:):([a-z_]+)")
 
 
 class SqliteReceipts:
@@ -112,7 +115,7 @@ class SqliteReceipts:
 
     async def find(self, place: bytes) -> Receipt | None:
         rows = await self._fetch(self._statement(_FIND, place=place, run_id=""))
-        return _receipt(rows[0]) if rows else None
+        return receipt_of(rows[0]) if rows else None
 
     async def claim(self, claim: Claim, lease: float | None) -> Receipt:
         check_lease(lease)
@@ -131,17 +134,19 @@ class SqliteReceipts:
         )
         if not isinstance(stands, Rows) or not stands.rows:
             raise DamagedJournal("a receipt is gone the moment it was made: the file is damaged; move it away")
-        return _receipt(stands.rows[0])
+        return receipt_of(stands.rows[0])
 
     async def renew(self, run_ids: Sequence[str], lease: float) -> None:
         check_lease(lease)
         await self._change(self._statement(_RENEW, run_ids=json.dumps(list(run_ids)), lease=self._tick() + lease))
 
     async def store(self, run_id: str, answer: StoredAnswer, lifetime: float) -> bool:
-        fields = msgspec.json.encode(
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.fields]
-        )
-        said = {"status": answer.status, "fields": fields, "answer": answer.body, "ends": self._now() + lifetime}
+        said = {
+            "status": answer.status,
+            "fields": written_fields(answer),
+            "answer": answer.body,
+            "ends": self._now() + lifetime,
+        }
         _, stored = await self._change(
             self._statement(_STORE, run_id=run_id, **said), self._statement(_IS_STORED, run_id=run_id)
         )
@@ -151,6 +156,12 @@ class SqliteReceipts:
         (gone,) = await self._change(self._statement(_RELEASE, run_id=run_id))
         return not isinstance(gone, Rows) and gone.count == 1
 
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+        check_lease(lease)
+        said = {"run_id": run_id, "earlier": before, "lease": self._tick() + lease}
+        (given,) = await self._change(self._statement(_GIVE_BACK, **said))
+        return not isinstance(given, Rows) and given.count == 1
+
     async def tally(self) -> ReceiptTally:
         (numbers,) = await self._fetch(self._statement(_TALLY))
         return ReceiptTally(*msgspec.convert(numbers, tuple[int, int, int]))
@@ -159,7 +170,7 @@ class SqliteReceipts:
 
     def _statement(self, sql: str, **said: Any) -> Statement:
         """A statement with its parameters by name; the port knows them by their place."""
-        text, names = _placed(sql)
+        text, names = placed(sql)
         known = {"now": self._now(), "tick": self._tick(), "longest": LONGEST_LEASE, **said}
         return Statement(text, [known[name] for name in names])
 
@@ -177,12 +188,17 @@ class SqliteReceipts:
 
 
 @lru_cache(maxsize=32)
-def _placed(sql: str) -> tuple[str, tuple[str, ...]]:
+def placed(sql: str) -> tuple[str, tuple[str, ...]]:
     """The statement with question marks, and the names that stood there."""
     return _NAMED.sub("?", sql), tuple(_NAMED.findall(sql))
 
 
-def _receipt(row: tuple[Any, ...]) -> Receipt:
+def written_fields(answer: StoredAnswer) -> bytes:
+    """An answer's fields, as they are kept."""
+    return msgspec.json.encode([(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.fields])
+
+
+def receipt_of(row: tuple[Any, ...]) -> Receipt:
     run_id, head, body, size, before, status, fields, answer = row
     answered = None
     if status is not None:

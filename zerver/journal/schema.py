@@ -12,7 +12,7 @@ than this code knows is refused and left alone.
                     aside                  why nobody can carry it on, until somebody says that it may be tried again
                     reason                 by whom and why an unresolved one was called resolved
     zerver_pages    run, first, body                                       lines joined by newlines
-    zerver_signals  run, number, signal, value                             that have come for a parked run
+    zerver_signals  run, number, signal, expires, value                    what a parked run waits for; NULL: not yet
     zerver_keys     name, key                                              what continuation URLs are signed with
 """
 
@@ -24,8 +24,9 @@ from typing import Final
 
 import attrs
 
-from zerver.errors import DamagedJournal, StatementError
-from zerver.sql.driver import Driver, Statement
+from zerver.errors import DamagedJournal
+from zerver.sql import dialects
+from zerver.sql.driver import Driver
 
 #: Scripts by the version that they make, beginning with the tables of version 1. Words in ‹› are the dialect's.
 SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
@@ -71,6 +72,7 @@ SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
             run bigint not null references zerver_runs on delete cascade,
             number bigint not null,
             signal text not null,
+            expires bigint not null,
             value ‹bytes›,
             primary key (run, number)
         ) ‹clustered›;
@@ -83,14 +85,15 @@ SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
 @attrs.frozen
 class Dialect:
     """What is written differently. words: for scripts. now: the time on the clock that leases are kept by, in
-    nanoseconds, as an expression. boot: which clock that is; a lease by another one has lapsed. share, take: how rows
-    are locked by who depends on them, and by who wants those that nobody else does. first: a statement with which each
-    batch begins.
+    nanoseconds, as an expression. boot: which clock that is; a lease by another one has lapsed. wall: the time that
+    people live by, which pauses expire by, if that is another clock. share, take: how rows are locked by who depends
+    on them, and by who wants those that nobody else does. first: a statement with which each batch begins.
     """
 
     words: Mapping[str, str]
     now: Callable[[], str]
     boot: str
+    wall: Callable[[], str] | None = None
     share: str = ""
     take: str = ""
     first: str = ""
@@ -98,10 +101,7 @@ class Dialect:
 
 def script(dialect: Dialect, version: int, scripts: Mapping[int, str] = SCRIPTS) -> str:
     """What makes this version of the one before."""
-    text = scripts[version]
-    for word, meaning in dialect.words.items():
-        text = text.replace(f"‹{word}›", meaning)
-    return text
+    return dialects.script(dialect.words, scripts[version])
 
 
 def first_script(dialect: Dialect) -> str:
@@ -112,35 +112,9 @@ def first_script(dialect: Dialect) -> str:
 
 async def migrate(driver: Driver, dialect: Dialect, place: str, scripts: Mapping[int, str] = SCRIPTS) -> None:
     """Bring the tables up to date. Raises DamagedJournal for a journal of a newer version, or none at all."""
-    newest = max(scripts)
-    while (version := await _version(driver, place)) < newest:
-        bump = "update zerver_journal set version = version + 1 where version = ?"
-        parts = [part.strip() for part in script(dialect, version + 1, scripts).split(";") if part.strip()]
-        try:
-            await driver.transaction([Statement(bump, (version,), expect=1), *map(Statement, parts)])
-        except StatementError as error:
-            if error.code != "ROW_COUNT":  # else another process was first
-                raise
-    if version > newest:
-        raise DamagedJournal(
-            f"{place} is the journal of a newer Zerver (version {version}; this one knows {newest})\n"
-            "  run the newer Zerver, or give another journal"
-        )
-
-
-async def _version(driver: Driver, place: str) -> int:
-    try:
-        found = await driver.fetch(Statement("select version from zerver_journal"))
-    except StatementError as error:
-        raise not_ours(place) from error
-    version = found.rows[0][0] if len(found.rows) == 1 else None
-    if not isinstance(version, int):
-        raise not_ours(place)
-    return version
+    await dialects.migrate(driver, dialect.words, place, dialects.Tables("journal", "zerver_journal", scripts))
 
 
 def not_ours(place: str) -> DamagedJournal:
     """The error for something else than a journal."""
-    return DamagedJournal(
-        f"{place} is no journal of Zerver's, and was left as it is\n  give another place for the journal"
-    )
+    return dialects.not_ours(place, "journal")

@@ -11,7 +11,8 @@ gathers: that is group commit, and with one caller alone it costs nothing.
 When a batch gets no answer it is written once more, at once: entries may be written twice without harm, and most often
 the second try tells that the first one had worked. When that fails too, its callers are told JournalUnavailable, and
 for a moment so is everybody else, at once: a server must say 503 within a second, and not queue up for a database that
-is away. What is written behind waits, up to MOST_BEHIND bytes.
+is away. An Opening that may be there all the same is withdrawn as soon as the journal answers. What is written behind
+waits, up to MOST_BEHIND bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import attrs
 import trio
 
 from zerver.errors import JournalError, JournalUnavailable, LeaseLost
+from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.journal import Entry, JournalStatistics, Opening, Page
 
@@ -141,7 +143,7 @@ class Scribe:
                     with trio.move_on_after(BEHIND_SECONDS):
                         await self._urgent.wait()
                 self._wake, self._urgent = trio.Event(), trio.Event()
-                while self._queue:
+                while self._queue or self._withdrawn:
                     await self._write_batch()
         finally:
             self._ended.set()
@@ -165,7 +167,9 @@ class Scribe:
         for order in batch:
             order.taken = True
         try:
+            crash_point("fsync.before")
             outcomes = await self._attempts([order.entry for order in batch])
+            crash_point("fsync.after")
         except JournalError as error:
             self._failed(batch, error)
         except BaseException:
@@ -180,7 +184,10 @@ class Scribe:
         try:
             outcomes = await self._perform(entries, self._withdrawn)
         except Doubtful:
-            outcomes = await self._perform(entries, self._withdrawn)
+            try:
+                outcomes = await self._perform(entries, self._withdrawn)
+            except JournalUnavailable as error:  # that the second try has not worked says nothing of the first
+                raise Doubtful(str(error), error.retry_after) from error
         self._withdrawn = ()
         return outcomes
 
@@ -201,6 +208,8 @@ class Scribe:
                 self._withdrawn = (*self._withdrawn, order.entry)
             self._over(order, self._again(error))
         self._queue = kept
+        if self._closing.is_set() or not isinstance(error, JournalUnavailable):
+            self._withdrawn = ()  # nobody can do it any more
 
     def _over(self, order: _Order, error: Exception | None) -> None:
         refused = isinstance(error, LeaseLost)

@@ -27,18 +27,24 @@ from zerver.errors import (
     NotKeepable,
     StatementError,
 )
+from zerver.journal import parking
 from zerver.journal.schema import Dialect
 from zerver.journal.scribe import Doubtful, Scribe, lease_lost
 from zerver.runtime.journal import (
+    LISTED,
+    RESOLVED,
     UNRESOLVED,
     Entry,
+    Glance,
     Journal,
     JournalStatistics,
     Notation,
     Opening,
     Page,
     RunHead,
+    Signal,
     StoredRun,
+    Which,
 )
 from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement
 
@@ -46,7 +52,8 @@ T = TypeVar("T")
 
 _HEAD: Final = (
     "run_id, flow, version, tenant, priority, began, owner, label, parent, deadline, durability, "
-    "fence, status, zerver_plans.id, zerver_plans.plan, seq"
+    "fence, status, zerver_plans.id, zerver_plans.plan, aside, reason, "
+    "wakes, seq"
 )
 
 #: Errors of statements after which the same statement may pass: no room, no lock, no right to write just now.
@@ -87,8 +94,10 @@ class SqlJournal(Journal):
         self._patience = patience
         self._wall_ns = wall_ns
         self._plans: set[str] = set()  # that are there for certain
+        self._insert_page = _PAGE.format(share=dialect.share)
         self._claiming = trio.Lock()
-        self._claims: dict[str, str] = {}  # by owner: a claim of which nobody knows what it took
+        self._claims: dict[str, list[str]] = {}  # by owner: claims of which nobody knows what they took
+        self._reopening: dict[tuple[str, str], str] = {}  # the same of runs that were to be reopened
 
     @property
     def notation(self) -> Notation:
@@ -117,17 +126,113 @@ class SqlJournal(Journal):
 
     async def claim(self, owner: str, count: int) -> list[StoredRun]:
         async with self._claiming:
-            token = self._claims.setdefault(owner, secrets.token_hex(8))
-            lapsed = (
-                "select seq from zerver_runs r where status = '' and owner <> ? and not exists "
-                "(select 1 from zerver_owners o where o.name = r.owner and o.boot = ? "
-                f"and o.lapses > {self._dialect.now()}) order by seq limit ? {self._dialect.take}"
+            for doubtful in [*self._claims.get(owner, ())]:  # calls that were cancelled, or lost their answer
+                if runs := await self._claimed(owner, doubtful):
+                    return runs
+            token = self._token(owner)
+            lapsed = (  # the owner of parked runs, which are nearly all, is "": not one of them is looked at
+                "select seq from zerver_runs r where status = '' and aside = '' and owner > '' and owner <> ? "
+                "and not exists (select 1 from zerver_owners o where o.name = r.owner and o.boot = ? "
+                f"and o.lapses > {self._dialect.now()}) order by +seq limit ? {self._dialect.take}"
             )
             take = f"update zerver_runs set owner = ?, fence = fence + 1, claim = ? where seq in ({lapsed})"
-            await self._write(Statement(take, (owner, token, owner, self._dialect.boot, count)))
-            runs = await self._runs("claim = ? and owner = ? and status = ''", (token, owner))
-            del self._claims[owner]
-            return runs
+            lapsing = Statement(take, (owner, token, owner, self._dialect.boot, count))
+            due = parking.taking_due(owner, token, count, self._dialect)
+            await self._asked(lambda: self._driver.transaction([lapsing, *due]))
+            return await self._claimed(owner, token)
+
+    def _token(self, owner: str) -> str:
+        token = secrets.token_hex(8)
+        self._claims.setdefault(owner, []).append(token)
+        return token
+
+    async def _claimed(self, owner: str, token: str) -> list[StoredRun]:
+        """What a claim of this owner has taken; then nothing of it is in doubt any more."""
+        runs = await self._runs("claim = ? and owner = ? and status = ''", (token, owner))
+        self._claims[owner].remove(token)
+        return runs
+
+    # -- parked runs --
+
+    async def claim_one(self, run_id: str, owner: str) -> StoredRun | None:
+        async with self._claiming:
+            token = self._token(owner)
+            taking = parking.taking_one(run_id, owner, token, self._dialect)
+            await self._asked(lambda: self._driver.transaction(taking))
+            found = await self._claimed(owner, token)
+            return found[0] if found else None
+
+    async def due(self) -> float | None:
+        found = await self._fetch(parking.next_due(self._dialect))
+        return max(0.0, _number(found.rows[0][0]) / 1e9) if found.rows else None
+
+    async def signal(self, run_id: str, signal: str, value: bytes, number: int | None = None) -> bool:
+        giving = parking.giving(run_id, signal, value, number, self._dialect)
+        *_, given = await self._asked(lambda: self._driver.transaction(giving))
+        return _count(given) == 1
+
+    async def key(self, name: str) -> bytes:
+        made = "insert into zerver_keys (name, key) values (?, ?) on conflict (name) do nothing"
+        await self._write(Statement(made, (name, secrets.token_bytes(32))))
+        found = await self._fetch(Statement("select key from zerver_keys where name = ?", (name,)))
+        key = found.rows[0][0] if found.rows else None
+        if not isinstance(key, bytes):
+            raise self._damaged("a key is none")
+        return key
+
+    async def retake(self, run_id: str, owner: str) -> StoredRun | None:
+        mine = "run_id = ? and owner = ? and status = ''"
+        await self._write(Statement(f"update zerver_runs set fence = fence + 1 where {mine}", (run_id, owner)))
+        runs = await self._runs(mine, (run_id, owner))
+        return runs[0] if runs else None
+
+    # -- runs that somebody must look at --
+
+    async def set_aside(self, run_id: str, fence: int, why: str) -> None:
+        sql = (
+            "update zerver_runs set aside = ?, owner = '', fence = ? where run_id = ? and status = '' "
+            "and (fence = ? or (fence = ? and aside = ?))"
+        )
+        params = (why, fence + 1, run_id, fence, fence + 1, why)
+        if _count(await self._write(Statement(sql, params))) != 1:
+            raise lease_lost(Page(run_id, fence, 0, ()))
+
+    async def reopen(self, run_id: str, owner: str) -> StoredRun | None:
+        token = self._reopening.setdefault((owner, run_id), secrets.token_hex(8))
+        sql = (
+            "update zerver_runs set owner = ?, fence = fence + 1, claim = ?, status = '', aside = '', ended = null "
+            f"where run_id = ? and {_OPEN}"
+        )
+        await self._write(Statement(sql, (owner, token, run_id)))
+        runs = await self._runs("claim = ? and run_id = ?", (token, run_id))
+        del self._reopening[owner, run_id]
+        return runs[0] if runs else None
+
+    async def call_resolved(self, run_id: str, reason: str, by: str) -> bool:
+        sql = (
+            "update zerver_runs set owner = '', fence = fence + 1, status = ?, aside = '', reason = ?, ended = ? "
+            f"where run_id = ? and {_OPEN}"
+        )
+        params = (RESOLVED, f"{by}: {reason}", self._wall_ns(), run_id)
+        return _count(await self._write(Statement(sql, params))) == 1
+
+    async def list_runs(self, which: Which, count: int = LISTED, after: str = "") -> list[Glance]:
+        ahead, start, order = ("<", 1 << 62, "desc") if which == "ended" else (">", -1, "asc")
+        sql = (
+            f"select {_GLANCE} from zerver_runs where {_MEANT[which]} and seq {ahead} "
+            f"coalesce((select seq from zerver_runs where run_id = ?), {start}) order by seq {order} limit ?"
+        )
+        found = await self._fetch(Statement(sql, (after, count)))
+        return [self._glance(row) for row in found.rows]
+
+    def _glance(self, row: tuple[object, ...]) -> Glance:
+        *head, status, ended, aside = row
+        if not all(isinstance(value, known) for value, known in zip(row, _GLANCE_TYPES, strict=True)):
+            raise self._damaged("a run has not the columns of one")
+        given: Any = dict(zip(_FIELDS, head, strict=True))
+        made: Any = Glance  # the types were looked at
+        glance: Glance = made(RunHead(**given), status, ended, aside)
+        return glance
 
     # -- looking --
 
@@ -170,15 +275,24 @@ class SqlJournal(Journal):
             if not isinstance(body, bytes):
                 raise self._damaged("a page is no bytes")
             lines.setdefault(run, []).extend(body.split(b"\n"))
-        return [self._stored(row, lines) for row in heads.rows]
+        signals = parking.by_run((await self._fetch(parking.signals_of(where, params))).rows)
+        if signals is None:
+            raise self._damaged("a signal has not the columns of one")
+        return [self._stored(row, lines, signals) for row in heads.rows]
 
-    def _stored(self, row: tuple[object, ...], lines: Mapping[object, list[bytes]]) -> StoredRun:
-        *head, fence, status, plan_id, plan, seq = row
+    def _stored(
+        self,
+        row: tuple[object, ...],
+        lines: Mapping[object, list[bytes]],
+        signals: Mapping[object, tuple[Signal, ...]],
+    ) -> StoredRun:
+        *head, fence, status, plan_id, plan, aside, reason, wakes, seq = row
         if not all(isinstance(value, known) for value, known in zip(row, _TYPES, strict=True)):
             raise self._damaged("a run has not the columns of one")
         given: Any = dict(zip(_FIELDS, head, strict=True))
         made: Any = StoredRun  # the types were looked at
-        run: StoredRun = made(RunHead(**given), fence, status, plan_id, plan, tuple(lines.get(seq, ())))
+        said = tuple(lines.get(seq, ())), aside, reason, wakes, signals.get(seq, ())
+        run: StoredRun = made(RunHead(**given), fence, status, plan_id, plan, *said)
         return run
 
     # -- writing --
@@ -194,8 +308,10 @@ class SqlJournal(Journal):
                 plans.add(entry.plan_id)
                 statements.append(Statement(_PLAN, (entry.plan_id, entry.plan)))
             begin = len(statements)
-            statements += self._opening(entry) if isinstance(entry, Opening) else self._page(entry)
+            decisive, others = (self._opening(entry), []) if isinstance(entry, Opening) else self._page(entry)
+            statements += decisive
             deciding.append(slice(begin, len(statements)))
+            statements += others
         try:
             answers = await self._asked(lambda: self._driver.transaction(statements))
         except (JournalUnavailable, LeaseLost):
@@ -219,23 +335,23 @@ class SqlJournal(Journal):
             begun.append(self._lines(head.run_id, 1, 0, opening.lines, ""))
         return begun
 
-    def _page(self, page: Page) -> list[Statement]:
+    def _page(self, page: Page) -> tuple[list[Statement], list[Statement]]:
+        """Statements that change one row each if the lease holds, and then others."""
         written = []
         if page.lines:
             written.append(self._lines(page.run_id, page.fence, page.first, page.lines, page.status))
         if page.status or not page.lines:
             ended = self._wall_ns() if page.status else None
             written.append(Statement(_END, (page.status, ended, page.run_id, page.fence, page.status)))
-        return written
+        if page.resumes:
+            written.append(parking.resumed(page))
+        if page.parked is None:
+            return written, []
+        letting_go, awaited = parking.put_down(page, page.parked, self._dialect)
+        return [*written, *letting_go], awaited
 
     def _lines(self, run_id: str, fence: int, first: int, lines: Sequence[bytes], status: str) -> Statement:
-        return Statement(
-            "insert into zerver_pages (run, first, body) select seq, ?, ? from zerver_runs r "
-            "where run_id = ? and fence = ? and (status = '' or status = ? and exists "
-            f"(select 1 from zerver_pages p where p.run = r.seq and p.first = ?)) {self._dialect.share} "
-            "on conflict (run, first) do update set body = excluded.body where zerver_pages.body = excluded.body",
-            (first, b"\n".join(lines), run_id, fence, status, first),
-        )
+        return Statement(self._insert_page, (first, b"\n".join(lines), run_id, fence, status, first))
 
     # -- the driver --
 
@@ -277,10 +393,31 @@ _FIELDS: Final = (
 )
 _TYPES: Final[tuple[Any, ...]] = (
     *(str, str, str, str, str, int, str, str, str, int | None, str),
-    *(int, str, str, bytes, int),
+    *(int, str, str, bytes, str, str, int | None, int),
 )
 
+_GLANCE: Final = (
+    "run_id, flow, version, tenant, priority, began, owner, label, parent, deadline, durability, status, ended, aside"
+)
+_GLANCE_TYPES: Final[tuple[Any, ...]] = (
+    *(str, str, str, str, str, int, str, str, str, int | None, str),
+    *(str, int | None, str),
+)
+
+#: As the index says it.
+_OPEN: Final = "(status = 'unresolved' or aside <> '')"
+
+_MEANT: Final[Mapping[Which, str]] = {"open": _OPEN, "unfinished": "status = ''", "ended": "status <> ''"}
+
 _PLAN: Final = "insert into zerver_plans (id, plan) values (?, ?) on conflict (id) do nothing"
+
+#: Writes lines of a run that is this owner's; the second time the same ones, or none.
+_PAGE: Final = (
+    "insert into zerver_pages (run, first, body) select seq, ?, ? from zerver_runs r "
+    "where run_id = ? and fence = ? and (status = '' or status = ? and exists "
+    "(select 1 from zerver_pages p where p.run = r.seq and p.first = ?)) {share} "
+    "on conflict (run, first) do update set body = excluded.body where zerver_pages.body = excluded.body"
+)
 
 #: The second time it changes nothing, and counts as one row, if the run is as it was.
 _RUN: Final = (

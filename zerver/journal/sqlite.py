@@ -24,6 +24,7 @@ from zerver.journal.schema import Dialect, first_script, migrate, not_ours
 from zerver.journal.scribe import open_scribe
 from zerver.journal.sql import SqlJournal
 from zerver.runtime.journal import Journal
+from zerver.sql.dialects import boot_id, since_boot
 from zerver.sql.sqlite import open_sqlite
 from zerver.trace.keeping.schema import is_empty, put_in_place
 
@@ -108,23 +109,11 @@ def _check(place: Path) -> None:
         )
 
 
-def _since_boot() -> str:
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the former goes on while the machine sleeps
-    return str(time.clock_gettime_ns(clock))
-
-
-def _boot_id() -> str:
-    """What names this start of the machine; "" where nothing does, and then a restart looks like a long pause."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 _DIALECT: Final = Dialect(
     words=MappingProxyType(
         {"bytes": "blob", "serial": "integer primary key autoincrement", "clustered": "without rowid"}
     ),
-    now=_since_boot,
-    boot=_boot_id(),
+    now=since_boot,
+    boot=boot_id(),
+    wall=lambda: str(time.time_ns()),
 )

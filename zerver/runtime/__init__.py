@@ -6,6 +6,7 @@ Embed Zerver in any Trio program with `open_runtime`; build services of your own
 from zerver.runtime.actor import Actor as Actor
 from zerver.runtime.actor import ActorRef as ActorRef
 from zerver.runtime.actor import ActorStatistics as ActorStatistics
+from zerver.runtime.alarm import Alarm as Alarm
 from zerver.runtime.mailbox import Mailbox as Mailbox
 from zerver.runtime.mailbox import MailboxStatistics as MailboxStatistics
 from zerver.runtime.receipts import Claim as Claim
@@ -15,10 +16,11 @@ from zerver.runtime.receipts import Receipts as Receipts
 from zerver.runtime.receipts import ReceiptTally as ReceiptTally
 from zerver.runtime.receipts import StoredAnswer as StoredAnswer
 from zerver.runtime.receipts import receipts_capability as receipts_capability
+from zerver.runtime.result import Continuation as Continuation
 from zerver.runtime.result import Result as Result
 from zerver.runtime.run import Runtime as Runtime
-from zerver.runtime.run import RuntimeStatistics as RuntimeStatistics
 from zerver.runtime.run import open_runtime as open_runtime
+from zerver.runtime.statistics import RuntimeStatistics as RuntimeStatistics
 from zerver.runtime.supervisor import Supervisor as Supervisor
 from zerver.runtime.supervisor import SupervisorStatistics as SupervisorStatistics
 from zerver.runtime.supervisor import open_supervisor as open_supervisor

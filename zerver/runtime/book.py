@@ -7,8 +7,10 @@ asked about, or is said to be in doubt. Reads need no line of their own: the nex
     Book      durability "sync": waits for the disk at each of these places
     Draft     durability "async": nobody waits; the clerk writes behind what has happened
 
-When the journal does not answer in time, the run is over: what is under way is cut, and what it did is undone from
-memory, since nobody else may know of it. A run that is another worker's by now stops where it is.
+When the journal does not answer in time, the run is over: what is under way is cut, and it stops where it is. Nothing
+is undone before the journal knows that it is to be undone: a process that found only the run's intents would carry it
+on, and call done what was taken back. So the clerk has it undone, from its records, when the journal is back. A run
+that is another worker's by now stops where it is, too, and is that one's.
 
 A run that has asked for no write has nothing to lose, and is not in the journal at all.
 """
@@ -22,6 +24,7 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
+from zerver.core.commands import Park
 from zerver.core.effects import Failure, Outcome, Success, Unknown
 from zerver.core.joins import Join
 from zerver.core.plan import Plan
@@ -39,7 +42,8 @@ from zerver.runtime.crash import crash_point
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.joins import perform_join
 from zerver.runtime.journal import UNRESOLVED, Entry, Journal, Opening, Page, Pen, RunHead, StoredRun
-from zerver.runtime.live import LOST, Flight, Run
+from zerver.runtime.live import AWAY, LOST, Flight, Run
+from zerver.runtime.parking import parking
 from zerver.runtime.recovery import Known, doubt, rebased
 
 #: Seconds that a run waits for the journal: a client hears within one that it cannot be served.
@@ -51,6 +55,15 @@ class Office(Protocol):
 
     journal: Journal
     owner: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the lease lasts for a while: so long as it takes a write to arrive."""
+        ...
+
+    async def renew(self) -> None:
+        """Say that this worker lives. Raises JournalUnavailable."""
+        ...
 
     def to_unix(self, at: int) -> int:
         """Wall time (ns) of a time on the runtime's clock."""
@@ -68,6 +81,10 @@ class Office(Protocol):
         """The run has ended, and the journal could not be told: tell it when it is back."""
         ...
 
+    def leave(self, run_id: str) -> None:
+        """The run has stopped where it was: have it undone when the journal is back."""
+        ...
+
 
 class Sheets:
     """What of a run is in the journal, and what is not yet. shift: by how much (ns) the times of a run that was begun
@@ -81,6 +98,8 @@ class Sheets:
         self.shift = shift
         self.begun = stored is not None  # whether the journal has its head
         self.ended = False  # whether its last page has been made
+        self.is_down = False  # whether the page has been made that puts it down
+        self.resumes = stored is not None and stored.wakes_unix_ns is not None  # whether the next page takes it up
         self.plan = plan
         self._unsent: Entry | None = None  # written, and not acknowledged: the very same is sent again
         self._pen: Pen | None = None
@@ -90,12 +109,14 @@ class Sheets:
             self._pen = office.journal.notation.pen(run.timeline, self.plan, stored)
             self._count = min(self._pen.count, len(run.records))
 
-    async def deliver(self, status: str = "") -> None:
-        """Have all that has happened so far on the disk. status: of a run that has ended. Raises JournalError."""
+    async def deliver(self, status: str = "", park: Park | None = None) -> None:
+        """Have all that has happened so far on the disk. status: of a run that has ended. park: of one that is put down
+        with this. Raises JournalError.
+        """
         journal = self.office.journal
         async with self._turn:
-            while (entry := self._unsent or self.next(status)) is not None:
-                what = "begin" if isinstance(entry, Opening) else "end" if entry.status else "write"
+            while (entry := self._unsent or self.next(status, park)) is not None:
+                what = _site(entry)
                 self._unsent = entry
                 crash_point(f"{what}.before")
                 try:
@@ -107,13 +128,22 @@ class Sheets:
                 crash_point(f"{what}.after")
                 self._unsent = None
 
-    def next(self, status: str = "") -> Entry | None:
+    async def make_sure(self) -> None:
+        """See that the run is this worker's still, and for a while: an answer that took its time, or renewals that
+        failed, may have cost the lease, and what is sent then nobody expects. Raises JournalError.
+        """
+        if self.begun and self._pen is not None and not self.office.holds:
+            await self.office.renew()
+            await self.office.journal.write(Page(self.run.run_id, self.fence, self._pen.count, ()))
+
+    def next(self, status: str = "", park: Park | None = None) -> Entry | None:
         """The next entry; None when all is written. Raises NotKeepable, but not for the last one: that is without the
         lines then.
         """
         run = self.run
         fresh = run.records[self._count :]
-        if self.ended or not (fresh or status):
+        puts_down = park is not None and not self.is_down
+        if self.ended or not (fresh or status or puts_down):
             return None
         if self._pen is None:
             self._pen = self.office.journal.notation.pen(run.timeline, self.plan)
@@ -129,7 +159,9 @@ class Sheets:
             self.begun = True
             return Opening(self._head(), pen.plan_id, pen.plan, lines)
         self.ended = bool(status)
-        return Page(run.run_id, self.fence, first, lines, status)
+        parked = parking(run.records, park, run.clock()) if park is not None and puts_down else None
+        self.is_down, resumes, self.resumes = self.is_down or puts_down, self.resumes, False
+        return Page(run.run_id, self.fence, first, lines, status, parked, resumes)
 
     @property
     def status(self) -> str:
@@ -157,6 +189,13 @@ class Sheets:
         )
 
 
+def _site(entry: Entry) -> str:
+    """What the places are called at which a process can be made to die while it writes this."""
+    if isinstance(entry, Opening):
+        return "begin"
+    return "end" if entry.status else "write" if entry.parked is None else "park"
+
+
 class Draft:
     """A run of durability "async": before it writes, the clerk is told, and nobody waits.
 
@@ -164,14 +203,18 @@ class Draft:
     written at all: a journal is there for what is under way.
     """
 
-    def __init__(self, office: Office, run: Run, plan: Plan, interpreter: Interpreter) -> None:
+    def __init__(
+        self, office: Office, run: Run, plan: Plan, interpreter: Interpreter, sheets: Sheets | None = None
+    ) -> None:
+        """sheets: of a run that was put down, and is taken up."""
         self.run = run
         self.plan = plan
-        self.sheets: Sheets | None = None
+        self.sheets: Sheets | None = sheets
         self.compensate = interpreter.compensate
         self._interpreter = interpreter
         self._office = office
-        self._told = False
+        self._told = sheets is not None
+        self._failed = False  # to put it down
 
     def perform(self, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
         if not self._told and (call.effect.kind.access == "write" or isinstance(call.effect, Join)):
@@ -179,8 +222,34 @@ class Draft:
             self._office.write_behind(self)
         return self._interpreter.perform(run, call)
 
+    async def resume(self) -> None:
+        """It goes on: whoever finds it after this must not think that it is parked. Raises JournalError."""
+        if self.sheets is not None:
+            await self.sheets.deliver()
+        self._office.write_behind(self)
+
+    async def put_down(self, run: Run, park: Park) -> bool:
+        """What is to be put down is on the disk, whole: this is waited for, though nothing else is."""
+        sheets = self.sheets = self.sheets or Sheets(self._office, run, self.plan)
+        self._office.forget(self)
+        try:
+            await _put_down(sheets, park)
+        except BaseException as error:
+            self._failed = True
+            if not isinstance(error, JournalError):
+                raise
+            lost = isinstance(error, LeaseLost)
+            run.stop(LOST if lost else Ending("cancelled", reason=f"it could not be put down: {error}"))
+            await trio.lowlevel.checkpoint()
+            raise InternalError(f"run {run.run_id} was stopped, and goes on") from error
+        return True
+
     async def close(self) -> bool:
         """The run has ended."""
+        if self._failed:
+            if self.sheets is not None and self.sheets.begun and self.run.cut is not LOST:
+                self._office.owe(self.sheets)
+            return True
         if self._told and self.sheets is None and not self.run.machine.saga.unresolved:
             self._office.forget(self)
         return True
@@ -283,41 +352,49 @@ class Book:
         return outcome
 
     async def compensate(self, run: Run, call: Call) -> Outcome[Any]:
-        """A task of the rollback. It is done though the journal be away: nobody else knows all that is to be undone."""
+        """A task of the rollback."""
         try:
             await self._deliver()
-        except LeaseLost:
-            run.cut = LOST
-            return Failure(EffectRefused(call.effect.kind.name, LOST.reason))
-        except JournalError:
-            pass
+        except NotKeepable:
+            pass  # the last page will be without the lines
+        except JournalError as error:
+            run.cut = LOST if isinstance(error, LeaseLost) else AWAY
+            return Failure(EffectRefused(call.effect.kind.name, run.cut.reason))
         crash_point("undo.send")
         outcome = await self.interpreter.compensate(run, call)
         crash_point("undo.reply")
         return outcome
 
+    async def put_down(self, run: Run, park: Park) -> bool:
+        await self._keep(park)
+        return True
+
     # -- writing --
 
-    async def _keep(self) -> None:
+    async def _keep(self, park: Park | None = None) -> None:
         """Have all that has happened so far on the disk. When that cannot be, the run is over, and this is cut."""
         run = self.sheets.run
         try:
-            return await self._deliver()
+            return await self._deliver(park=park)
         except LeaseLost:
             run.stop(LOST)
         except NotKeepable as error:
             run.stop(Ending("defect", cause=error))
         except JournalError as error:
-            run.stop(Ending("cancelled", reason=f"it could not be written down: {error}"))
+            begun = self.sheets.begun  # else nothing has been done
+            run.stop(AWAY if begun else Ending("cancelled", reason=f"it could not be written down: {error}"))
         await trio.lowlevel.checkpoint()
         raise InternalError(f"run {run.run_id} was stopped, and goes on")
 
-    async def _deliver(self, status: str = "") -> None:
+    async def _deliver(self, status: str = "", park: Park | None = None) -> None:
         if self._away:
             raise JournalUnavailable("the journal was away before")
         try:
             with trio.move_on_after(PATIENCE):
-                return await self.sheets.deliver(status)
+                await self.sheets.deliver(status, park)
+                if not status and park is None:
+                    await self.sheets.make_sure()
+                return
             raise JournalUnavailable(f"the journal has not answered within {PATIENCE:g}s")
         except JournalUnavailable:
             self._away = True
@@ -328,15 +405,25 @@ class Book:
         sheets = self.sheets
         if not sheets.begun or sheets.run.cut is LOST:
             return True
+        if sheets.run.cut is AWAY:
+            sheets.office.leave(sheets.run.run_id)
+            return False
         with trio.CancelScope(shield=True):
             try:
                 await self._deliver(sheets.status)
-            except LeaseLost:
+            except LeaseLost:  # how it ends is for another worker to say
+                sheets.run.cut = LOST
                 return True
             except JournalError:
                 sheets.office.owe(sheets)
                 return False
         return True
+
+
+async def _put_down(sheets: Sheets, park: Park) -> None:
+    with trio.move_on_after(PATIENCE):
+        return await sheets.deliver(park=park)
+    raise JournalUnavailable(f"the journal has not answered within {PATIENCE:g}s")
 
 
 async def _settled(outcome: Outcome[Any]) -> Outcome[Any]:

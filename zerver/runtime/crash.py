@@ -1,7 +1,7 @@
 """Crash points: places where a process can be made to die, so that tests prove what the next one makes of it.
 
-Law: off, passing one is a comparison, and only durable runs pass any. On, the process is killed as by `kill -9`, at the
-n-th time that it comes to the place: no `finally` runs, nothing is flushed.
+Law: off, passing one is a comparison, and only durable runs and answers pass any. On, the process is killed as by
+`kill -9`, at the n-th time that it comes to the place: no `finally` runs, nothing is flushed.
 
     ZERVER_CRASH_AT=effect.reply:2 zerver serve shop:app
 
@@ -10,6 +10,10 @@ n-th time that it comes to the place: no `finally` runs, nothing is flushed.
     effect.send, effect.reply      a write is sent; it has been answered, and nobody has heard of it yet
     undo.send, undo.reply          the same for a task of the rollback
     end.before, end.after          the last records of a run are written; its answer may leave
+    park.before, park.after        a parked run is put down; it is nobody's then
+    signal.before, signal.after    a run that was put down is given a signal
+    fsync.before, fsync.after      a batch of entries is committed, those of many runs; they are told of it
+    ack.before, ack.after          an answer leaves; it has left
     renew.before, renew.after      a worker says that it lives
     claim.before, claim.after      it takes over the runs of one that does not
 
@@ -31,8 +35,13 @@ VARIABLE: Final = "ZERVER_CRASH_AT"
 SITES: Final = (
     *("begin.before", "begin.after", "write.before", "write.after", "end.before", "end.after"),
     *("effect.send", "effect.reply", "undo.send", "undo.reply"),
+    *("fsync.before", "fsync.after", "ack.before", "ack.after"),
     *("renew.before", "renew.after", "claim.before", "claim.after"),
 )
+
+
+#: Those that only runs come to which are put down while they are parked.
+PARKED_SITES: Final = ("park.before", "park.after", "signal.before", "signal.after")
 
 
 class CrashPoint:
@@ -46,8 +55,9 @@ class CrashPoint:
     def arm(self, said: str) -> None:
         """Die there. said: as the environment has it, "" for nowhere. Raises DefinitionError for no place."""
         site, _, number = said.partition(":")
-        if site and (site not in SITES or not (number or "1").isdecimal()):
-            raise DefinitionError(f"{VARIABLE}={said} names no place", f"write site:n with one of {', '.join(SITES)}")
+        places = (*SITES, *PARKED_SITES)
+        if site and (site not in places or not (number or "1").isdecimal()):
+            raise DefinitionError(f"{VARIABLE}={said} names no place", f"write site:n with one of {', '.join(places)}")
         self._site, self._left = site, int(number or 1)
 
     def __call__(self, site: str) -> None:

@@ -18,6 +18,7 @@ from zerver.core import timeline as t
 from zerver.core.app import App
 from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
+from zerver.core.commands import Park
 from zerver.core.effects import Cancelled, Effect, EffectKind, Failure, Outcome, Success, Unknown
 from zerver.core.hedging import payable
 from zerver.core.joins import Join
@@ -73,6 +74,10 @@ class Interpreter:
         if call.effect.kind.access == "read":
             return self.fly(run, call, None)
         return self._write(run, call)
+
+    async def put_down(self, run: Run, park: Park) -> bool:
+        """Nobody keeps this run: it is parked in memory."""
+        return False
 
     async def _write(self, run: Run, call: Call) -> Outcome[Any]:
         flight = Flight()

@@ -8,6 +8,8 @@ become lines, and is a port too, because rooms above this one know how values ar
     write(Page)       further records; with a status, its last ones: the run is over
     write_behind      the same for durability "async": in order, soon, never waited for
     claim, renew      leases: who may write to which run
+    signal, claim_one, due, key     parked runs: nobody's, until their signal comes or their time is over
+    set_aside, reopen, call_resolved, list_runs     runs that somebody must look at
     read, prune, tallies, statistics
 
 A page is numbered by the place of its first line in the run. Writing the very same page again changes nothing, so that
@@ -34,6 +36,16 @@ Durability: TypeAlias = Literal["off", "async", "sync"]
 
 #: The status of an ended run that has writes of which nobody can say that they are right: it is never pruned.
 UNRESOLVED = "unresolved"
+
+#: The status of a run that was UNRESOLVED or set aside, and of which somebody has said that it is right by now.
+RESOLVED = "resolved"
+
+#: How many runs `list_runs` names at once.
+LISTED = 1000
+
+#: Which runs are listed: those that somebody must look at, unresolved or set aside; those that have not ended; or those
+#: that have.
+Which: TypeAlias = Literal["open", "unfinished", "ended"]
 
 
 # ---- what is kept ---------------------------------------------------------------------------
@@ -78,9 +90,28 @@ class Opening:
 
 
 @attrs.frozen
+class Awaited:
+    """A pause that a run is parked on. number: which of its pauses, the first one is 1. seconds: until it expires, from
+    when the page is written; kept by the journal's clock from then on.
+    """
+
+    number: int
+    signal: str
+    seconds: float
+
+
+@attrs.frozen
+class Parking:
+    """The run is put down: it is nobody's until one of these signals comes, or the first of them expires."""
+
+    awaits: tuple[Awaited, ...]
+
+
+@attrs.frozen
 class Page:
     """Further lines of a run; a line has no line break in it. first: the number of the first of them. status: of the
-    run's Ending, or UNRESOLVED, when these are its last lines; "" while it goes on.
+    run's Ending, or UNRESOLVED, when these are its last lines; "" while it goes on. parked: the run is put down with
+    this page. resumes: the run had been put down, and with this page it is not any more.
     """
 
     run_id: str
@@ -88,14 +119,33 @@ class Page:
     first: int
     lines: tuple[bytes, ...] = attrs.field(repr=False, converter=_lines)
     status: str = ""
+    parked: Parking | None = None
+    resumes: bool = False
 
 
 Entry: TypeAlias = Opening | Page
 
 
 @attrs.frozen
+class Signal:
+    """A pause of a run that was put down. expires_unix_ns: on the journal's clock. value: None until it has come.
+
+    A pause that has expired is there no more when the run is claimed: then its signal comes too late.
+    """
+
+    number: int
+    signal: str
+    expires_unix_ns: int
+    value: bytes | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
 class StoredRun:
-    """A run as the journal has it. head.owner: who has it now. status: "" while it is unfinished."""
+    """A run as the journal has it. head.owner: who has it now. status: "" while it is unfinished. aside: why it was
+    set aside, "" if it is not. reason: by whom and why it was called resolved, "" if it was not. wakes_unix_ns: when a
+    run that is put down is to be taken up, 0 when a signal has come; None while it is not put down; it is so still when
+    it was claimed, until a page `resumes` it. signals: its pauses, in their order; those that are over stay.
+    """
 
     head: RunHead
     fence: int
@@ -103,6 +153,25 @@ class StoredRun:
     plan_id: str
     plan: bytes = attrs.field(repr=False)
     lines: tuple[bytes, ...] = attrs.field(repr=False)
+    aside: str = ""
+    reason: str = ""
+    wakes_unix_ns: int | None = None
+    signals: tuple[Signal, ...] = ()
+
+
+@attrs.frozen
+class Glance:
+    """A run without its records. ended_unix_ns: wall time, None while it is unfinished. aside: as in StoredRun."""
+
+    head: RunHead
+    status: str
+    ended_unix_ns: int | None
+    aside: str = ""
+
+    @property
+    def since_unix_ns(self) -> int:
+        """When it ended; of one that has not, when it began."""
+        return self.head.began_unix_ns if self.ended_unix_ns is None else self.ended_unix_ns
 
 
 @attrs.frozen
@@ -160,6 +229,12 @@ class Reader(Protocol):
         """
         ...
 
+    def unknown(self, value: object) -> str:
+        """The name of a class in a value that was read, which the code that is here does not know; "" if there is none.
+        No step can go on with such a value: it is only shown.
+        """
+        ...
+
 
 class Notation(Protocol):
     """How records become lines, and lines records.
@@ -177,6 +252,14 @@ class Notation(Protocol):
 
         Raises DamagedJournal as `Reader.read` does.
         """
+        ...
+
+    def seal(self, value: bytes) -> bytes:
+        """A signal's value as it may be kept: encrypted, if lines are."""
+        ...
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """What was sealed. Raises DamagedJournal for anything else."""
         ...
 
     def reader(self, *code: Any) -> Reader:
@@ -227,9 +310,68 @@ class Journal(Protocol):
         ...
 
     async def claim(self, owner: str, count: int) -> list[StoredRun]:
-        """Unfinished runs whose owner's lease has lapsed become this owner's, the oldest first, each with a new fence.
+        """Unfinished runs whose owner's lease has lapsed become this owner's, the oldest first, each with a new fence;
+        and then those that were put down and are to be taken up, since a signal has come or their time is over. Of
+        these, pauses that have expired are taken away with the claim: no signal comes for them any more.
 
         No run is given to two callers; a call that was cancelled, or lost its answer, gives what it took to the next.
+        """
+        ...
+
+    async def claim_one(self, run_id: str, owner: str) -> StoredRun | None:
+        """The same for one run that was put down, if it is to be taken up; else None. What of it was lost by a
+        cancelled call is given by the next `claim`.
+        """
+        ...
+
+    async def retake(self, run_id: str, owner: str) -> StoredRun | None:
+        """Give an unfinished run to the owner that has it, anew: its fence grows, and what was sent before and is still
+        on its way is refused. None when it has ended, or is not this owner's. It may be asked for any number of times.
+        """
+        ...
+
+    async def due(self) -> float | None:
+        """Seconds until the next run that was put down is to be taken up, 0.0 if one is; None when there is none."""
+        ...
+
+    async def signal(self, run_id: str, signal: str, value: bytes, number: int | None = None) -> bool:
+        """Give a signal to a run that was put down. True for one alone of all who give it, and then whoever takes the
+        run up finds it; False when no pause of the run waits for it, or its time is over. number: for this pause alone.
+        A run that somebody carries on meanwhile finds it when it is put down again.
+
+        A call that raises JournalUnavailable may have been taken.
+        """
+        ...
+
+    async def key(self, name: str) -> bytes:
+        """32 random bytes, made the first time that somebody asks for this name, and the same for all who do."""
+        ...
+
+    async def set_aside(self, run_id: str, fence: int, why: str) -> None:
+        """Nobody here can carry this run on: it is nobody's from now on, `claim` gives it to nobody, and its fence
+        grows. Doing the very same again changes nothing. why: not empty.
+
+        Raises LeaseLost when another owner has the run, or it has ended.
+        """
+        ...
+
+    async def reopen(self, run_id: str, owner: str) -> StoredRun | None:
+        """Give a run that is unresolved or set aside to this owner, to be tried again: it is unfinished then, and has
+        a new fence. None when there is no such run, or it is neither. What of it was lost by a cancelled call is
+        given by the next one, or by `claim` when the owner's lease has lapsed.
+        """
+        ...
+
+    async def call_resolved(self, run_id: str, reason: str, by: str) -> bool:
+        """Somebody has looked, and says that what an unresolved run or one that was set aside has left is right: it
+        is over, with the status RESOLVED, and what was said is kept with it. False when there is no such run, or it is
+        neither.
+        """
+        ...
+
+    async def list_runs(self, which: Which, count: int = LISTED, after: str = "") -> list[Glance]:
+        """Runs in the order in which they began; those that have ended the other way round. after: the id of the last
+        one that was listed before, to go on from there.
         """
         ...
 
@@ -240,7 +382,7 @@ class Journal(Protocol):
     async def prune(self, ended_before_unix_ns: int, count: int = 200) -> int:
         """Delete runs that ended before then (wall time), the oldest first, `count` at most. How many.
 
-        Unfinished runs and those that ended unresolved stay.
+        Unfinished runs and those that ended unresolved stay; those that were called resolved do not.
         """
         ...
 

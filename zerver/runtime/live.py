@@ -22,10 +22,18 @@ from zerver.core.timeline import Timeline
 from zerver.core.turns import Pace
 from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.bulkhead import Bulkhead
+from zerver.runtime.parking import Letter
 from zerver.runtime.result import Result
 
 #: The end of a run that another worker has by now: it stops where it is, and nothing is undone.
 LOST: Final = t.Ending("cancelled", reason="another worker carries it on")
+
+#: The end of a run whose journal cannot be written: it stops where it is, as by a crash, and is undone when the journal
+#: is back. Undone before that, it would be carried on from its records by a process that knows nothing of it.
+AWAY: Final = t.Ending("cancelled", reason="the journal could not be reached")
+
+#: Ends that are none: somebody carries the run on, and its answer is not known yet.
+LEFT: Final = (LOST, AWAY)
 
 _NOTHING: Final = frozenset[str]()  # values, and no containers: most runs are never parked
 
@@ -45,15 +53,16 @@ class Run:
     deadline: on Trio's clock, inf for none. on_wait: called once, when the run first waits for the world; an edge
     starts to watch its client then. cut: why the run's scope was cancelled by `cancel`. awaited: the signals that it is
     parked on and nobody has given yet. inbox: those that were given, and are not handled yet. wake: set when one is
-    given; there is one only while the run is parked. gate: bounds the attempts in flight at once, if its tenant does.
-    admission: to which it leaves its seat while it is parked. cpu_ns: of its steps so far; waited_ns: for turns. pace:
-    how its turns go. after: who gets its Result if its rollback outlives the answer; None if it may not.
+    given; there is one only while the run is parked. found: what had come of its pauses when it was taken up. gate:
+    bounds the attempts in flight at once, if its tenant does. admission: to which it leaves its seat while it is
+    parked. cpu_ns: of its steps so far; waited_ns: for turns. pace: how its turns go. after: who gets its Result if its
+    rollback outlives the answer; None if it may not.
     """
 
     __slots__ = (
-        "admission", "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "gate", "inbox", "machine",
-        "on_wait", "pace", "priority", "records", "retries_left", "run_id", "scope", "tenant", "ticket", "timeline",
-        "waited_ns", "wake",
+        "admission", "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "found", "gate", "inbox",
+        "machine", "on_wait", "pace", "priority", "records", "retries_left", "run_id", "scope", "tenant", "ticket",
+        "timeline", "waited_ns", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +100,12 @@ class Run:
         self.awaited: frozenset[str] = _NOTHING
         self.inbox: tuple[tuple[str, object], ...] = ()
         self.wake: trio.Event | None = None
+        self.found: tuple[Letter, ...] = ()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it stops where it is: what it has done is not for this task to undo."""
+        return self.cut is LOST or self.cut is AWAY
 
     def cancel(self, reason: str) -> None:
         """End the run from outside: effects are cut, compensations run. The first reason stands."""

@@ -8,6 +8,7 @@ until its lease lapses because its process is dead. A stored answer is the same 
     renew     the runs are still under way
     store     the run's answer is this: it is final, and its place is no longer under way
     release   the run has come to nothing that would have to be kept: its place is free
+    give_back the place is an earlier run's, which had it before and is found to go on
 
 A lease is measured on a clock that nobody sets, because a claim that lapses early is a request carried out twice; the
 lifetime of an answer that outlives its process on the wall clock, because it is promised in hours of the client's day.
@@ -120,6 +121,12 @@ class Receipts(Protocol):
 
     async def release(self, run_id: str) -> bool:
         """Free the run's place. Whether it had one; an answer that is stored stays."""
+        ...
+
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+        """The run's place is the earlier run's again, from whom it was taken when that one's lease had lapsed, with a
+        new lease; nobody else can take it in between. Whether the run had a place, without an answer.
+        """
         ...
 
     async def tally(self) -> ReceiptTally:
@@ -248,6 +255,18 @@ class MemoryReceipts:
         if row is None or row.receipt.answer is not None:
             return False
         self._drop(row)
+        return True
+
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+        check_lease(lease)
+        await trio.lowlevel.checkpoint()
+        row = self._runs.get(run_id)
+        if row is None or row.receipt.answer is not None:
+            return False
+        del self._runs[run_id]
+        self._runs[before] = row
+        row.receipt = attrs.evolve(row.receipt, run_id=before, before="")
+        row.until = self._now() + lease
         return True
 
     async def tally(self) -> ReceiptTally:

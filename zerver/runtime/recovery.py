@@ -17,7 +17,7 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.commands import Command, Perform, Wait
 from zerver.core.effects import Cancelled, Outcome, Success, Unknown
-from zerver.core.following import Follower, goes_alike
+from zerver.core.following import Divergence, Follower, goes_alike
 from zerver.core.machine import Machine
 from zerver.core.plan import Plan
 from zerver.core.timeline import Ending, Record, Timeline
@@ -28,7 +28,16 @@ CRASHED: Final = Ending("cancelled", reason="the process crashed")
 
 
 class Astray(Exception):
-    """The code does not go the way that was recorded, or the records are not those of a run that had begun."""
+    """The code does not go the way that was recorded, or the records are not those of a run that had begun. The message
+    has no values in it.
+
+    divergence: where it departs, with all values; records: of the code, up to there.
+    """
+
+    def __init__(self, message: str, divergence: Divergence | None = None, records: Sequence[Record] = ()) -> None:
+        super().__init__(message)
+        self.divergence = divergence
+        self.records = tuple(records)
 
 
 @attrs.frozen(eq=False)
@@ -87,7 +96,7 @@ def recover(plan: Plan, timeline: Timeline, *, to_undo: bool = False) -> Recover
         raise Astray("its records end before it had begun")
     if found is not None and found.index < len(records) and not (to_undo and _is_harmless(records[found.index :])):
         follower.stop()
-        raise Astray(str(found))
+        raise Astray(found.names, found, follower.records)
     machine = follower.machine
     return Recovered(machine, command, machine.under_way, _breathes(machine.records), _known(machine))
 

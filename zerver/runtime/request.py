@@ -21,8 +21,9 @@ from zerver.core.offload import OffloadKind
 from zerver.core.saga import Task
 from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
-from zerver.runtime.live import LOST, Run
+from zerver.runtime.live import Run
 from zerver.runtime.offload import perform_offloaded
+from zerver.runtime.parking import Letter
 from zerver.runtime.receipts import Foregone
 from zerver.runtime.recovery import Recovered, doubt
 from zerver.runtime.turns import WAITS, Turns
@@ -39,6 +40,10 @@ class Worker(Protocol):
         """Perform a task of the rollback."""
         ...
 
+    async def put_down(self, run: Run, park: Park) -> bool:
+        """Put a parked run down, if it is durable. Whether it is nobody's now; else it waits in memory."""
+        ...
+
 
 #: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData, HttpError or Foregone.
 Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
@@ -49,8 +54,8 @@ _LATE: Final = t.Ending("deadline", reason="the deadline has passed")
 
 async def drive(
     worker: Worker, turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]
-) -> t.Ending | Unwind:
-    """Carry an admitted run to its end.
+) -> t.Ending | Unwind | Park:
+    """Carry an admitted run to its end; or until it is put down, because it is parked and durable.
 
     A run whose deadline has passed and that has an `after` is answered before it is rolled back: the rollback's first
     command is given, for the caller to carry on with `unwind`.
@@ -80,11 +85,14 @@ async def drive(
     except BaseException as reason:  # re-raised below, in every case
         await unwind(worker, run, _interrupt(run, t.Ending("cancelled", reason=_why(reason))))
         raise
+    if isinstance(command, Park):
+        return command
     return command.ending if isinstance(command, Finish) else await unwind(worker, run, command)
 
 
-async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> t.Ending:
-    """Carry a run that has lost its process to its end, from where its records end.
+async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> t.Ending | Park:
+    """Carry a run that has lost its process, or was put down, to its end, from where its records end; or until it is
+    put down again.
 
     Raises as `drive`.
     """
@@ -102,6 +110,8 @@ async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> 
     except BaseException as reason:  # re-raised below, in every case
         await unwind(worker, run, _interrupt(run, t.Ending("cancelled", reason=_why(reason)), found))
         raise
+    if isinstance(command, Park) and machine.ending is None:
+        return command
     return command.ending if isinstance(command, Finish) else await unwind(worker, run, command)
 
 
@@ -123,7 +133,7 @@ def _reason(run: Run) -> t.Ending:
 def _interrupt(run: Run, ending: t.Ending, found: Recovered | None = None) -> Command:
     """Every call of the run has been cut. found: writes that nobody has looked at are in doubt."""
     machine = run.machine
-    if run.cut is LOST:
+    if run.is_left:
         machine.saga.abandon()
     elif found is not None:
         for call in found.doubts():
@@ -220,7 +230,10 @@ async def _forward(worker: Worker, turns: Turns, run: Run, command: Command) -> 
         elif isinstance(command, Breathe):
             command = await _breathe(turns, run)
         elif isinstance(command, Park):
-            command = await _parked(turns, run, command)
+            letter = _letter(run, command) if run.found else None
+            if letter is None and await worker.put_down(run, command):
+                return command
+            command = await _parked(turns, run, command, letter)
         elif isinstance(command, (Finish, Unwind)):
             return command
         else:
@@ -259,21 +272,34 @@ async def _at_once(worker: Worker, turns: Turns, run: Run, calls: tuple[Call, ..
     return last[-1]
 
 
-async def _parked(turns: Turns, run: Run, park: Park) -> Command:
+async def _parked(turns: Turns, run: Run, park: Park, letter: Letter | None) -> Command:
     """Wait for a signal, or for the first of them to expire, and tell it. Parked time is not the run's: its deadline is
-    moved.
+    moved. letter: what was found of it when the run was taken up.
     """
-    came = await _signal(run, park)
+    machine = run.machine
+    came = letter or await _signal(run, park)
     began = turns.begin(run)
     if began < 0:
         began = await turns.wait(run, run.flow.name)
     try:
-        return run.machine.expired(came[0]) if len(came) == 1 else run.machine.signalled(*came)
+        return machine.expired(came[0]) if len(came) == 1 else machine.signalled(*came)
     finally:
         turns.end(run, began)
+        if letter is not None and machine.deadline_ns is not None:
+            run.scope.deadline = trio.current_time() + (machine.deadline_ns - run.clock()) / 1e9
 
 
-async def _signal(run: Run, park: Park) -> tuple[str] | tuple[str, object]:
+def _letter(run: Run, park: Park) -> Letter | None:
+    """What the run has found of a pause that it is parked on; no more of it is left then."""
+    names = frozenset(name for name, _ in park.until)
+    for letter in run.found:
+        if letter[0] in names:
+            run.found = tuple(other for other in run.found if other is not letter)
+            return letter
+    return None
+
+
+async def _signal(run: Run, park: Park) -> Letter:
     """The name and value of a signal that came, or the name of the one that did not come in time."""
     names = frozenset(name for name, _ in park.until)
     run.awaited = names - {name for name, _ in run.inbox}
@@ -306,7 +332,7 @@ async def unwind(worker: Worker, run: Run, command: Command) -> t.Ending:
             with trio.CancelScope(shield=True, deadline=ends):
                 while isinstance(command, Unwind):
                     outcome = await _undo(worker, run, command.task)
-                    command = _interrupt(run, LOST) if run.cut is LOST else machine.undone(command.task, outcome)
+                    command = _interrupt(run, _reason(run)) if run.is_left else machine.undone(command.task, outcome)
         except BaseException:  # the program ends in the middle of it: what is left is unresolved, and must be told
             machine.give_up()
             raise

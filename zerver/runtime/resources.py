@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import MappingProxyType
 from typing import Any
 
 from zerver.core.app import Capability
@@ -18,8 +19,13 @@ from zerver.errors import DefinitionError
 Opener = Callable[..., AbstractAsyncContextManager[Any]]
 
 
-async def open_resources(stack: AsyncExitStack, capabilities: Sequence[Capability]) -> dict[type, Any]:
-    """Open what the capabilities declare, on the stack. Raises DefinitionError for a missing or circular need."""
+async def open_resources(
+    stack: AsyncExitStack, capabilities: Sequence[Capability], given: Mapping[type, Any] = MappingProxyType({})
+) -> dict[type, Any]:
+    """Open what the capabilities declare, on the stack. given: resources that are there already, as the app itself.
+
+    Raises DefinitionError for a missing or circular need.
+    """
     openers: dict[type, Opener] = {}
     for capability in capabilities:
         for type_, opener in capability.resources.items():
@@ -29,7 +35,7 @@ async def open_resources(stack: AsyncExitStack, capabilities: Sequence[Capabilit
                     "remove one of the two, or give its resource a type of its own",
                 )
             openers[type_] = opener
-    opened: dict[type, Any] = {}
+    opened: dict[type, Any] = dict(given)
     for type_ in openers:
         await _open(stack, openers, opened, type_, ())
     return opened
@@ -46,7 +52,7 @@ async def _open(
     opener = openers[type_]
     arguments = {}
     for name, need in _needs(opener).items():
-        if need not in openers:
+        if need not in openers and need not in opened:
             raise DefinitionError(
                 f"the resource {type_.__name__} needs a {need.__name__} for {name!r}, but no capability opens one",
                 f"add a capability to App(capabilities=[…]) that opens a {need.__name__}",

@@ -11,22 +11,36 @@ from zerver.core.saga import Entry
 from zerver.core.tickets import Refusal
 from zerver.core.timeline import Ending, Status, Timeline
 from zerver.core.values import value
-from zerver.errors import DeadlinePassed, RunCancelled, RunDefect, RunError, RunFailed, RunRefused
+from zerver.errors import DeadlinePassed, RunCancelled, RunDefect, RunError, RunFailed, RunParked, RunRefused
+
+
+@value
+class Continuation:
+    """How a run that was put down can be made to go on: `await runtime.signal(run_id, signal, value, number)`.
+
+    number: which pause of the run, so that one signal ends one pause; the first is 1. expires_unix_ns: wall time.
+    """
+
+    signal: str
+    number: int
+    expires_unix_ns: int
 
 
 @value(eq=False)
 class Result:
     """What a run came to. A failure is a value here; `unwrap` makes an exception of it.
 
-    status: "done", "failed", "defect", "deadline", "cancelled" or "refused". unresolved: writes of which nobody can
-    say that they are right; when there are any, somebody must look. sealed: False while the rollback is still going
-    on, which only who asked for it by `after=` gets to see.
+    status: "done", "failed", "defect", "deadline", "cancelled", "refused"; or "parked", when a durable run was put down
+    and has not ended. unresolved: writes of which nobody can say that they are right; when there are any, somebody must
+    look. sealed: False while the rollback is still going on, which only who asked for it by `after=` gets to see; and
+    of a run that was put down. continuations: of such a run, what it waits for, the first to expire first.
     """
 
     timeline: Timeline
     ending: Ending
     unresolved: tuple[Entry, ...] = ()
     sealed: bool = True
+    continuations: tuple[Continuation, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -57,7 +71,9 @@ class Result:
         return self.ending.reason
 
     def unwrap(self) -> Any:
-        """The value. Raises RunFailed, RunDefect, DeadlinePassed, RunCancelled or RunRefused when there is none."""
+        """The value. Raises RunFailed, RunDefect, DeadlinePassed, RunCancelled, RunRefused or RunParked when there is
+        none.
+        """
         if self.ok:
             return self.value
         raise self._error() from (self.cause if isinstance(self.cause, BaseException) else None)
@@ -76,4 +92,5 @@ _ERRORS: dict[Status, tuple[type[RunError], str]] = {
     "defect": (RunDefect, "has a defect: {cause!r}"),
     "deadline": (DeadlinePassed, "passed its deadline"),
     "cancelled": (RunCancelled, "was cancelled: {reason}"),
+    "parked": (RunParked, "is parked: {reason}"),
 }

@@ -7,9 +7,8 @@ when that block is left, for whatever reason, no run is under way and every reso
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
 from secrets import token_hex
 from types import MappingProxyType
@@ -20,7 +19,7 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.app import App
-from zerver.core.commands import Unwind
+from zerver.core.commands import Park, Unwind
 from zerver.core.flows import Flow
 from zerver.core.load import Neighbours
 from zerver.core.machine import Machine
@@ -32,10 +31,12 @@ from zerver.core.tickets import Refusal, Ticket, Waiting
 from zerver.core.timeline import Ending, Record, Timeline
 from zerver.core.turns import pace_of
 from zerver.core.work import Work
-from zerver.errors import DefinitionError
-from zerver.runtime.admission import AdmissionActor, AdmissionStatistics
+from zerver.errors import DefinitionError, InternalError
+from zerver.runtime.admission import AdmissionActor
+from zerver.runtime.alarm import Alarm, unresolved_alarm
 from zerver.runtime.book import Book, Draft
 from zerver.runtime.clerk import Clerk, check_durable, open_book, open_clerk
+from zerver.runtime.clocks import NEVER, nanoseconds, shorter
 from zerver.runtime.drain import drain
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.handlers import BUILTIN_KINDS, Handlers
@@ -44,33 +45,18 @@ from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.journal import Journal
 from zerver.runtime.live import Run
 from zerver.runtime.offload import check_offloads
+from zerver.runtime.parking import put_down
 from zerver.runtime.recovery import Recovered
 from zerver.runtime.request import Reader, carry_on, drive, unwind
 from zerver.runtime.resources import open_resources
 from zerver.runtime.result import Result
+from zerver.runtime.statistics import RuntimeStatistics
 from zerver.runtime.takeover import Successor, open_successor
-from zerver.runtime.targets import Targets, TargetStatistics
-from zerver.runtime.turns import Turns, TurnStatistics, open_turns
+from zerver.runtime.targets import Targets
+from zerver.runtime.turns import Turns, open_turns
 
 #: Told of every run once it has ended: must be quick, and its errors are reported, not raised.
 Observer = Callable[[Result], None]
-
-
-@attrs.frozen
-class RuntimeStatistics:
-    """running: runs under way. ended: runs that have ended, refused ones included. unresolved: runs that ended
-    unresolved. recovered: runs of workers that had died. stuck: ids of those that this code cannot carry on, and why.
-    """
-
-    running: int
-    ended: int
-    unresolved: int
-    observer_errors: int
-    admission: AdmissionStatistics
-    targets: tuple[TargetStatistics, ...]
-    turns: TurnStatistics
-    recovered: int = 0
-    stuck: Mapping[str, str] = MappingProxyType({})
 
 
 @attrs.frozen(eq=False)
@@ -110,13 +96,14 @@ class Runtime:
         self.clerk = clerk
         self.successor: Successor | None = None
         self.observers = list(observers)
-        self.clock = _nanoseconds()
+        self.clock = nanoseconds()
         self.turns = Turns(self.clock, self.admission.tell, self.admission.waits)
         self._rng = rng
         self._rollbacks = rollbacks
         self._runs: dict[str, Run] = {}
         self._prepared: dict[Flow, Prepared] = {}
-        self._ended = self._unresolved = self._observer_errors = 0
+        self._followers: dict[str, Observer] = {}
+        self._ended = self._unresolved = self._set_aside = self._observer_errors = 0
 
     async def run(
         self,
@@ -184,7 +171,7 @@ class Runtime:
         chosen = classify(flow.priority, admission.tenants.get(tenant)) if priority is None else priority
         if chosen not in RANK:
             raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
-        seconds = _shorter(deadline, flow.deadline)
+        seconds = shorter(deadline, flow.deadline)
         run_id = run_id or self.new_id()
         records: list[Record] = [(t.RECEIVED, received, flow.name, None)]
         timeline = _timeline(run_id, prepared, tenant, chosen, records, label, parent)
@@ -204,12 +191,12 @@ class Runtime:
             prepared, parts, takes = degrade
             flow = prepared.flow
             down = self.turns.demoted(flow.name)
-            seconds = _shorter(seconds, flow.deadline)
+            seconds = shorter(seconds, flow.deadline)
             timeline = _timeline(run_id, prepared, tenant, chosen, records, label, parent)
         else:
             ticket = answer
         records.append((t.ADMITTED, clock(), flow.name, chosen))
-        deadline_ns = None if seconds == _NEVER else received + int(seconds * 1e9)
+        deadline_ns = None if seconds == NEVER else received + int(seconds * 1e9)
         machine = Machine(prepared.plan, run_id, clock, records, deadline_ns, ticket.rule.parallel)
         pace, ends = pace_of(chosen, down), arrived + seconds
         run = Run(flow, machine, timeline, admission, ticket, chosen, pace, ends, on_wait)
@@ -219,6 +206,8 @@ class Runtime:
         written = True
         try:
             ended = await drive(book or self.interpreter, self.turns, run, parts, takes)
+            if isinstance(ended, Park):
+                return self._put_down(run, ended)
             if book is not None and not isinstance(ended, Unwind):
                 written = await book.close()
         except BaseException as reason:  # the caller gets no result, but what it left behind must be told
@@ -272,6 +261,12 @@ class Runtime:
         if run is not None:
             run.records.append((t.KEYED, run.clock(), run.flow.name, (found, before)))
 
+    def is_job(self, run_id: str, detail: tuple[str, int, int, int]) -> None:
+        """Told by a worker: this run is an attempt of a job. detail: as the record's."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.records.append((t.JOB, run.clock(), run.flow.name, detail))
+
     def forgo(self, timeline: Timeline, ending: Ending, keyed: tuple[t.Keyed, str] | None) -> Result:
         """A run that is over before it asks for a ticket, since an edge knows what it comes to; to be told with
         `answered`. timeline: without records. keyed: as the record's detail.
@@ -283,14 +278,70 @@ class Runtime:
         records += [(t.ENDING, now, name, ending), (t.ENDED, now, name, ending)]
         return self._seal(Result(timeline, ending), True)
 
-    async def carry(self, run: Run, book: Book, found: Recovered) -> None:
+    async def carry(self, run: Run, book: Book | Draft, found: Recovered) -> Result:
         """Carry a run on that has lost its process; it has a ticket. Used by `zerver.runtime.takeover`."""
         self._runs[run.run_id] = run
+        park: t.Ending | Park | None = None
         try:
-            await carry_on(book, self.turns, run, found)
-            await book.close()
+            park = await carry_on(book, self.turns, run, found)
+            if not isinstance(park, Park):
+                await book.close()
         finally:
-            self._leave(run, edge=False)
+            result = self._put_down(run, park) if isinstance(park, Park) else self._leave(run, edge=False)
+        for prefix, follower in self._followers.items():
+            if run.run_id.startswith(prefix):
+                follower(result)
+        return result
+
+    @contextmanager
+    def follow(self, prefix: str, follower: Observer) -> Iterator[None]:
+        """Be told, for as long as the block takes, of runs whose id begins so and that were carried on here: after a
+        crash, or a pause. Nobody waits for their result. The follower must be quick, and not raise.
+        """
+        self._followers[prefix] = follower
+        try:
+            yield
+        finally:
+            del self._followers[prefix]
+
+    def _put_down(self, run: Run, park: Park) -> Result:
+        """A parked run is nobody's now, and is forgotten here: what its caller is told."""
+        del self._runs[run.run_id]
+        self.admission.release(run.ticket, run.cpu_ns * 1e-9, run.waited_ns * 1e-9)
+        if self.clerk is None or self.successor is None:
+            raise InternalError(f"run {run.run_id} was put down, and there is no journal")
+        self.successor.wakes.notice(min(until_ns - run.clock() for _, until_ns in park.until) / 1e9)
+        return put_down(run.timeline, park, self.clerk.to_unix)
+
+    async def retry(self, run_id: str) -> Result:
+        """Try a run of the journal again that ended unresolved, or carry one on that was set aside; what it came to.
+
+        Of an unresolved run only the unresolved writes are looked at: those in doubt are asked about, else undone by
+        their key; those that had happened are undone. It ends as it had, resolved or not. To be called without a
+        cancellation in the midst of it: who is cancelled leaves the run to the next worker.
+
+        Raises CannotRetry when there is no such run, it needs nobody, or the code for it is not here;
+        JournalUnavailable.
+        """
+        if self.successor is None:
+            raise DefinitionError("a run is to be tried again, but there is no journal", "open_runtime(app, journal=…)")
+        return await self.successor.retry(run_id)
+
+    async def recall(self, run_id: str) -> Result | None:
+        """What the journal has of a run, as `zerver.runtime.takeover.Successor.recall`; None without a journal."""
+        return None if self.successor is None else await self.successor.recall(run_id)
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Somebody must look at a run: count it, and tell the app. Used by `zerver.runtime.takeover`."""
+        if alarm.stuck:
+            self._set_aside += 1
+        else:
+            self._unresolved += 1
+        if self.app.on_unresolved is not None:
+            try:
+                self.app.on_unresolved(alarm)
+            except Exception:  # as an observer
+                self._observer_errors += 1
 
     async def _roll_back(self, run: Run, command: Unwind, book: Book | Draft | None) -> None:
         """Carry a rollback on behind the answer; the run keeps its ticket until it is over."""
@@ -303,10 +354,23 @@ class Runtime:
             if run.after is not None:
                 run.after(result)
 
-    def signal(self, run_id: str, signal: str, value: object = None) -> bool:
-        """Tell a parked run what it waits for; False when no such run waits for this signal."""
+    async def signal(self, run_id: str, signal: str, value: object = None, number: int | None = None) -> bool:
+        """Tell a parked run what it waits for, wherever it is parked; whether it was taken. Of all who tell it for one
+        pause, one gets True. False when no such run waits for this signal, or its time is over.
+
+        value: for a run that was put down, what JSON can say, and it gets what JSON says. number: for this pause of the
+        run alone. Raises InvalidData for a value that is no JSON, JournalUnavailable when nobody can say whether it was
+        taken.
+        """
         run = self._runs.get(run_id)
-        return run is not None and run.tell(signal, value)
+        if self.successor is None or (run is not None and run.flow.durability == "off"):
+            await trio.lowlevel.checkpoint()
+            run = self._runs.get(run_id)
+            return run is not None and run.tell(signal, value)
+        taken = await self.successor.wakes.give(run_id, signal, value, number)
+        if taken:
+            self.successor.wakes.call(run_id)
+        return taken
 
     def cancel(self, run_id: str, reason: str) -> bool:
         """End a run from outside: its effects are cut, what it committed is compensated. Whether it was under way."""
@@ -361,6 +425,8 @@ class Runtime:
             turns=self.turns.statistics(),
             recovered=0 if self.successor is None else self.successor.taken,
             stuck=MappingProxyType({} if self.successor is None else dict(self.successor.stuck)),
+            set_aside=self._set_aside,
+            open_unresolved=0 if self.successor is None else self.successor.unresolved,
         )
 
     def new_id(self) -> str:
@@ -376,13 +442,15 @@ class Runtime:
         del self._runs[run.run_id]
         self.admission.release(run.ticket, run.cpu_ns * 1e-9, run.waited_ns * 1e-9)
         machine = run.machine
+        if run.is_left and run.cut is not None:  # what it came to here is not what it comes to
+            return self._seal(Result(run.timeline, run.cut), edge)
         return self._seal(Result(run.timeline, machine.ending or _CUT, machine.saga.unresolved), edge)
 
     def _seal(self, result: Result, edge: bool) -> Result:
         """Count a run that has ended. edge: there is one, which tells the observers when it has an answer."""
         self._ended += 1
         if result.unresolved:
-            self._unresolved += 1
+            self.alarm(unresolved_alarm(result))
         if not edge:
             self._tell(result)
         return result
@@ -407,6 +475,7 @@ async def open_runtime(
     owner: str = "",
     lease: float = 10.0,
     flows: Sequence[Flow] = (),
+    takeover: bool = True,
 ) -> AsyncIterator[Runtime]:
     """Open an app: check it, open its resources, and yield a Runtime.
 
@@ -417,7 +486,8 @@ async def open_runtime(
 
     journal: keeps the runs of durable flows; those whose worker has died are carried on here. owner: this process's
     name in it, of which there must be no other, nor have been; one is made up by default. lease: seconds without a sign
-    of life after which its runs are for others. flows: those of no route whose runs are to be carried on too.
+    of life after which its runs are for others. flows: those of no route whose runs are to be carried on too. takeover:
+    whether runs of others are carried on here at all, but for those that `retry` names.
 
     Raises DefinitionError when the app cannot work, JournalUnavailable when the journal cannot be reached.
     """
@@ -426,13 +496,16 @@ async def open_runtime(
         for flow in route.flows:
             check_offloads((*route.before, *flow.stages))
             check_durable(flow, route.plan(), journal)
+    for flow in app.older:
+        check_offloads(flow.stages)
+        check_durable(flow, compile_plan(flow), journal)
     rng = Random(seed)
     async with AsyncExitStack() as stack:
         clerk = None
         if journal is not None:
             name = owner or f"{os.getpid()}.{token_hex(8)}"
-            clerk = await stack.enter_async_context(open_clerk(journal, name, lease, _nanoseconds()))
-        resources = await open_resources(stack, app.capabilities)
+            clerk = await stack.enter_async_context(open_clerk(journal, name, lease, nanoseconds()))
+        resources = await open_resources(stack, app.capabilities, {App: app})
         bound = Handlers(app.capabilities, resources, rng, handlers or {})
         rollbacks = await stack.enter_async_context(open_body_nursery())
         interpreter = Interpreter(app, bound, Targets(app.targets), rng)
@@ -440,7 +513,7 @@ async def open_runtime(
         await stack.enter_async_context(open_turns(runtime.turns))
         if clerk is not None:
             runtime.successor = Successor(clerk, runtime, app, flows)
-            await stack.enter_async_context(open_successor(runtime.successor))
+            await stack.enter_async_context(open_successor(runtime.successor, takeover))
         try:
             yield runtime
         finally:
@@ -448,8 +521,6 @@ async def open_runtime(
                 await runtime.drain(0.0)
 
 
-_NEVER = float("inf")
-_LONGEST = 1e9  # seconds
 _LEFT = Ending("cancelled", reason="the client has gone")
 _CUT = Ending("cancelled", reason="the host cancelled it")
 _UNWRITTEN = Ending("cancelled", reason="it was done, and the journal could not be told in time")
@@ -460,26 +531,3 @@ def _timeline(
 ) -> Timeline:
     flow = prepared.flow
     return Timeline(run_id, flow.name, flow.version, tenant, priority, records, prepared.plan.secret, label, parent)
-
-
-def _shorter(one: float | None, other: float | None) -> float:
-    """Seconds; None is no bound, and neither is what nobody lives to see. Raises DefinitionError for NaN."""
-    if one is None:
-        seconds = _NEVER if other is None else other
-    else:
-        seconds = one if other is None or not one >= other else other
-    if not seconds < _LONGEST:
-        if seconds != seconds:
-            raise DefinitionError(f"deadline={seconds!r} is no time", "give seconds, or None for no deadline")
-        return _NEVER
-    return seconds
-
-
-def _nanoseconds() -> Callable[[], int]:
-    """Trio's clock in nanoseconds. Its system clock is `perf_counter` plus an offset, and records only need
-    differences.
-    """
-    clock = trio.lowlevel.current_clock()
-    if type(clock).__name__ == "SystemClock":
-        return time.perf_counter_ns
-    return lambda: round(clock.current_time() * 1e9)

@@ -1,16 +1,21 @@
 """Takeover: runs whose worker has died are carried on by one that lives.
 
 Law: a run that is taken over ends, as it would have ended, or undone, or somebody is told that it is stuck and why. It
-waits for a ticket as all do, and is never refused: it asks again. What is stuck is left alone, with its records: code
-that goes another way than they went must not touch it.
+waits for a ticket as all do, and is never refused: it asks again. What is stuck is set aside in the journal, with its
+records: code that goes another way than they went must not touch it. Each worker tries each run that was set aside
+once, if it has code for it: so a deploy that mends the code frees what was stuck. One that has ended unresolved is
+tried again only when somebody says so, by `retry`.
 
 An unfinished run of durability "async" is not carried on: its last moments are not known, so nobody could say what of
 it had been started. It is closed, as unresolved if it had asked for a write.
+
+A run that was put down while it was parked is taken up in the same way when it is due (`wakes.py`); its process has not
+died, so it goes on whatever `on_crash` says, and of durability "async" too: it is on the disk whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
@@ -20,28 +25,40 @@ import trio
 from zerver.core import timeline as t
 from zerver.core.app import App
 from zerver.core.calls import Call
+from zerver.core.commands import Park
 from zerver.core.flows import Flow
-from zerver.core.plan import Plan, compile_plan
 from zerver.core.priorities import RANK, Priority
+from zerver.core.retrial import try_again
 from zerver.core.tickets import Ticket
-from zerver.core.timeline import Timeline
+from zerver.core.timeline import Ending, Timeline
 from zerver.core.turns import pace_of
-from zerver.errors import JournalError, JournalUnavailable
+from zerver.errors import CannotRetry, JournalError, JournalUnavailable, LeaseLost
 from zerver.runtime.admission import AdmissionActor
-from zerver.runtime.book import Book, Sheets
+from zerver.runtime.alarm import Alarm, stored_alarm
+from zerver.runtime.book import Book, Draft, Sheets
 from zerver.runtime.clerk import Clerk
 from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.journal import UNRESOLVED, Page, RunHead, StoredRun
-from zerver.runtime.live import Run
+from zerver.runtime.judging import judge, lead, told
+from zerver.runtime.live import AWAY, Run
+from zerver.runtime.parking import letters
 from zerver.runtime.recovery import CRASHED, Astray, Recovered, rebased, recover
+from zerver.runtime.result import Result
+from zerver.runtime.versions import Found, Versions, code_of
+from zerver.runtime.wakes import Wakes
 
 #: How many runs are claimed at once; the next ones when these have been begun.
 AT_ONCE: Final = 32
 
+#: What a run comes to that this worker had to leave where it was.
+_STOPPED: Final = Ending("cancelled", reason=f"{AWAY.reason} while it ran")
+
 #: Seconds after which one asks again for a ticket if nobody says when.
 _A_WHILE: Final = 1.0
+
+_ASYNC: Final = 'its process died, and it was of durability "async": what of its writes has happened is not known'
 
 
 class Host(Protocol):
@@ -50,21 +67,32 @@ class Host(Protocol):
     admission: AdmissionActor
     interpreter: Interpreter
 
-    async def carry(self, run: Run, book: Book, found: Recovered) -> None:
-        """Carry a run to its end; it has a ticket."""
+    async def carry(self, run: Run, book: Book | Draft, found: Recovered) -> Result:
+        """Carry a run to its end, or until it is put down; it has a ticket."""
+        ...
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Somebody must look at a run."""
         ...
 
 
 class Successor:
-    """Takes over runs. stuck: those that cannot be carried on by this code, and why."""
+    """Takes over runs. stuck: those of the journal that were set aside, and why; unresolved: how many there are; both
+    as of the last look, and of LISTED runs at most.
+    """
 
     def __init__(self, clerk: Clerk, host: Host, app: App, flows: Sequence[Flow]) -> None:
         self.clerk = clerk
         self.host = host
         self.taken = 0
         self.stuck: dict[str, str] = {}
-        self._code = _code_of(app, flows)
-        self._reader = clerk.journal.notation.reader(app, *flows)
+        self.unresolved = 0
+        self.closing = False
+        self._tried: set[str] = set()  # that were set aside, and are not to be tried by this worker again
+        self.wakes = Wakes(clerk, self.take)
+        self._room = trio.Semaphore(AT_ONCE)  # for runs that wait for a ticket: the others stay on the disk
+        self._versions = Versions(app, flows)
+        self._reader = clerk.journal.notation.reader(*code_of(app, flows))
 
     async def claim(self, nursery: trio.Nursery) -> None:
         """Claim runs whose lease has lapsed, for as long as this worker lives."""
@@ -72,67 +100,205 @@ class Successor:
         while True:
             claimed: list[StoredRun] = []
             try:
+                await self._retake(nursery)
                 crash_point("claim.before")
                 claimed = await clerk.journal.claim(clerk.owner, AT_ONCE)
                 crash_point("claim.after")
             except JournalError:
                 pass  # the clerk tries too, and says when it is back
             for stored in claimed:
-                nursery.start_soon(self.take, stored)
+                await self._room.acquire()
+                nursery.start_soon(self._take_claimed, stored)
             if len(claimed) < AT_ONCE:
-                await trio.sleep(clerk.lease / 2)
+                await self.wakes.wait()
 
-    async def take(self, stored: StoredRun) -> None:
-        """Carry one run on."""
+    async def _take_claimed(self, stored: StoredRun) -> None:
+        """The same; when it has a ticket, or needs none, there is room for the next."""
+        held = [self._room]
+
+        def release() -> None:
+            while held:
+                held.pop().release()
+
+        try:
+            await self.take(stored, on_ticket=release)
+        finally:
+            release()
+
+    async def _retake(self, nursery: trio.Nursery) -> None:
+        """Runs that this worker had to leave where they were, because the journal was away, are undone."""
+        clerk = self.clerk
+        for run_id in [*clerk.left]:
+            stored = await clerk.journal.retake(run_id, clerk.owner)
+            del clerk.left[run_id]
+            if stored is not None:
+                nursery.start_soon(self.take, stored, _STOPPED)
+
+    async def look(self, nursery: trio.Nursery) -> None:
+        """See what somebody must look at, and try each run that was set aside once."""
+        while True:
+            try:
+                await self._look(nursery)
+            except JournalError:
+                pass  # as when claiming
+            await trio.sleep(self.clerk.lease / 2)
+
+    async def _look(self, nursery: trio.Nursery) -> None:
+        clerk, journal = self.clerk, self.clerk.journal
+        found = await journal.list_runs("open")
+        self.unresolved = sum(1 for one in found if one.status == UNRESOLVED)
+        self.stuck = {one.head.run_id: one.aside for one in found if one.aside}
+        for run_id in self.stuck.keys() - self._tried:
+            self._tried.add(run_id)
+            stored = await journal.read(run_id)
+            if stored is None or judge(stored, self._versions, self._reader).fate == "stuck":
+                continue
+            reopened = await journal.reopen(run_id, clerk.owner)
+            if reopened is not None:
+                nursery.start_soon(self.take, reopened)
+
+    async def take(
+        self, stored: StoredRun, ending: Ending | None = None, *, on_ticket: Callable[[], None] | None = None
+    ) -> Result | None:
+        """Carry one run on. ending: what it has come to, if it is not to go on. on_ticket: called when it has a ticket.
+        None when it was set aside, or is for another worker.
+        """
         head = stored.head
         try:
             timeline = self._reader.read(stored)
-            if head.durability != "sync":
+            if head.durability != "sync" and stored.wakes_unix_ns is None:
                 await self._close(stored, timeline)
-                return
-            flow, plan = self._find(head)
+                return None
+            code = self._versions.find(head)
             ticket = await self._ticket(head)
             if ticket is None:
-                return
+                return None
+            if on_ticket is not None:
+                on_ticket()
             try:
-                run, book, found = self._recovered(stored, timeline, flow, plan, ticket)
+                run, book, found = self._recovered(stored, timeline, code, ticket, ending)
+                if isinstance(book, Draft):
+                    await self._resume(book)
             except BaseException:
                 self.host.admission.release(ticket)
                 raise
-        except (Astray, JournalError) as error:
-            self.stuck[head.run_id] = str(error)
+        except LeaseLost:
+            return None
+        except Exception as error:  # whatever a stored run makes code stumble over must not take this worker along
+            await self._set_aside(stored, told(error))
+            return None
+        self.taken += stored.wakes_unix_ns is None
+        return await self.host.carry(run, book, found)
+
+    async def retry(self, run_id: str) -> Result:
+        """Try a run again that is unresolved or was set aside. Raises CannotRetry, JournalError."""
+        journal = self.clerk.journal
+        stored = await journal.read(run_id)
+        self._check_retry(run_id, stored)
+        reopened = await journal.reopen(run_id, self.clerk.owner)
+        if reopened is None:
+            raise CannotRetry(f"run {run_id} is tried again by somebody else by now")
+        self._tried.add(run_id)
+        result = await self.take(reopened)
+        if result is None:
+            why = self.stuck.get(run_id, "this runtime takes in nobody any more")
+            raise CannotRetry(f"run {run_id} was begun again, and not finished: {why}")
+        return result
+
+    async def recall(self, run_id: str) -> Result | None:
+        """What the journal has of a run: what it came to, not sealed while it has not ended; None if it has nothing.
+
+        Raises JournalError; Astray when no code here can say what it came to.
+        """
+        stored = await self.clerk.journal.read(run_id)
+        if stored is None:
+            return None
+        timeline = self._reader.read(stored)
+        if not stored.status:
+            return Result(timeline, _STOPPED, sealed=False)
+        machine = recover(self._versions.find(stored.head).plan, timeline, to_undo=True).machine
+        if machine.ending is None:
+            raise Astray("its records have no end")
+        return Result(attrs.evolve(timeline, records=machine.records), machine.ending, machine.saga.unresolved)
+
+    def _check_retry(self, run_id: str, stored: StoredRun | None) -> None:
+        by_hand = f"look at what it wrote, then say so: `zerver sagas resolve {run_id} --reason …`"
+        if stored is None:
+            raise CannotRetry(f"there is no run {run_id} in {self.clerk.journal.statistics().place}")
+        if stored.status != UNRESOLVED and not stored.aside:
+            raise CannotRetry(f"run {run_id} needs nobody: it is {stored.status or 'under way'}")
+        if stored.head.durability != "sync" and stored.wakes_unix_ns is None:
+            raise CannotRetry(
+                f"run {run_id} was of durability {stored.head.durability!r}: its last moments are not known, and so "
+                f"nothing of it can be tried again\n  {by_hand}"
+            )
+        judged = judge(stored, self._versions, self._reader)
+        if judged.fate == "stuck":
+            raise CannotRetry(
+                f"run {run_id} of flow {stored.head.flow!r} v{stored.head.version} cannot be tried again by this code: "
+                f"{judged.why}\n  retry it with the code that it ran on, as App(older=[…]); or {by_hand}"
+            )
+
+    async def _set_aside(self, stored: StoredRun, why: str) -> None:
+        """The run is stuck: other processes see that, and somebody is told."""
+        run_id = stored.head.run_id
+        self._tried.add(run_id)
+        self.stuck[run_id] = why
+        while not self.closing:
+            try:
+                await self.clerk.journal.set_aside(run_id, stored.fence, why)
+            except JournalUnavailable:
+                await trio.sleep(_A_WHILE)
+            except JournalError:  # another worker has it by now
+                return
+            else:
+                break
+        else:
             return
-        self.taken += 1
-        await self.host.carry(run, book, found)
+        self.host.alarm(stored_alarm(stored.head, True, why))
 
     def _recovered(
-        self, stored: StoredRun, timeline: Timeline, flow: Flow, plan: Plan, ticket: Ticket
-    ) -> tuple[Run, Book, Recovered]:
+        self, stored: StoredRun, timeline: Timeline, code: Found, ticket: Ticket, ending: Ending | None
+    ) -> tuple[Run, Book | Draft, Recovered]:
         """The run as it was. Raises Astray."""
-        clerk, head, host = self.clerk, stored.head, self.host
+        clerk, head, host, flow, plan = self.clerk, stored.head, self.host, code.flow, code.plan
         if not timeline.records:
             raise Astray("it has no records")
         shift = head.began_unix_ns - clerk.to_unix(timeline.records[0][1])
+        # It is as old as its records at least: a wall clock that was set back since must not make its deadline later.
+        shift -= max(0, timeline.records[-1][1] + shift - clerk.clock())
         timeline.records[:] = rebased(timeline.records, shift)
-        undo = flow.on_crash == "compensate"
-        found = recover(plan, timeline, to_undo=undo)
+        was_put_down = stored.wakes_unix_ns is not None
+        found, ending = lead(timeline, code, self._reader, ending, crashed=not was_put_down)
         machine = found.machine
         machine.clock = clerk.clock
         live = attrs.evolve(timeline, records=machine.records, priority=ticket.priority, secret=plan.secret)
-        left = None if machine.deadline_ns is None else (machine.deadline_ns - clerk.clock()) / 1e9
+        park = found.command if isinstance(found.command, Park) else None
+        left = None if machine.deadline_ns is None or park else (machine.deadline_ns - clerk.clock()) / 1e9
         ends = float("inf") if left is None else trio.current_time() + left
         run = Run(flow, machine, live, host.admission, ticket, ticket.priority, pace_of(ticket.priority, 0), ends, None)
-        if undo and machine.ending is None:
-            run.cut = CRASHED
-        book = Book(Sheets(clerk, run, plan, stored, shift), host.interpreter, found.known)
-        run.records.append((t.RECOVERED, run.clock(), flow.name, clerk.owner))
+        if machine.ending is None:
+            run.cut = ending
+        if park is not None:
+            run.found = letters(machine.records, park, stored, clerk.journal.notation)
+        sheets = Sheets(clerk, run, plan, stored, shift)
+        book: Book | Draft = Book(sheets, host.interpreter, found.known)
+        if head.durability != "sync":
+            book = Draft(clerk, run, plan, host.interpreter, sheets)
+        if machine.finished:  # it had ended, and was reopened
+            return run, book, attrs.evolve(found, command=try_again(machine, clerk.owner))
+        run.records.append((t.RESUMED if was_put_down else t.RECOVERED, run.clock(), flow.name, clerk.owner))
         return run, book, found
 
-    def _find(self, head: RunHead) -> tuple[Flow, Plan]:
-        found = self._code.get((head.label, head.flow))
-        if found is None:
-            raise Astray(f"there is no flow {head.flow!r} here" + (f" at {head.label}" if head.label else ""))
-        return found
+    async def _resume(self, draft: Draft) -> None:
+        """An "async" run goes on only when the journal knows. Raises LeaseLost."""
+        while True:
+            try:
+                return await draft.resume()
+            except JournalUnavailable:
+                if self.closing:  # it is put down still, and for the next worker
+                    raise
+                await trio.sleep(_A_WHILE)
 
     async def _ticket(self, head: RunHead) -> Ticket | None:
         """Permission to run, however long that takes; None when this runtime takes in nobody any more."""
@@ -151,37 +317,35 @@ class Successor:
         wrote = any(call.effect.kind.access == "write" for call in calls)
         status = UNRESOLVED if wrote else CRASHED.status
         page = Page(stored.head.run_id, stored.fence, len(stored.lines), (), status)
-        while True:
+        while not self.closing:
             try:
                 await self.clerk.journal.write(page)
             except JournalUnavailable:
                 await trio.sleep(_A_WHILE)
             else:
-                return
+                break
+        if wrote and not self.closing:
+            self.host.alarm(stored_alarm(stored.head, False, _ASYNC))
 
 
 @asynccontextmanager
-async def open_successor(successor: Successor) -> AsyncIterator[None]:
-    """Takes over until the block is left; then waits for those that it had taken."""
+async def open_successor(successor: Successor, takeover: bool = True) -> AsyncIterator[None]:
+    """Takes over until the block is left; then waits for those that it had taken. takeover: whether it does at all."""
     async with open_body_nursery() as nursery:
         claims = trio.CancelScope()
 
-        async def claim() -> None:
+        async def work() -> None:
             with claims:
-                await successor.claim(nursery)
+                async with trio.open_nursery() as loops:
+                    loops.start_soon(successor.claim, nursery)
+                    loops.start_soon(successor.look, nursery)
 
-        nursery.start_soon(claim)
+        if takeover:
+            successor.wakes.open(nursery)
+            nursery.start_soon(work)
         try:
             yield
         finally:
+            successor.closing = True
+            successor.wakes.close()
             claims.cancel()
-
-
-def _code_of(app: App, flows: Sequence[Flow]) -> Mapping[tuple[str, str], tuple[Flow, Plan]]:
-    """Flows and their plans by what a run's head says of them: what its edge calls it, and its flow."""
-    code = {("", flow.name): (flow, compile_plan(flow)) for flow in flows if flow.durability != "off"}
-    for route in app.routes:
-        for flow, plan in ((route.flow, route.plan()), (route.flow.degrade, route.degrade_plan())):
-            if flow is not None and plan is not None and flow.durability != "off":
-                code[route.label, flow.name] = (flow, plan)
-    return code

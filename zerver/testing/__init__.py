@@ -9,6 +9,7 @@
     no_leaks                                what a block opened, it has closed
     check_driver, check_store               the promises of an SQL driver, and of a key-value store
     check_journal                           the promises of a journal
+    check_jobs                              the promises of a store of jobs
     check_receipts                          the promises of a store of idempotency keys
 
 Fixtures for pytest (`autojump_clock`, `nursery`) come from pytest-trio.
@@ -24,6 +25,7 @@ from zerver.testing.drivers import check_driver as check_driver
 from zerver.testing.golden import GoldenMismatch as GoldenMismatch
 from zerver.testing.golden import check_golden as check_golden
 from zerver.testing.golden import normal as normal
+from zerver.testing.jobs import check_jobs as check_jobs
 from zerver.testing.journals import check_journal as check_journal
 from zerver.testing.leaks import LeakCheck as LeakCheck
 from zerver.testing.leaks import LeakFound as LeakFound

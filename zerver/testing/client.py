@@ -25,6 +25,7 @@ from zerver.http.exchange import DEFAULT_LIMITS, Limits
 from zerver.http.messages import Headers, HeadersLike, RequestHead, ResponseHead
 from zerver.http.wire import ClientWire, EndOfMessage, Mark
 from zerver.runtime.groups import open_body_nursery
+from zerver.runtime.journal import Journal
 from zerver.runtime.result import Result
 from zerver.runtime.run import Observer, Runtime, open_runtime
 from zerver.serve import open_edge
@@ -239,14 +240,15 @@ async def client(
     observers: tuple[Observer, ...] = (),
     limits: Limits = DEFAULT_LIMITS,
     on_defect: Callable[[Exception], None] | None = None,
+    journal: Journal | None = None,
 ) -> AsyncGenerator[Client, None]:
     """Open an app and a client of it. Left, requests under way are cut, and their runs rolled back.
 
         async with client(app, handlers=scripted({payments.charge: Charge("c_1")}), seed=1) as c:
             reply = await c.post("/v2/checkout", json={"cart_id": "cart_1"})
 
-    handlers, seed, observers: as `open_runtime`. limits: as `serve`. on_defect: told of exceptions of the edge itself;
-    without it, the request that caused one raises it.
+    handlers, seed, observers, journal: as `open_runtime`. limits: as `serve`. on_defect: told of exceptions of the edge
+    itself; without it, the request that caused one raises it.
 
     Raises DefinitionError when the app cannot work.
     """
@@ -254,7 +256,9 @@ async def client(
     defects: list[Exception] = []
     report = on_defect or defects.append
     async with (
-        open_runtime(app, observers=(runs.append, *observers), handlers=handlers, seed=seed) as runtime,
+        open_runtime(
+            app, observers=(runs.append, *observers), handlers=handlers, seed=seed, journal=journal
+        ) as runtime,
         open_edge(app, runtime, on_defect=report) as edge,
         open_body_nursery() as nursery,
     ):

@@ -10,7 +10,7 @@ was killed has lost nothing, is for tests that look at system calls and kill pro
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import count
@@ -21,7 +21,9 @@ import trio
 from zerver.errors import JournalUnavailable, LeaseLost
 from zerver.runtime.groups import bare
 from zerver.runtime.journal import UNRESOLVED, Entry, Journal, Opening, Page, RunHead, StoredRun
-from zerver.testing.laws import Laws, require
+from zerver.testing.laws import Laws, cut_after, require
+from zerver.testing.open_cases import OPEN_CASES
+from zerver.testing.parked_runs import PARKED_RUNS
 
 #: Tasks that use the journal at once.
 _AT_ONCE = 50
@@ -42,7 +44,7 @@ async def check_journal(
     and is left with what the laws wrote; give one of the test's own. patience: seconds after which a law is taken to
     hang.
     """
-    for name, law in _law:
+    for name, law in (*_law, *OPEN_CASES, *PARKED_RUNS):
         try:
             with trio.fail_after(patience):
                 async with open_journal() as journal:
@@ -112,25 +114,6 @@ async def _refused(journal: Journal, entry: Entry, what: str) -> None:
     except LeaseLost:
         return
     raise AssertionError(f"{what} was written; LeaseLost was due")
-
-
-async def _cut_after(call: Callable[[], Awaitable[object]], steps: int) -> str:
-    """Call, and cancel it after so many turns of the loop: "done" or "cancelled"."""
-    ended = "cancelled"
-
-    async def cut() -> None:
-        for _ in range(steps):
-            await trio.lowlevel.checkpoint()
-        scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        scope = trio.CancelScope()
-        nursery.start_soon(cut)
-        with scope:
-            await call()
-            ended = "done"
-        nursery.cancel_scope.cancel()
-    return ended
 
 
 # ---- what is written ------------------------------------------------------------------------
@@ -382,11 +365,11 @@ async def _cancelled_writes(case: _Case) -> None:
             for _ in range(3):
                 nursery.start_soon(case.begun, owner)  # so that there is something to wait for
             await trio.lowlevel.checkpoint()
-            ended = await _cut_after(partial(case.journal.write, opening), steps)
+            ended = await cut_after(partial(case.journal.write, opening), steps)
         there = await case.journal.read(opening.head.run_id) is not None
         require(there == (ended == "done"), f"after {steps} steps: {ended}, and there: {there}")
         if there:
-            ended = await _cut_after(partial(case.journal.write, Page(opening.head.run_id, 1, 1, [b"1"])), steps)
+            ended = await cut_after(partial(case.journal.write, Page(opening.head.run_id, 1, 1, [b"1"])), steps)
             await case.begun(owner)
             lines = await case.lines(opening.head.run_id)
             require((len(lines) == 2) == (ended == "done"), f"after {steps} steps: {ended}, and there: {lines!r}")
@@ -405,7 +388,7 @@ async def _cancelled_claims(case: _Case) -> None:
         async def claim(claimed: list[StoredRun] = claimed) -> None:
             claimed += await case.journal.claim(heir, 10)
 
-        await _cut_after(claim, steps)
+        await cut_after(claim, steps)
         claimed += await case.journal.claim(heir, 10)
         found = [run.head.run_id for run in claimed]
         require(found == [run_id], f"cancelled after {steps} steps, {found} were claimed; {[run_id]} were due")

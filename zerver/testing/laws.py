@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Generic, TypeVar
 
+import trio
+
 C = TypeVar("C")
 
 
@@ -41,3 +43,22 @@ def require(holds: bool, otherwise: str) -> None:
     """Raise AssertionError, saying so, for what does not hold."""
     if not holds:
         raise AssertionError(otherwise)
+
+
+async def cut_after(call: Callable[[], Awaitable[object]], steps: int) -> str:
+    """Call, and cancel it after so many turns of the loop: "done" or "cancelled"."""
+    ended = "cancelled"
+
+    async def cut() -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        nursery.start_soon(cut)
+        with scope:
+            await call()
+            ended = "done"
+        nursery.cancel_scope.cancel()
+    return ended

@@ -188,6 +188,21 @@ async def _late(case: _Case) -> None:
     require(found is not None and found.answer == _ANSWER, "the answer is not there")
 
 
+@_law("a place that was taken over can be given back, and is the earlier run's again")
+async def _given_back(case: _Case) -> None:
+    await case.claim("r1")
+    case.time += _LEASE + 1
+    await case.claim("r2")
+    _same(await case.receipts.give_back("r2", "r1", _LEASE), True, "give_back")
+    _same(await case.receipts.give_back("r2", "r1", _LEASE), False, "give_back, again")
+    _same(await case.claim("r3"), Receipt("r1", b"head", b"body", 4), "a claim of a place that was given back")
+    case.time += _LEASE - 1
+    _same((await case.claim("r3")).run_id, "r1", "the owner before its new lease was over")
+    _same(await case.receipts.release("r2"), False, "release by the run that gave it back")
+    _same(await case.receipts.store("r1", _ANSWER, _LIFE), True, "store by the earlier run")
+    _same(await case.receipts.give_back("r1", "r0", _LEASE), False, "give_back of an answer")
+
+
 @_law("every verb is a checkpoint")
 async def _checkpoints(case: _Case) -> None:
     receipts = case.receipts
@@ -197,6 +212,7 @@ async def _checkpoints(case: _Case) -> None:
         "renew": lambda: receipts.renew(["r1"], _LEASE),
         "store": lambda: receipts.store("r1", _ANSWER, _LIFE),
         "release": lambda: receipts.release("r1"),
+        "give_back": lambda: receipts.give_back("r1", "r0", _LEASE),
     }
     for name, call in calls.items():
         with trio.CancelScope() as scope:

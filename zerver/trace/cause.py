@@ -1,7 +1,7 @@
 """Causes: the lines that say why a run was slow, failed, or needs somebody to look.
 
 Law: one line per kind of trouble, its name in capitals first; each names the step, and says what was undone, what was
-kept, and what nobody knows. A run that was done, in good time, has none.
+kept, and what nobody knows. A run that was done, in good time and with all that it had asked for, has none.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from zerver.core import timeline as t
+from zerver.core.calls import Call
 from zerver.core.decisions import Fail
-from zerver.core.effects import Success
+from zerver.core.effects import Failure, Success
+from zerver.core.joins import Join
 from zerver.core.saga import Entry
 from zerver.core.tickets import Refusal
 from zerver.errors import EffectError, InvalidData
 from zerver.trace import describe
 from zerver.trace.describe import briefly
-from zerver.trace.facts import Facts, StepFacts, WriteFacts
+from zerver.trace.facts import Facts, StepFacts, WriteFacts, in_rollback
 from zerver.trace.veil import MASK, Veil
 
 #: Without a budget, a run is worth a line when it took longer than this (ns) and one step took more than half of it.
@@ -34,6 +36,8 @@ def causes(facts: Facts, veil: Veil, unresolved: Sequence[Entry] | None, slow: f
         yield _running(facts)
     if facts.ending is None or facts.ending.status in ("done", "deadline"):
         yield from _slowness(facts, slow)
+    if facts.ending is not None and facts.ending.status == "done":
+        yield from _trouble(facts, veil)
     for write in open_writes:
         yield from _unresolved(facts, veil, write)
 
@@ -181,6 +185,30 @@ def _why_slow(facts: Facts, step: StepFacts, took: int) -> str:
 
 def _count(number: int, word: str, words: str = "") -> str:
     return "" if number <= 0 else f"{number} {word if number == 1 else words or word + 's'}"
+
+
+# ---- what it did without --------------------------------------------------------------------
+
+
+def _trouble(facts: Facts, veil: Veil) -> Iterator[str]:
+    """What went wrong in a run that was done all the same: an effect that its step did without, or a write undone."""
+    for call, told in facts.calls.items():
+        if isinstance(told.outcome, Failure) and _was_wanted(call) and not in_rollback(call):
+            why = describe.reason(told.outcome.error, veil, call.step)
+            yield f"DONE WITHOUT {call.effect.kind.name} in {call.step}: {why}"
+            return
+    undone = [write.call.step for write in facts.writes.values() if write.undone]
+    if undone:
+        yield f"UNDONE {', '.join(dict.fromkeys(undone))}"
+
+
+def _was_wanted(call: Call) -> bool:
+    """Whether its failure is one of the step's: not that of a join that goes on with others of its members."""
+    while call.parent is not None:
+        if not isinstance(call.parent.effect, Join) or call.parent.effect.rule.name != "all":
+            return False
+        call = call.parent
+    return True
 
 
 # ---- what nobody knows ----------------------------------------------------------------------

@@ -252,6 +252,13 @@ class Facts:
         write = self.writes.setdefault(entry.call, WriteFacts(entry.call, True if entry.value is not None else None))
         write.settle_by_hand(error)
 
+    def _retried(self, record: t.Record) -> None:
+        """What was unresolved is looked at again; what becomes of it, further records say."""
+        for write in self.writes.values():
+            if write.unresolved:
+                write.unresolved, write.trouble = False, ""
+        self.over = False
+
     def _ending(self, record: t.Record) -> None:
         kind, _, _, detail = record
         self.ending = detail if isinstance(detail, t.Ending) else t.Ending("refused", cause=detail)
@@ -281,6 +288,7 @@ _GATHER = {
     t.ENDING: Facts._ending,
     t.ENDED: Facts._ending,
     t.REFUSED: Facts._ending,
+    t.RETRIED: Facts._retried,
 }
 
 # ---- small questions about calls ------------------------------------------------------------

@@ -9,10 +9,11 @@ handed on: a text says MASK itself, a number is a subclass that shows MASK and c
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from types import CodeType, FunctionType, MappingProxyType
 from typing import Any, Final, NoReturn
@@ -22,6 +23,9 @@ import attrs
 from zerver.core.secret import MASK as MASK
 from zerver.core.secret import Secret
 from zerver.errors import TraceError
+
+#: However deep values nest.
+_DEEPEST: Final = 50
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -100,6 +104,26 @@ class Content:
 def content(opaque: Opaque) -> Content:
     """What a stand-in holds."""
     return Content(opaque._type, opaque._fields, opaque._text, opaque._quiet, opaque._afterwards, opaque._declared)
+
+
+def unknown_class(value: object, deep: int = 0) -> str:
+    """The name of the first class in a value that was recorded and is not known here; "" if there is none."""
+    if isinstance(value, Opaque):
+        return content(value).type
+    if isinstance(value, NamedType | NamedMember):
+        return value.name if isinstance(value, NamedType) else value.type
+    if deep > _DEEPEST:
+        return ""
+    inner: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        inner = (*value.keys(), *value.values())
+    elif isinstance(value, list | tuple | set | frozenset):
+        inner = value
+    elif attrs.has(cls := type(value)):
+        inner = [getattr(value, field.name, None) for field in attrs.fields(cls)]
+    elif dataclasses.is_dataclass(value):
+        inner = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return next(filter(None, (unknown_class(one, deep + 1) for one in inner)), "")
 
 
 @attrs.frozen(repr=False)

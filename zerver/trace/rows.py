@@ -129,6 +129,17 @@ class _Rows:
     def recovered(self, subject: str, owner: str) -> str:
         return f"⚠ its process had died; carried on by {owner}"
 
+    def retried(self, subject: str, owner: str) -> str:
+        return f"⚠ what is unresolved is tried again by {owner}"
+
+    def resumed(self, subject: str, owner: str) -> str:
+        return f"▶ taken up by {owner}"
+
+    def job(self, subject: str, detail: tuple[str, int, int, int]) -> str:
+        queue, attempt, attempts, waited = detail
+        after = f"; it waited {milliseconds(waited)}" if waited >= _SHOWS else ""
+        return f"attempt {attempt} of {attempts} of a job in queue {queue}{after}"
+
     def read(self, subject: str, detail: None) -> str:
         wait = self.facts.waits[self.index]
         return f"request read in {milliseconds(wait)}" if wait >= _SHOWS else ""
@@ -205,10 +216,16 @@ class _Rows:
         return f"⏸ waits for {self.veil.text(repr(pause.signal))}, for {expires} at most"
 
     def signalled(self, node: Any, value: object) -> str:
-        return f"▶ {self.signal(node)} came after {milliseconds(self.facts.waits[self.index])}"
+        return f"▶ {self.signal(node)} came after {milliseconds(self.waited(node))}"
 
     def expired(self, node: Any, detail: None) -> str:
-        return f"✗ {self.signal(node)} did not come in {milliseconds(self.facts.waits[self.index])}"
+        return f"✗ {self.signal(node)} did not come in {milliseconds(self.waited(node))}"
+
+    def waited(self, node: Any) -> int:
+        """For how long (ns) the step was parked, whoever carried it on."""
+        now = self.records[self.index][1]
+        before = reversed(self.records[: self.index])
+        return next((now - at for kind, at, subject, _ in before if kind == t.PARKED and subject is node), 0)
 
     def signal(self, node: Any) -> str:
         for kind, _, subject, detail in reversed(self.records[: self.index]):
@@ -387,8 +404,11 @@ _TELL: dict[str, _Tell] = {
     t.ADMITTED: _Rows.admitted,
     t.REFUSED: _Rows.refused,
     t.KEYED: _Rows.keyed,
+    t.JOB: _Rows.job,
     t.READ: _Rows.read,
     t.RECOVERED: _Rows.recovered,
+    t.RESUMED: _Rows.resumed,
+    t.RETRIED: _Rows.retried,
     t.TURN: _Rows.turn,
     t.OVERRUN: _Rows.overrun,
     t.STEP: _Rows.step,

@@ -126,6 +126,11 @@ class _Walk(Tree):
         self.root.event(at, "keyed", found=detail[0], before=detail[1])
         return self.root
 
+    def job(self, at: int, flow: str, detail: tuple[str, int, int, int]) -> Bar:
+        queue, attempt, attempts, waited = detail
+        self.root.event(at, "job", queue=queue, attempt=attempt, attempts=attempts, waited_ns=waited)
+        return self.root
+
     def read(self, at: int, flow: str, detail: None) -> Bar:
         began = self.admission.ended if self.admission is not None else None
         bar = self.open("effect", "request.read", self.root, at if began is None else began, "request")
@@ -182,6 +187,14 @@ class _Walk(Tree):
 
     def recovered(self, at: int, flow: str, owner: str) -> Bar:
         self.root.event(at, "recovered", owner=owner)
+        return self.root
+
+    def retried(self, at: int, flow: str, owner: str) -> Bar:
+        self.root.event(at, "retried", owner=owner)
+        return self.root
+
+    def resumed(self, at: int, flow: str, owner: str) -> Bar:
+        self.root.event(at, "resumed", owner=owner)
         return self.root
 
     # -- steps --
@@ -403,6 +416,7 @@ _TELL: dict[str, _Tell] = {
     t.ADMITTED: _Walk.admitted,
     t.REFUSED: _Walk.refused,
     t.KEYED: _Walk.keyed,
+    t.JOB: _Walk.job,
     t.READ: _Walk.read,
     t.TURN: _Walk.turn,
     t.OVERRUN: _Walk.overrun,
@@ -434,4 +448,6 @@ _TELL: dict[str, _Tell] = {
     t.EXPIRED: _Walk.expired,
     t.ANSWERED: _Walk.answered,
     t.RECOVERED: _Walk.recovered,
+    t.RESUMED: _Walk.resumed,
+    t.RETRIED: _Walk.retried,
 }

@@ -12,13 +12,10 @@ from typing import Final
 import attrs
 
 from zerver.core import timeline as t
-from zerver.core.calls import Call
-from zerver.core.effects import Failure
-from zerver.core.joins import Join
 from zerver.runtime.result import Result
 from zerver.trace import describe
 from zerver.trace.cause import causes
-from zerver.trace.facts import Facts, in_rollback
+from zerver.trace.facts import Facts
 from zerver.trace.hidden import NOTHING_HIDDEN, Hidden
 from zerver.trace.veil import Veil, escaped
 
@@ -170,26 +167,7 @@ def _cause(result: Result, facts: Facts, veil: Veil) -> str:
         if line.startswith("UNRESOLVED"):
             return line
         first = first or line
-    return first or _trouble(facts, veil)
-
-
-def _trouble(facts: Facts, veil: Veil) -> str:
-    """What went wrong in a run that was done all the same: an effect that its step did without, or a write undone."""
-    for call, told in facts.calls.items():
-        if isinstance(told.outcome, Failure) and _was_wanted(call) and not in_rollback(call):
-            why = describe.reason(told.outcome.error, veil, call.step)
-            return f"DONE WITHOUT {call.effect.kind.name} in {call.step}: {why}"
-    undone = [write.call.step for write in facts.writes.values() if write.undone]
-    return f"UNDONE {', '.join(dict.fromkeys(undone))}" if undone else ""
-
-
-def _was_wanted(call: Call) -> bool:
-    """Whether its failure is one of the step's: not that of a join that goes on with others of its members."""
-    while call.parent is not None:
-        if not isinstance(call.parent.effect, Join) or call.parent.effect.rule.name != "all":
-            return False
-        call = call.parent
-    return True
+    return first
 
 
 def _slowest(facts: Facts, accounts: t.Accounts) -> str:

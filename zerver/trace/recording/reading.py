@@ -132,7 +132,7 @@ class RunReader:
     def ending(self, number: int, tree: list[Any]) -> Ending:
         self.at(f"ending {number}")
         status, reason, cause, value = tree
-        if status not in get_args(Status) or not isinstance(reason, str):
+        if status not in get_args(Status) or status == "parked" or not isinstance(reason, str):
             raise self.wrong()
         return Ending(status, self.values.node(value), self.values.node(cause), reason)
 
@@ -257,6 +257,10 @@ class RunReader:
             raise self.wrong()
         return found, before
 
+    def job(self, tree: Tree, at: int) -> Any:
+        queue, attempt, attempts, waited = tree
+        return self.text(queue, at), self.number(attempt), self.number(attempts), self.number(waited)
+
     def failed(self, tree: Tree, at: int) -> Any:
         number, raised, doubt, wait, why = tree
         error = self.error(raised, at)
@@ -311,7 +315,9 @@ _CALL: Final = frozenset({t.ASKED, t.ATTEMPT, t.FAILED, t.HEDGED, t.HELD, t.COMM
     *(t.SETTLED, t.LATE, t.LOST, t.CUT)
 }
 _ENTRY: Final = frozenset({t.UNDO, t.UNDONE, t.GAVE_UP, t.UNRESOLVED})
-_FLOW: Final = frozenset({t.RECEIVED, t.ADMITTED, t.REFUSED, t.KEYED, t.READ, t.OVERRUN, t.ENDING, t.ENDED, t.ANSWERED})
+_FLOW: Final = frozenset(
+    {t.RECEIVED, t.ADMITTED, t.REFUSED, t.KEYED, t.JOB, t.READ, t.OVERRUN, t.ENDING, t.ENDED, t.ANSWERED}
+)
 
 _SUBJECTS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(_NODE, _NODES),
@@ -330,6 +336,7 @@ _READ: Final[Mapping[str, Callable[[RunReader, Tree, int], Any]]] = {
     t.ADMITTED: RunReader.word,
     t.REFUSED: RunReader.refusal,
     t.KEYED: RunReader.keyed,
+    t.JOB: RunReader.job,
     t.READ: RunReader.nothing,
     t.INPUT: RunReader.input,
     t.TURN: RunReader.turn,

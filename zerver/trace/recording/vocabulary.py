@@ -103,6 +103,8 @@ def _classes_of(thing: Any) -> Iterator[type]:
             yield from _classes_of(route.plan())  # the before-chain is in it
             for flow in route.flows:
                 yield from _classes_of(flow)
+        for job in thing.jobs.values():
+            yield from _classes_of(job.flow)
 
 
 def _of_steps(steps: Iterable[Step[..., Any]]) -> Iterator[type]:

@@ -272,6 +272,7 @@ _ANSWERS: Final = frozenset({t.STEP, t.DEFECT, t.FAULT})
 _WRITE: Final[Mapping[str, Callable[[RecordWriter, Record], Tree]]] = {
     t.ADMITTED: RecordWriter.text,
     t.KEYED: RecordWriter.as_is,
+    t.JOB: RecordWriter.as_is,
     t.INPUT: RecordWriter.input,
     t.TURN: RecordWriter.since,
     t.STEP: RecordWriter.step,

@@ -127,8 +127,24 @@ EVENTS: Final[dict[str, EventConvention]] = {
         "the run was over, but for its rollback",
         {"status": "zerver.status", "reason": "zerver.reason"},
     ),
+    "job": EventConvention(
+        "zerver.job",
+        "the run is an attempt of a job",
+        {
+            "queue": "zerver.job.queue",
+            "attempt": "zerver.job.attempt",
+            "attempts": "zerver.job.attempts",
+            "waited_ns": "zerver.job.waited_ms",
+        },
+    ),
     "recovered": EventConvention(
         "zerver.recovered", "its process had died, and another one went on with it", {"owner": "zerver.owner"}
+    ),
+    "retried": EventConvention(
+        "zerver.retried", "it had ended unresolved, and a worker tried again", {"owner": "zerver.owner"}
+    ),
+    "resumed": EventConvention(
+        "zerver.resumed", "it was put down, parked, and this worker went on with it", {"owner": "zerver.owner"}
     ),
     "answered": EventConvention("zerver.answered", "its edge had an answer", {"status": "http.response.status_code"}),
 }
@@ -139,6 +155,7 @@ RECORDS: Final[dict[str, str]] = {
     t.ADMITTED: "ends the admission",
     t.REFUSED: "ends the admission; event `zerver.refused`",
     t.KEYED: "event `zerver.keyed`",
+    t.JOB: "event `zerver.job`",
     t.READ: "a span `zerver.effect.request.read`",
     t.INPUT: "nothing: what a replay needs is not sent",
     t.TURN: "a span `zerver.turn` when promoted, else `zerver.time.turn_ms`",
@@ -173,6 +190,8 @@ RECORDS: Final[dict[str, str]] = {
     t.ENDED: "ends the run's span",
     t.ANSWERED: "event `zerver.answered`",
     t.RECOVERED: "event `zerver.recovered`",
+    t.RESUMED: "event `zerver.resumed`",
+    t.RETRIED: "event `zerver.retried`",
 }
 
 ATTRIBUTES: Final[tuple[Attribute, ...]] = (
@@ -223,6 +242,10 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("zerver.effect.what", "string", "effect, join", "what was asked for, masked"),
     Attribute("zerver.effect.access", "string", "effect", "`write`; none for a read"),
     Attribute("zerver.effect.key", "string", "effect", "the idempotency key of a write that takes one"),
+    Attribute("zerver.job.queue", "string", "event", "the queue that the job was taken from"),
+    Attribute("zerver.job.attempt", "int", "event", "its number, 1 for the first"),
+    Attribute("zerver.job.attempts", "int", "event", "how many there may be"),
+    Attribute("zerver.job.waited_ms", "double", "event", "since the job might have begun"),
     Attribute("zerver.owner", "string", "event", "the worker that carries the run on"),
     Attribute("zerver.outcome", "string", "effect, join", "`success`, `failure`, `unknown` or `cancelled`"),
     Attribute("zerver.resolves", "boolean", "effect", "it asked whether the write around it has happened"),

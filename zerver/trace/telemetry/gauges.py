@@ -14,7 +14,7 @@ import trio
 
 from zerver.core.breaker import BreakerState
 from zerver.core.priorities import PRIORITIES
-from zerver.runtime.run import RuntimeStatistics
+from zerver.runtime.statistics import RuntimeStatistics
 from zerver.runtime.targets import TargetStatistics
 from zerver.trace.recorder import RecorderStatistics
 from zerver.trace.telemetry import instruments as i
@@ -39,6 +39,10 @@ def runtime_families(statistics: RuntimeStatistics) -> Iterator[Family]:
     yield _one(i.STEP_TIME, turns.seconds)
     yield _one(i.DEMOTED, len(turns.demoted))
     yield _one(i.OBSERVER_ERRORS, statistics.observer_errors)
+    yield _one(i.OPEN_UNRESOLVED, statistics.open_unresolved)
+    yield _one(i.OPEN_STUCK, len(statistics.stuck))
+    yield _one(i.SET_ASIDE, statistics.set_aside)
+    yield _one(i.RECOVERED, statistics.recovered)
     yield from _targets(statistics.targets[:_MOST_TARGETS])
 
 

@@ -185,6 +185,14 @@ TURNS_WAITING: Final = Instrument("zerver.turns.waiting", "gauge", "{run}", "Run
 STEP_TIME: Final = Instrument("zerver.steps.time", "counter", "s", "What steps took of the CPU.")
 DEMOTED: Final = Instrument("zerver.flows.demoted", "gauge", "{flow}", "Flows put down, as they overran.")
 OBSERVER_ERRORS: Final = Instrument("zerver.observer.errors", "counter", "{error}", "Observers that raised.")
+OPEN_UNRESOLVED: Final = Instrument(
+    "zerver.journal.unresolved", "gauge", "{run}", "Runs of the journal that are unresolved; each worker sees them all."
+)
+OPEN_STUCK: Final = Instrument(
+    "zerver.journal.stuck", "gauge", "{run}", "Runs of the journal that no code carries on; each worker sees them all."
+)
+SET_ASIDE: Final = Instrument("zerver.runs.set_aside", "counter", "{run}", "Runs that could not be carried on.")
+RECOVERED: Final = Instrument("zerver.runs.recovered", "counter", "{run}", "Runs of workers that had died.")
 BREAKER: Final = Instrument(
     "zerver.target.breaker", "gauge", "1", "1 for the state that the worst breaker of a target is in.",
     (TARGET, "zerver.state"),
