@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.cli.commands import ROOT, environment, zerver
+from zerver.cli.main import COMMANDS
 
 
 def test_help_names_the_commands_and_loads_neither_trio_nor_an_edge() -> None:
@@ -29,18 +31,8 @@ def test_help_names_the_commands_and_loads_neither_trio_nor_an_edge() -> None:
     )
     *shown, status, loaded = done.stdout.splitlines()
     assert shown[0] == "Usage: zerver [OPTIONS] COMMAND [ARGS]..."
-    assert [line.split()[0] for line in shown if line.startswith("  ") and line.split()[0].isalpha()][-10:] == [
-        "serve",
-        "check",
-        "routes",
-        "explain",
-        "graph",
-        "trace",
-        "replay",
-        "diff",
-        "top",
-        "config",
-    ]
+    listed = shown[shown.index("Commands:") + 1 :]
+    assert [line.split()[0] for line in listed if re.match(r"  \S", line)] == list(COMMANDS)
     assert (status, loaded) == ("status 0", "[]")
 
 

@@ -73,7 +73,7 @@ class Served:
 
     async def _signal(self, signal: str) -> None:
         for run in self.serving.runtime.under_way():
-            self.serving.runtime.signal(run.run_id, signal, "yes")
+            await self.serving.runtime.signal(run.run_id, signal, "yes")
 
 
 async def _ask(method: str, url: str, body: object) -> Reply:

@@ -63,6 +63,7 @@ def _header(overview: Answer) -> RenderableType:
         ("limit", _limit(max(limits)) if limits else _NONE, False),  # a class's is of those above it, too
         ("refused", _plain(admission.get("refused")), bool(admission.get("refused"))),
         ("unresolved", _plain(runs.get("unresolved")), bool(runs.get("unresolved"))),
+        *([("stuck", _plain(runs["stuck"]), True)] if runs.get("stuck") else ()),
         ("loop lag", f"{_time(loop.get('lag_ns'))} (worst {_time(loop.get('worst_ns'))})", _is_late(loop)),
     )
     head.append("\n", style="none")

@@ -18,6 +18,7 @@ from zerver.errors import DefinitionError, DriverError, JournalError
 #: From the subcommand to the module that has it, with its one line of help.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("zerver.cli.serve", "Serve an app over HTTP."),
+    "work": ("zerver.cli.work", "Work on an app's jobs, without HTTP."),
     "check": ("zerver.cli.inspect", "Check every route, flow and effect of an app."),
     "routes": ("zerver.cli.inspect", "List the routes of an app."),
     "explain": ("zerver.cli.explain", "Say what applies to a request, and who says so."),
@@ -26,6 +27,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "replay": ("zerver.cli.replay", "Run a kept run's steps once more, offline."),
     "diff": ("zerver.cli.diff", "Compare two runs, or the slow runs of a route with its fast ones."),
     "top": ("zerver.cli.top", "Show what a running server does."),
+    "sagas": ("zerver.cli.sagas", "List runs that somebody must look at; retry or resolve them."),
+    "upgrade-check": ("zerver.cli.upgrade_check", "Say what new code would do with stored runs, before a deploy."),
     "config": ("zerver.cli.config", "Show every setting, and where it came from."),
 }
 
@@ -50,7 +53,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

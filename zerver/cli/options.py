@@ -32,7 +32,7 @@ class ServeOptions:
 
     worker: the file descriptor that leads to the supervisor; None in a process that has none. listener: that of a
     listening socket which the supervisor has opened. neighbours: that of what workers tell each other, and the row of
-    this one.
+    this one. no_jobs: the app's jobs are left to others.
     """
 
     app: str
@@ -56,6 +56,7 @@ class ServeOptions:
     worker: int | None = None
     listener: int | None = None
     neighbours: tuple[int, int] | None = None
+    no_jobs: bool = False
 
     def __attrs_post_init__(self) -> None:
         if self.unix is not None and (self.host is not None or self.port is not None):
@@ -155,5 +156,6 @@ class ServeOptions:
             *(self.app, *listen, "--parser", self.parser, "--proxy-form", self.proxy_form),
             *(word for option, values in repeated.items() for value in values for word in (option, value)),
             *(["--timeline"] if self.timeline else []),
+            *(["--no-jobs"] if self.no_jobs else []),
             *("--drain", str(self.drain)),
         ]

@@ -7,14 +7,9 @@ there is a file of tenants, which is then read again; elsewhere it ends the proc
 
 from __future__ import annotations
 
-import gc
-import os
-import resource
 import signal
 import sys
-import traceback
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -25,20 +20,19 @@ from zerver.cli.announce import announced
 from zerver.cli.config import load_settings
 from zerver.cli.load import load_app
 from zerver.cli.options import ServeOptions, WrongOption
+from zerver.cli.process import ending_signals, heed, journal_of, prepare_process, print_timeline, report
+from zerver.cli.work import Working, worker_settings
 from zerver.cli.workers import Lifeline, inherited_listener, inherited_neighbours, supervise
 from zerver.core.app import App
 from zerver.http import Certificates, open_http_listeners, open_unix_listener, over_tls
 from zerver.http.claims import check_shared
-from zerver.journal import open_journal
 from zerver.observing import open_observing
-from zerver.runtime import Result, Runtime
+from zerver.runtime import Runtime
 from zerver.runtime.groups import unwrapped
-from zerver.runtime.journal import Journal
 from zerver.runtime.tenants import TenantsFile
 from zerver.serve import Serving, check_app
 from zerver.serve import serve as serve_app
 from zerver.trace.hidden import Hidden
-from zerver.trace.text import format_timeline
 
 
 @click.command()
@@ -84,6 +78,7 @@ from zerver.trace.text import format_timeline
 )
 @click.option("--config", metavar="FILE", help="The file of settings.  [default: zerver.toml, if it is there]")
 @click.option("--journal", metavar="URL", help="Keeps durable runs: sqlite:///FILE, or postgresql://….")
+@click.option("--no-jobs", is_flag=True, help="Leave the app's jobs to `zerver work`.")
 @click.option("--log", type=click.Choice(["off", "console", "json"]), help="Log lines, on stderr.  [default: off]")
 @click.option("--trace-db", metavar="FILE", help='Where runs are kept; "": nowhere.  [default: .zerver/traces.db]')
 @click.option(
@@ -105,8 +100,7 @@ def serve(unix_mode: str, **given: Any) -> None:
     check_app(app)
     if options.worker is not None:
         check_shared(app)
-    _lift_file_limit()
-    _settle_heap()
+    prepare_process()
     trio.run(_serve, app, options, certificates, tenants)
 
 
@@ -152,13 +146,11 @@ async def _serve(
     serving: Serving | None = None
     access = options.access() if options.has_page else None
     hidden = Hidden(options.settings.trace.hide)
-    journal_url = options.settings.serve.journal
-    keeping: AbstractAsyncContextManager[Journal | None] = nullcontext()
-    if journal_url:
-        keeping = open_journal(journal_url, keep_secrets=options.settings.serve.journal_secrets)
-    with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    works = bool(app.jobs) and not options.no_jobs
+    working = Working(worker_settings(options.settings))
+    with unwrapped(), ending_signals() as signals:
         async with (
-            keeping as journal,
+            journal_of(options.settings) as journal,
             open_observing(app, options.settings, page=access) as observing,
             trio.open_nursery() as nursery,
         ):
@@ -171,17 +163,19 @@ async def _serve(
                 parser=options.parser,
                 journal=journal,
                 neighbours=None if options.neighbours is None else inherited_neighbours(*options.neighbours),
-                observers=[*observing.observers, *([partial(_print_timeline, hidden)] if options.timeline else [])],
+                observers=[*observing.observers, *([partial(print_timeline, hidden)] if options.timeline else [])],
                 beside=observing.beside,
-                on_defect=_report if options.settings.log.form == "off" else observing.on_defect,
+                on_defect=report if options.settings.log.form == "off" else observing.on_defect,
             )
             with trio.CancelScope() as until_signal:
-                nursery.start_soon(_heed, signals, until_signal, lifeline is None)
+                nursery.start_soon(heed, signals, until_signal, lifeline is None)
                 started: Serving = await nursery.start(serve_it)
                 serving = started
                 observing.attach(started.runtime, started.addresses)
                 if tenants is not None:
                     await nursery.start(_follow, tenants, started.runtime)
+                if works:
+                    await nursery.start(working.run, started.runtime)
                 if lifeline is None:
                     with announced(started.addresses, access, known=options.knows_token):
                         await trio.sleep_forever()
@@ -189,7 +183,9 @@ async def _serve(
                     await lifeline.tell_ready()
                     await lifeline.wait_broken()
             if serving is not None:
-                await serving.drain(options.drain)
+                async with trio.open_nursery() as draining:
+                    draining.start_soon(working.drain, options.drain)
+                    await serving.drain(options.drain)
             nursery.cancel_scope.cancel()
 
 
@@ -208,43 +204,6 @@ async def _listen(options: ServeOptions, certificates: Certificates | None) -> l
     return [listener if certificates is None else over_tls(listener, certificates.context) for listener in listeners]
 
 
-def _lift_file_limit() -> None:
-    """As many open files as the system allows: the soft limit, often 1,024, is there for programs that call select."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS says "infinity" and does not mean it
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _settle_heap() -> None:
-    """Make collections of garbage, for which everybody has to wait, few and short.
-
-    What is loaded by now stays, and is not looked at again. What comes is freed by counting references, connections
-    and runs too: of 240,000 objects that 5,000 connections are, 130 are left when they have gone, and no collection has
-    had anything to do with it. But each is looked at until then. By Python's own thresholds (700, 10, 10), while 5,000
-    came, asked 10,000 times, were replaced and went, that took 460 ms, up to 157 at a time: full collections as they
-    came, and young ones as they went, since whatever a request has replaced is young. By these it was 90 ms, up to 25
-    at a time, the young of 10,000 objects taking 2. Garbage in circles, which an app may make, waits longer for that: a
-    few megabytes of it. To collect the young once a second was tried, and looked at all that requests had replaced in
-    it, for 50 ms.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 5, 1_000)
-
-
-async def _heed(signals: AsyncIterator[int], until_signal: trio.CancelScope, aloud: bool) -> None:
-    """The first signal ends the serving, the second the process. aloud: unless a supervisor says it for all."""
-    await anext(signals)
-    until_signal.cancel()  # first: whoever reads what we say may have gone, and that must not keep anything from ending
-    if aloud:
-        with suppress(OSError):
-            print("draining; a second signal ends at once", file=sys.stderr, flush=True)
-    number = await anext(signals)
-    with suppress(OSError):
-        sys.stdout.flush()
-    os._exit(128 + number)  # at once, rollbacks included: that is what a second signal asks for
-
-
 async def _follow(
     tenants: TenantsFile, runtime: Runtime, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -255,11 +214,3 @@ async def _follow(
             task_status.started()
             async for _ in hangups:
                 await tenants.reload(runtime)
-
-
-def _print_timeline(hidden: Hidden, result: Result) -> None:
-    print(format_timeline(result.timeline, unresolved=result.unresolved, hidden=hidden), end="\n\n", flush=True)
-
-
-def _report(defect: Exception) -> None:
-    traceback.print_exception(defect, file=sys.stderr)

@@ -17,7 +17,7 @@ GET  session
 
 GET  overview                                            also what `zerver top` draws; made once a second at most
     {server: {app, version, pid, addresses: [str], began_unix_ms, now_unix_ms, uptime_ns},
-     runs: {running, ended, unresolved, observer_errors},
+     runs: {running, ended, unresolved, stuck, observer_errors},
      window_ns,                                          what rates, counts and percentiles below are measured over
      routes: [{label, flow, rate, count, errors, refused, running, p50_ns, p99_ns, spark: [int]}],
                 rate: runs per second. errors: failed + defect + deadline. spark: runs in each second, oldest first.

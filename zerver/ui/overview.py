@@ -90,6 +90,7 @@ class Overviews:
                 "running": statistics.running,
                 "ended": statistics.ended,
                 "unresolved": statistics.unresolved,
+                "stuck": len(statistics.stuck),
                 "observer_errors": statistics.observer_errors,
             },
             "window_ns": WINDOW * 1_000_000_000,

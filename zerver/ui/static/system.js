@@ -18,6 +18,7 @@ function draw({ server, runs, pools, actors, trace }) {
       ["listens on", server.addresses.join(", ") || "–"],
       ["runs ended", count(runs.ended)], ["running", count(runs.running)],
       ["unresolved", h("span", { class: runs.unresolved ? "loud" : "" }, count(runs.unresolved))],
+      ["stuck", h("span", { class: runs.stuck ? "loud" : "" }, count(runs.stuck))],
       ["observer errors", h("span", { class: runs.observer_errors ? "loud" : "" }, count(runs.observer_errors))],
     ]),
     panel("Pools", table("Pools", [

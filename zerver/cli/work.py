@@ -1,0 +1,128 @@
+"""`zerver work`: an app's jobs, and the runs that others have left, without HTTP; and the worker beside `zerver serve`.
+
+Law: SIGTERM and SIGINT drain: nothing new is taken, what is under way may finish until the deadline, then it is cut,
+undone, and put back as if it had not been begun. The command ends with status 0. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+import trio
+
+from zerver.cli.config import load_settings
+from zerver.cli.load import load_app
+from zerver.cli.options import WrongOption
+from zerver.cli.process import ending_signals, heed, journal_of, prepare_process, print_timeline
+from zerver.core.app import App
+from zerver.core.settings import Settings
+from zerver.jobs import WorkerSettings, open_worker
+from zerver.observing import open_observing
+from zerver.runtime import Runtime, open_runtime
+from zerver.runtime.groups import unwrapped
+from zerver.trace.hidden import Hidden
+
+
+@click.command()
+@click.argument("app", metavar="MODULE:APP", required=False)
+@click.option("--queues", metavar="NAME,…", help="Take jobs from these alone.  [default: all of the app's]")
+@click.option("--seats", type=click.IntRange(1, 10_000), help="Jobs at once.  [default: 16]")
+@click.option("--journal", metavar="URL", help="Keeps durable runs: sqlite:///FILE, or postgresql://….")
+@click.option(
+    "--drain", type=click.FloatRange(min=0), metavar="SECONDS", help="What jobs may take after SIGTERM.  [default: 10]"
+)
+@click.option("--timeline", is_flag=True, help="Print the timeline of every run.")
+@click.option("--log", type=click.Choice(["off", "console", "json"]), help="Log lines, on stderr.  [default: off]")
+@click.option("--trace-db", metavar="FILE", help='Where runs are kept; "": nowhere.  [default: .zerver/traces.db]')
+@click.option("--config", metavar="FILE", help="The file of settings.  [default: zerver.toml, if it is there]")
+def work(timeline: bool, config: str | None, **given: Any) -> None:
+    """Work on an app's jobs, and carry on runs whose process has died. Start as many of these as you need."""
+    said = {key: ("--" + name.replace("_", "-"), given[name]) for key, name in _SETTINGS.items()}
+    settings = load_settings(config, said)
+    if not settings.serve.app:
+        raise WrongOption("which app? Write MODULE:APP, as `zerver work shop.api:app`, or set ZERVER_APP")
+    app = load_app(settings.serve.app)
+    if not app.jobs and not settings.serve.journal:
+        raise WrongOption(
+            f"{settings.serve.app} has no jobs, and there is no journal: nothing to work on; "
+            "declare jobs by app.job(flow), or give --journal"
+        )
+    prepare_process()
+    trio.run(_work, app, settings, timeline)
+
+
+#: The options that are settings too, by the setting's key.
+_SETTINGS = {
+    "serve.app": "app", "work.queues": "queues", "work.seats": "seats", "serve.journal": "journal",
+    "serve.drain": "drain", "log.form": "log", "trace.db": "trace_db",
+}  # fmt: skip
+
+
+def worker_settings(settings: Settings) -> WorkerSettings:
+    """How jobs are worked on, as the settings say."""
+    work = settings.work
+    return WorkerSettings(seats=work.seats, queues=work.queues, lease=work.lease, keep=work.keep)
+
+
+class Working:
+    """A worker in a task of its own, which ends before the runtime that it works in."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._seconds = 0.0
+        self._until = trio.Event()
+        self._ended: trio.Event | None = None
+
+    async def run(self, runtime: Runtime, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until `drain`. Raises as `open_worker`."""
+        ended = trio.Event()
+        try:
+            async with open_worker(runtime, self._settings) as worker:
+                self._ended = ended
+                task_status.started()
+                await self._until.wait()
+                await worker.drain(self._seconds)
+        finally:
+            ended.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more, let jobs finish for so long, and put back what is left. Does nothing if it never ran."""
+        self._seconds = seconds
+        self._until.set()
+        if self._ended is not None:
+            await self._ended.wait()
+
+
+async def _work(app: App, settings: Settings, timeline: bool) -> None:
+    hidden, working = Hidden(settings.trace.hide), Working(worker_settings(settings))
+    with unwrapped(), ending_signals() as signals:
+        async with (
+            journal_of(settings) as journal,
+            open_observing(app, settings) as observing,
+            open_runtime(
+                app,
+                observers=[*observing.observers, *([partial(print_timeline, hidden)] if timeline else [])],
+                journal=journal,
+            ) as runtime,
+            trio.open_nursery() as nursery,
+        ):
+            observing.attach(runtime)
+            with trio.CancelScope() as until_signal:
+                nursery.start_soon(heed, signals, until_signal)
+                if app.jobs:
+                    await nursery.start(working.run, runtime)
+                print(_told(app, settings), flush=True)
+                await trio.sleep_forever()
+            async with trio.open_nursery() as draining:
+                draining.start_soon(working.drain, settings.serve.drain)
+                await runtime.drain(settings.serve.drain)
+            nursery.cancel_scope.cancel()
+
+
+def _told(app: App, settings: Settings) -> str:
+    """What it works on, for who has started it."""
+    if not app.jobs:
+        return "working on runs that others have left"
+    return f"working on jobs of {', '.join(settings.work.queues or sorted(app.declared.queue_names))}"
