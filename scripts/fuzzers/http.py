@@ -48,7 +48,8 @@ from zerver.http.exchange import Limits
 from zerver.http.messages import NO_HEADERS, Headers, RequestHead
 from zerver.http.multipart import read_multipart
 from zerver.http.parsers import HeadParser, head_parser
-from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
+from zerver.http.reading import EndOfMessage, Mark
+from zerver.http.wire import ClientWire, ServerWire
 from zerver.serve import serve
 
 BLOCK = 5_000  # requests with one generator

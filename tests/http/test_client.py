@@ -21,7 +21,8 @@ from zerver.http.client import ClientLimits, HttpClient, open_http_client
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import RequestHead
 from zerver.http.outgoing import Origin
-from zerver.http.wire import EndOfMessage, Mark, ServerWire
+from zerver.http.reading import EndOfMessage, Mark
+from zerver.http.wire import ServerWire
 from zerver.testing.scheduler import seeded
 from zerver.testing.sweep import sweep_calls
 

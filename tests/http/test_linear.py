@@ -29,11 +29,12 @@ from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, RequestHead
 from zerver.http.parsers import head_parser
 from zerver.http.parts import Cookie, Form, Header, Query
+from zerver.http.reading import Mark
 from zerver.http.redirects import next_hop
 from zerver.http.render import render
 from zerver.http.router import Entry, Router
 from zerver.http.trust import Trust
-from zerver.http.wire import ClientWire, Mark, ServerWire
+from zerver.http.wire import ClientWire, ServerWire
 from zerver.runtime.result import Result
 
 GROWTH = 2.3  # twice the input, and a little for what is rounded up

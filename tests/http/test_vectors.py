@@ -21,7 +21,8 @@ from zerver.http.exchange import Limits
 from zerver.http.gate import Framing, HeadLimits
 from zerver.http.messages import Headers, RequestHead, ResponseHead
 from zerver.http.parsers import HeadParser, head_parser
-from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
+from zerver.http.reading import EndOfMessage, Mark
+from zerver.http.wire import ClientWire, ServerWire
 
 CHUNKED = head("Transfer-Encoding: chunked", first="POST /chunked HTTP/1.1")
 NEXT = head(first="GET /next HTTP/1.1")

@@ -13,8 +13,9 @@ from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, RequestHead, ResponseHead
 from zerver.http.parsers import H11Parser, HeadParser, HttptoolsParser
 from zerver.http.prewritten import Prewritten
+from zerver.http.reading import EndOfMessage, Mark
 from zerver.http.response import problem
-from zerver.http.wire import ClientWire, EndOfMessage, Mark, ServerWire
+from zerver.http.wire import ClientWire, ServerWire
 
 HOST = Headers.of({"host": "a"})
 

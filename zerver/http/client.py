@@ -30,9 +30,9 @@ from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, HeadersLike, ResponseHead, as_headers
 from zerver.http.outgoing import Body, Origin, Outgoing, outgoing
 from zerver.http.pool import Pool, PoolStatistics
+from zerver.http.reading import DEFAULT_HEAD_LIMITS
 from zerver.http.redirects import next_hop
 from zerver.http.roundtrip import Connection, RoundTrip, Terms
-from zerver.http.wire import DEFAULT_HEAD_LIMITS
 from zerver.runtime.groups import open_body_nursery
 
 DEFAULT_TIMEOUT: Final = 30.0  # seconds

@@ -31,9 +31,10 @@ from zerver.http.exchange import DEFAULT_LIMITS, Channel, Exchange, Handler, Lim
 from zerver.http.hangups import Hangups
 from zerver.http.messages import NO_HEADERS, Deferred, Headers, RequestHead, Response, Writer
 from zerver.http.parsers import HeadParser, head_parser
+from zerver.http.reading import EndOfMessage, Mark, ServerEvent
 from zerver.http.response import problem
 from zerver.http.streams import Inlet, Outlet, PeerGone
-from zerver.http.wire import EndOfMessage, Mark, ServerEvent, ServerWire
+from zerver.http.wire import ServerWire
 from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import unwrapped
 

@@ -16,8 +16,9 @@ import trio
 from zerver.errors import ExchangeFailed, HttpError, ProtocolViolation
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import RequestHead, Response
+from zerver.http.reading import DEFAULT_HEAD_LIMITS, EndOfMessage, Mark
 from zerver.http.streams import Inlet, Outlet, PeerGone
-from zerver.http.wire import DEFAULT_HEAD_LIMITS, EndOfMessage, Mark, ServerWire
+from zerver.http.wire import ServerWire
 
 
 @attrs.frozen

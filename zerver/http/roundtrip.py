@@ -22,8 +22,9 @@ from zerver.http.gate import HeadLimits
 from zerver.http.messages import RequestHead, ResponseHead
 from zerver.http.outgoing import Body, Origin, Outgoing
 from zerver.http.pool import Lease, Pool
+from zerver.http.reading import EndOfMessage, Mark
 from zerver.http.streams import Outlet, PeerGone
-from zerver.http.wire import ClientWire, EndOfMessage, Mark
+from zerver.http.wire import ClientWire
 
 #: Seconds that the other side is told it has beyond our own deadline. Without them its 504 and our timeout would race,
 #: and what we know of a request that we cut ourselves is more than what a 504 says.

@@ -9,6 +9,7 @@ from zerver.runtime.actor import ActorStatistics as ActorStatistics
 from zerver.runtime.alarm import Alarm as Alarm
 from zerver.runtime.mailbox import Mailbox as Mailbox
 from zerver.runtime.mailbox import MailboxStatistics as MailboxStatistics
+from zerver.runtime.opening import open_runtime as open_runtime
 from zerver.runtime.receipts import Claim as Claim
 from zerver.runtime.receipts import MemoryReceipts as MemoryReceipts
 from zerver.runtime.receipts import Receipt as Receipt
@@ -19,7 +20,6 @@ from zerver.runtime.receipts import receipts_capability as receipts_capability
 from zerver.runtime.result import Continuation as Continuation
 from zerver.runtime.result import Result as Result
 from zerver.runtime.run import Runtime as Runtime
-from zerver.runtime.run import open_runtime as open_runtime
 from zerver.runtime.statistics import RuntimeStatistics as RuntimeStatistics
 from zerver.runtime.supervisor import Supervisor as Supervisor
 from zerver.runtime.supervisor import SupervisorStatistics as SupervisorStatistics

@@ -1,4 +1,7 @@
-"""Clocks: a runtime's time in nanoseconds, and the shorter of two deadlines."""
+"""Clocks: a runtime's time in nanoseconds, and the shorter of two deadlines.
+
+Law: a run's times are on the clock of its Trio loop, which nobody sets, and never on the wall's.
+"""
 
 from __future__ import annotations
 

@@ -6,11 +6,9 @@ when that block is left, for whatever reason, no run is under way and every reso
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from random import Random
-from secrets import token_hex
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -35,25 +33,21 @@ from zerver.errors import DefinitionError, InternalError
 from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.alarm import Alarm, unresolved_alarm
 from zerver.runtime.book import Book, Draft
-from zerver.runtime.clerk import Clerk, check_durable, open_book, open_clerk
+from zerver.runtime.clerk import Clerk, check_durable, open_book
 from zerver.runtime.clocks import NEVER, nanoseconds, shorter
 from zerver.runtime.drain import drain
-from zerver.runtime.groups import open_body_nursery
-from zerver.runtime.handlers import BUILTIN_KINDS, Handlers
+from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.inputs import inputs
 from zerver.runtime.interpreter import Interpreter
-from zerver.runtime.journal import Journal
 from zerver.runtime.live import Run
 from zerver.runtime.offload import check_offloads
 from zerver.runtime.parking import put_down
 from zerver.runtime.recovery import Recovered
 from zerver.runtime.request import Reader, carry_on, drive, unwind
-from zerver.runtime.resources import open_resources
 from zerver.runtime.result import Result
 from zerver.runtime.statistics import RuntimeStatistics
-from zerver.runtime.takeover import Successor, open_successor
-from zerver.runtime.targets import Targets
-from zerver.runtime.turns import Turns, open_turns
+from zerver.runtime.takeover import Successor
+from zerver.runtime.turns import Turns
 
 #: Told of every run once it has ended: must be quick, and its errors are reported, not raised.
 Observer = Callable[[Result], None]
@@ -461,64 +455,6 @@ class Runtime:
                 observe(result)
             except Exception:  # whoever watches a run must not be able to fail it
                 self._observer_errors += 1
-
-
-@asynccontextmanager
-async def open_runtime(
-    app: App,
-    *,
-    observers: Sequence[Observer] = (),
-    handlers: Mapping[str, Callable[..., Any]] | None = None,
-    seed: int | None = None,
-    neighbours: Neighbours | None = None,
-    journal: Journal | None = None,
-    owner: str = "",
-    lease: float = 10.0,
-    flows: Sequence[Flow] = (),
-    takeover: bool = True,
-) -> AsyncIterator[Runtime]:
-    """Open an app: check it, open its resources, and yield a Runtime.
-
-    observers: told of every run that has ended. handlers: by the name of an effect's kind, used instead of its own;
-    tests script the world with them. seed: makes run ids, and so idempotency keys, jitter and `random` effects
-    repeatable: for tests alone, as a provider takes a key it knows for a charge it has made. neighbours: the other
-    processes that serve the same tenants, as the workers of one machine are.
-
-    journal: keeps the runs of durable flows; those whose worker has died are carried on here. owner: this process's
-    name in it, of which there must be no other, nor have been; one is made up by default. lease: seconds without a sign
-    of life after which its runs are for others. flows: those of no route whose runs are to be carried on too. takeover:
-    whether runs of others are carried on here at all, but for those that `retry` names.
-
-    Raises DefinitionError when the app cannot work, JournalUnavailable when the journal cannot be reached.
-    """
-    app.check(BUILTIN_KINDS | frozenset(handlers or ()))
-    for route in app.routes:
-        for flow in route.flows:
-            check_offloads((*route.before, *flow.stages))
-            check_durable(flow, route.plan(), journal)
-    for flow in app.older:
-        check_offloads(flow.stages)
-        check_durable(flow, compile_plan(flow), journal)
-    rng = Random(seed)
-    async with AsyncExitStack() as stack:
-        clerk = None
-        if journal is not None:
-            name = owner or f"{os.getpid()}.{token_hex(8)}"
-            clerk = await stack.enter_async_context(open_clerk(journal, name, lease, nanoseconds()))
-        resources = await open_resources(stack, app.capabilities, {App: app})
-        bound = Handlers(app.capabilities, resources, rng, handlers or {})
-        rollbacks = await stack.enter_async_context(open_body_nursery())
-        interpreter = Interpreter(app, bound, Targets(app.targets), rng)
-        runtime = Runtime(app, interpreter, resources, rng, observers, rollbacks, neighbours, clerk)
-        await stack.enter_async_context(open_turns(runtime.turns))
-        if clerk is not None:
-            runtime.successor = Successor(clerk, runtime, app, flows)
-            await stack.enter_async_context(open_successor(runtime.successor, takeover))
-        try:
-            yield runtime
-        finally:
-            with trio.CancelScope(shield=True):
-                await runtime.drain(0.0)
 
 
 _LEFT = Ending("cancelled", reason="the client has gone")

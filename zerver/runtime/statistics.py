@@ -1,4 +1,7 @@
-"""Statistics: what a runtime counts, as one value."""
+"""Statistics: what a runtime counts, as one value.
+
+Law: a snapshot: it costs nothing until somebody asks, and no part of it changes afterwards.
+"""
 
 from __future__ import annotations
 

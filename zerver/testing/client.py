@@ -23,11 +23,13 @@ from zerver.errors import DefinitionError, ExchangeFailed
 from zerver.http.connection import Connection, Service
 from zerver.http.exchange import DEFAULT_LIMITS, Limits
 from zerver.http.messages import Headers, HeadersLike, RequestHead, ResponseHead
-from zerver.http.wire import ClientWire, EndOfMessage, Mark
+from zerver.http.reading import EndOfMessage, Mark
+from zerver.http.wire import ClientWire
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.journal import Journal
+from zerver.runtime.opening import open_runtime
 from zerver.runtime.result import Result
-from zerver.runtime.run import Observer, Runtime, open_runtime
+from zerver.runtime.run import Observer, Runtime
 from zerver.serve import open_edge
 
 T = TypeVar("T")
