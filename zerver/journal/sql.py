@@ -263,12 +263,12 @@ class SqlJournal(Journal):
                 params,
             )
         )
+        if not heads.rows:
+            return []
+        found = [row[-1] for row in heads.rows]  # and not `where` again: another owner may have them by now
+        these = ", ".join("?" * len(found))
         pages = await self._fetch(
-            Statement(
-                "select run, body from zerver_pages where run in "
-                f"(select seq from zerver_runs where {where}) order by run, first",
-                params,
-            )
+            Statement(f"select run, body from zerver_pages where run in ({these}) order by run, first", found)
         )
         lines: dict[object, list[bytes]] = {}
         for run, body in pages.rows:
