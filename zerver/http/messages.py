@@ -28,7 +28,7 @@ HeadersLike = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]]]
 """What constructors accept where headers are meant."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Headers:
     """The fields of one message, in order of arrival, names compared without case.
 
@@ -95,12 +95,6 @@ class Headers:
         """A copy in which the field has this value and no other."""
         dropped = name.lower().encode("latin-1")
         return Headers(tuple(field for field in self.raw if field[0] != dropped)).adding(name, value)
-
-    def __eq__(self, other: object) -> bool:
-        return self.raw == other.raw if isinstance(other, Headers) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.raw)
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):

@@ -5,6 +5,7 @@ Law: nothing gets here that the wire would refuse, and nothing that is the wire'
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -26,7 +27,7 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Prewritten(Headers):
     """Fields that have been checked and written already. lines: as they go on the wire. Made by `of` and `extended`."""
 
@@ -41,15 +42,21 @@ class Prewritten(Headers):
         """These and one more field, its name in lower case. Raises as `of`."""
         return _prewritten(((name, value),), self.raw, self.lines)
 
-    @property
-    def is_stamped(self) -> bool:
-        """Whether there is an X-Request-Id among them."""
-        return b"x-request-id: " in self.lines
-
     def stamped(self, request_id: bytes) -> Prewritten:
         """These and an X-Request-Id of the server's own making, which is therefore not checked."""
         lines = b"%bx-request-id: %b\r\n" % (self.lines, request_id)
         return Prewritten((*self.raw, (b"x-request-id", request_id)), lines)
+
+
+@lru_cache(maxsize=256)
+def of_content_type(headers: Headers) -> Prewritten | None:
+    """These, written; None for what is more or less than a Content-Type that can be sent."""
+    if len(headers.raw) != 1 or headers.raw[0][0] != b"content-type":
+        return None
+    try:
+        return Prewritten.of(headers)
+    except ValueError:
+        return None
 
 
 def _prewritten(fields: tuple[RawField, ...], before: tuple[RawField, ...], lines: bytes) -> Prewritten:

@@ -43,7 +43,7 @@ from zerver.errors import (
     ProtocolViolation,
 )
 from zerver.http.messages import Headers, Response
-from zerver.http.prewritten import Prewritten
+from zerver.http.prewritten import of_content_type
 from zerver.http.refusals import refused
 from zerver.http.response import json, no_content, problem
 from zerver.http.router import Miss
@@ -110,9 +110,9 @@ def render_miss(miss: Miss) -> Response:
 
 def stamped(response: Response, request_id: str) -> Response:
     """The response with this `X-Request-Id`, of our own making, and no other."""
-    fields = response.headers
-    if isinstance(fields, Prewritten) and not fields.is_stamped:
-        return Response(response.status, fields.stamped(request_id.encode("ascii")), response.body, response.refusal)
+    written = of_content_type(response.headers) if len(response.headers.raw) == 1 else None  # as most answers have
+    if written is not None:
+        return Response(response.status, written.stamped(request_id.encode("ascii")), response.body, response.refusal)
     return _with(response, "x-request-id", request_id)
 
 

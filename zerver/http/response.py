@@ -14,7 +14,6 @@ import msgspec
 
 from zerver.http.bodies import Source
 from zerver.http.messages import PHRASES, Headers, HeadersLike, Response
-from zerver.http.prewritten import Prewritten
 
 _encode = msgspec.json.Encoder().encode
 
@@ -97,9 +96,5 @@ def _typed(content_type: str, headers: HeadersLike) -> Headers:
 
 @lru_cache(maxsize=256)
 def _typed_alone(content_type: str) -> Headers:
-    """Most answers have no field but this. One that the wire would refuse is left for it to refuse."""
-    fields = Headers(((b"content-type", content_type.encode("latin-1")),))
-    try:
-        return Prewritten.of(fields)
-    except ValueError:
-        return fields
+    """Most answers have no field but this."""
+    return Headers(((b"content-type", content_type.encode("latin-1")),))
