@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import chdir
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
@@ -15,6 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the app, the server and th
 from tests.ui import gallery
 from tests.ui.browser import Browser, open_browser
 from tests.ui.serving import Served, open_served
+from tests.ui.workshop import Mail, Workshop, settled
+from zerver import Flow
+from zerver.jobs import enqueue
+from zerver.journal import open_journal
 
 IMAGES = Path(__file__).parents[2] / "docs" / "explanation" / "images"
 MOST_BYTES = 150_000
@@ -50,19 +58,27 @@ PICTURES = (
 )  # fmt: skip
 
 
+#: Those of an app with jobs and a journal.
+WORKING = (
+    Picture("jobs", "#/jobs", ".runs tbody tr:nth-child(12)"),
+    Picture("cases", "#/cases", ".case:nth-child(2)", height=330),
+    Picture("parked", "#/runs/job_{signed}.1", ".waterfall [role=treeitem]", "dark", height=520),
+)
+
+
 @click.command()
 @click.argument("directory", default=str(IMAGES), type=click.Path(file_okay=False, path_type=Path))
 def main(directory: Path) -> None:
     """Write the pictures as page-*.png."""
+    directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, open_served(gallery.app) as served:
-        runs = _play(served)
-        with open_browser(Path(folder)) as browser:
-            browser.open(served.url)
-            browser.has("#live-word", "live")
-            for picture in PICTURES:
-                _draw(browser, picture, runs, directory / f"page-{picture.name}.png")
-            browser.open("about:blank")
+    with tempfile.TemporaryDirectory() as folder, open_browser(Path(folder)) as browser:
+        with open_served(gallery.app) as served:
+            _draw_all(browser, served, PICTURES, _play(served), directory)
+        shop = Workshop()
+        journal = partial(open_journal, "sqlite:///shop.journal", keep_secrets=True)
+        with chdir(folder), open_served(shop.app, journal) as served:
+            _draw_all(browser, served, WORKING, _work(served, shop), directory)
 
 
 def _play(served: Served) -> dict[str, str]:
@@ -74,6 +90,41 @@ def _play(served: Served) -> dict[str, str]:
     for how in ("clean", "clean", "soldout"):
         served.run("POST", "/checkout", {"cart": "ink", "how": how})
     return runs
+
+
+def _work(served: Served, shop: Workshop) -> dict[str, str]:
+    """Jobs of every fate, and two orders of which the bank takes nothing back; the ids of the jobs."""
+    runtime = served.serving.runtime
+    ids: dict[str, str] = {}
+
+    def order(name: str, state: str, flow: Flow, body: object = None, **options: Any) -> None:
+        ids[name] = served.do(partial(enqueue, runtime, flow, body, **options))
+        served.do(settled, runtime, ids[name], state)
+
+    for name in ("grace", "alan", "edsger", "barbara", "niklaus"):
+        order(name, "done", shop.letter, Mail(name), tenant="acme")
+    order("refused", "dead", shop.letter, Mail("nobody", "refused"))
+    order("broken", "dead", shop.letter, Mail("ada", "broken"), tenant="acme")
+    order("tokens", "dead", shop.tokens, Mail("bob"))
+    order("waits", "running", shop.letter, Mail("donald", "waits"))
+    order("signed", "parked", shop.contract)
+    for name in ("leslie", "tony", "frances"):
+        order(name, "scheduled", shop.letter, Mail(name), delay=86_400.0)
+    for number in (41, 42):
+        served.ask("POST", f"/orders/{number}", {})
+    served.do(runtime.signal, f"job_{ids['signed']}.1", "signed", "Ada")
+    served.do(settled, runtime, ids["signed"], "done")
+    return ids
+
+
+def _draw_all(
+    browser: Browser, served: Served, pictures: Sequence[Picture], names: dict[str, str], directory: Path
+) -> None:
+    browser.open(served.url)
+    browser.has("#live-word", "live")
+    for picture in pictures:
+        _draw(browser, picture, names, directory / f"page-{picture.name}.png")
+    browser.open("about:blank")
 
 
 def _draw(browser: Browser, picture: Picture, runs: dict[str, str], place: Path) -> None:

@@ -62,6 +62,15 @@ class Browser:
             lambda: next((one for one in self.all(css) if text in (one.get_property("textContent") or "")), None)
         )
 
+    def click(self, css: str, text: str = "") -> None:
+        """Click on the first that fits and contains the text; again on the new one, if it was drawn again meanwhile."""
+
+        def clicked() -> bool:
+            self.find(css, text).click()
+            return True
+
+        self.wait(clicked)
+
     def has(self, css: str, text: str = "") -> None:
         self.wait(lambda: any(text in one for one in self.texts(css)))
 

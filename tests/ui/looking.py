@@ -15,6 +15,7 @@ from zerver.http.connection import Service, log_defect
 from zerver.http.exchange import DEFAULT_LIMITS
 from zerver.runtime import Result, open_runtime
 from zerver.runtime.groups import open_body_nursery
+from zerver.runtime.journal import Journal
 from zerver.serve import open_edge
 from zerver.testing.client import Client, Reply
 from zerver.trace.recorder import Recorder, open_recorder
@@ -147,6 +148,7 @@ async def open_browser(
     app: App | None = None,
     archive: Archive | None = None,
     metrics: Callable[[], MetricsSnapshot] | None = None,
+    journal: Journal | None = None,
     attached: bool = True,
     on_defect: Callable[[Exception], None] = log_defect,
 ) -> AsyncGenerator[Browser, None]:
@@ -162,7 +164,7 @@ async def open_browser(
             on_defect=on_defect,
         )
         async with (
-            open_runtime(app or shop(), observers=[runs.append, recorder.add], seed=1) as runtime,
+            open_runtime(app or shop(), observers=[runs.append, recorder.add], seed=1, journal=journal) as runtime,
             open_edge(runtime.app, runtime, on_defect=defects.append, beside={"/_zerver": page.handle}) as edge,
             open_body_nursery() as nursery,
         ):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -15,7 +15,9 @@ import trio
 from zerver import App
 from zerver.effects.http import Reply
 from zerver.http import encode_json, open_http_client
+from zerver.jobs import open_worker
 from zerver.runtime import Result
+from zerver.runtime.journal import Journal
 from zerver.serve import Serving, serve
 from zerver.trace import Ring
 from zerver.trace.recorder import open_recorder
@@ -83,12 +85,15 @@ async def _ask(method: str, url: str, body: object) -> Reply:
         return await client.request(method, url, headers=[("content-type", "application/json")], body=encode_json(body))
 
 
+Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Journal]]
+
+
 @contextmanager
-def open_served(app: App) -> Iterator[Served]:
-    """Serve an app and its page until the block is left."""
+def open_served(app: App, open_journal: Opener | None = None) -> Iterator[Served]:
+    """Serve an app and its page until the block is left, and work on its jobs if it has any."""
     told: queue.Queue[Served | BaseException] = queue.Queue()
     leave: list[Callable[[], None]] = []
-    thread = threading.Thread(target=_main, args=(app, told, leave), name="served")
+    thread = threading.Thread(target=_main, args=(app, open_journal, told, leave), name="served")
     thread.start()
     try:
         found = told.get(timeout=30)
@@ -101,17 +106,22 @@ def open_served(app: App) -> Iterator[Served]:
         thread.join(timeout=30)
 
 
-def _main(app: App, told: queue.Queue[Served | BaseException], leave: list[Callable[[], None]]) -> None:
+def _main(app: App, open_journal: Opener | None, told: queue.Queue[Any], leave: list[Callable[[], None]]) -> None:
     try:
-        trio.run(_serve, app, told, leave)
+        trio.run(_serve, app, open_journal, told, leave)
     except BaseException as error:
         told.put(error)
 
 
-async def _serve(app: App, told: queue.Queue[Served | BaseException], leave: list[Callable[[], None]]) -> None:
+async def _serve(
+    app: App, open_journal: Opener | None, told: queue.Queue[Any], leave: list[Callable[[], None]]
+) -> None:
     token = trio.lowlevel.current_trio_token()
     ended: queue.Queue[Result] = queue.Queue()
-    async with open_recorder(ring=Ring()) as recorder, trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        journal = None if open_journal is None else await stack.enter_async_context(open_journal())
+        recorder = await stack.enter_async_context(open_recorder(ring=Ring()))
+        nursery = await stack.enter_async_context(trio.open_nursery())
         page = Page(Access(new_token()), recorder)
 
         def observe(result: Result) -> None:
@@ -119,7 +129,9 @@ async def _serve(app: App, told: queue.Queue[Served | BaseException], leave: lis
             ended.put(result)
 
         beside = {page.access.path: page.handle}
-        serving = await nursery.start(partial(serve, app, observers=[observe], beside=beside))
+        serving = await nursery.start(partial(serve, app, observers=[observe], beside=beside, journal=journal))
+        if app.jobs:
+            await stack.enter_async_context(open_worker(serving.runtime))
         page.attach(Server(serving.runtime, serving.addresses))
         leave.append(partial(token.run_sync_soon, nursery.cancel_scope.cancel))
         address = serving.addresses[0]

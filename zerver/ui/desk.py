@@ -1,8 +1,9 @@
 """The desk: where runs are looked for, and opened for looking.
 
-Law: a run is looked for where it is fresh first: among those under way, in the ring, in the archive; from there on it
-is a Result, whichever it was. What is small is made on the loop, within the time that a step may take; what is large
-goes to a thread, one at a time, so that a run of 100,000 records holds nobody up. What was opened last stays open.
+Law: a run is looked for where it is fresh first: among those under way, in the ring, in the archive, in the journal;
+from there on it is a Result, whichever it was. What is small is made on the loop, within the time that a step may take;
+what is large goes to a thread, one at a time, so that a run of 100,000 records holds nobody up. What was opened last
+stays open.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ import attrs
 import trio
 
 from zerver.core import timeline as t
-from zerver.core.plan import Plan
+from zerver.core.app import App
+from zerver.core.flows import Flow
+from zerver.core.jobs import job_of_run
+from zerver.core.plan import Plan, compile_plan
 from zerver.errors import DefinitionError
 from zerver.runtime import Result, Runtime
+from zerver.runtime.journal import StoredRun
 from zerver.runtime.live import Run
 from zerver.trace import Ring
 from zerver.trace.hidden import NOTHING_HIDDEN, Hidden
@@ -31,7 +36,7 @@ from zerver.ui.archive import Archive
 
 T = TypeVar("T")
 
-Source: TypeAlias = Literal["live", "ring", "store"]
+Source: TypeAlias = Literal["live", "ring", "store", "journal"]
 Document: TypeAlias = dict[str, Any]
 
 #: Records up to which a run is looked at on the loop: about 10 ms.
@@ -46,12 +51,13 @@ _UNDER_WAY: Final = t.Ending("cancelled", reason="it is under way")
 
 @attrs.frozen(eq=False)
 class Found:
-    """A run. recording: where it came from, for one of the archive."""
+    """A run. recording: where it came from, for one of the archive; stored: for one of the journal."""
 
     result: Result
     began_unix_ns: int
     source: Source
     recording: Recording | None = None
+    stored: StoredRun | None = None
 
     @property
     def is_small(self) -> bool:
@@ -84,13 +90,20 @@ class Desk:
 
     async def find(self, said: str) -> Found | None:
         """The run of this id, or of a beginning of six characters or more that fits one run alone."""
-        runs = [run for run in self.under_way if is_meant(run.run_id, said)]
+        whole = "." in said and job_of_run(said) != ""  # a job's first run has an id that its tenth begins with
+        runs = [run for run in self.under_way if (run.run_id == said if whole else is_meant(run.run_id, said))]
         if len(runs) == 1:
             return self._live(runs[0])
         ring = self.ring
         result = None if ring is None else ring.get(said)
-        if result is not None:
+        if result is not None and (not whole or result.run_id == said):
             return Found(result, WallClock().began(result), "ring")
+        found = await self._archived(said)
+        if found is not None and (not whole or found.result.run_id == said):
+            return found
+        return await self._journaled(said)
+
+    async def _archived(self, said: str) -> Found | None:
         recording = None if self.archive is None else await self.archive.find(said)
         if recording is None:
             return None
@@ -98,6 +111,20 @@ class Desk:
         large = len(kept.body) > SMALL * 100
         result = await self.work(lambda: decode_run(kept), large)
         return Found(result, kept.began_unix_ns, "store", kept)
+
+    async def _journaled(self, said: str) -> Found | None:
+        """A run that is nowhere else: put down, left by a process that died, or ended long ago. Its whole id alone."""
+        clerk = None if self.runtime is None else self.runtime.clerk
+        if clerk is None:
+            return None
+        stored = await clerk.journal.read(said)
+        if stored is None:
+            return None
+        reader = clerk.journal.notation.reader()
+        timeline = await self.work(lambda: reader.read(stored), len(stored.lines) > SMALL)
+        ending = timeline.ending
+        result = Result(timeline, ending or _UNDER_WAY, sealed=ending is not None)
+        return Found(result, stored.head.began_unix_ns, "journal", stored=stored)
 
     def _live(self, run: Run) -> Found:
         """A moment of a run that goes on: nobody writes into this list any more."""
@@ -139,6 +166,8 @@ class Desk:
         recorded = next((record[2] for record in records if record[0] == t.INPUT), None)
         if recorded is None:
             return None, "nothing of it was begun"
+        if found.source == "journal":
+            return None, "it is shown from the journal, whose runs are not replayed here"
         if found.recording is None:
             return recorded, ""
         timeline = found.result.timeline
@@ -156,8 +185,13 @@ class Desk:
 
     def version_of(self, flow: str) -> str | None:
         """The version of the code's flow of this name."""
-        known = None if self.runtime is None else self.runtime.app.flows.get(flow)
+        known = None if self.runtime is None else flows_of(self.runtime.app).get(flow)
         return None if known is None else known.version
+
+
+def flows_of(app: App) -> dict[str, Flow]:
+    """The flows that it serves, and those that are its jobs, by name."""
+    return {**{name: rule.flow for name, rule in app.jobs.items()}, **app.flows}
 
 
 def is_meant(run_id: str, said: str, least: int = _PREFIX) -> bool:
@@ -166,13 +200,16 @@ def is_meant(run_id: str, said: str, least: int = _PREFIX) -> bool:
 
 
 def _compiled(runtime: Runtime, label: str, flow: str) -> Plan | None:
+    job = runtime.app.jobs.get(flow)
+    if job is not None and job.label == label:
+        return compile_plan(job.flow)
     routes = [route for route in runtime.app.routes if any(one.name == flow for one in route.flows)]
     for route in sorted(routes, key=lambda route: route.label != label):
         try:
             return route.plan() if route.flow.name == flow else route.degrade_plan()
         except DefinitionError:  # it was checked when the app was opened; but a page must not fail of it
             continue
-    return None
+    return None if job is None else compile_plan(job.flow)
 
 
 # ---- large ones -----------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The overview: what the server is doing now, in one document.
 
 Law: it reads what the rooms count anyway, and asks nobody to do anything: looking changes nothing, but for one nap of
-some milliseconds, by which it sees how late the loop is. It is made once a second at most, however many look. Lists are
+some milliseconds, by which it sees how late the loop is, and one question to the journal now and then. It is made once
+a second at most, however many look. Lists are
 cut to what a page can show; texts that come from outside are escaped.
 """
 
@@ -11,12 +12,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final
 
 import attrs
 import trio
 
+from zerver.errors import JournalError
 from zerver.runtime import Runtime
 from zerver.runtime.actor import ActorStatistics
 from zerver.runtime.supervisor import Supervisor, SupervisorStatistics
@@ -26,6 +29,8 @@ from zerver.ui.rates import WINDOW, Rates
 
 _FRESH: Final = 0.9  # seconds for which an overview is good
 _NAP: Final = 0.005  # seconds
+_JOURNAL_FRESH: Final = 10.0  # seconds: to count its runs is work for a database
+_JOURNAL_PATIENCE: Final = 1.0  # seconds
 _MOST_ROUTES: Final = 200
 _MOST_TENANTS: Final = 50
 _MOST_RUNS: Final = 50  # under way, in the tree of actors
@@ -58,6 +63,8 @@ class Overviews:
         self._made: Document | None = None
         self._made_at = float("-inf")
         self._making = trio.Lock()
+        self._journal: Document | None = None
+        self._journal_at = float("-inf")
 
     async def get(self, server: Server) -> Document:
         """The overview, as `zerver.ui.api` has it: a second old at most."""
@@ -65,6 +72,7 @@ class Overviews:
             now = trio.current_time()
             if self._made is None or now - self._made_at >= _FRESH:
                 await self._nap()
+                await self._ask_journal(server.runtime)
                 self._made, self._made_at = self.make(server), trio.current_time()
             return self._made
 
@@ -73,6 +81,22 @@ class Overviews:
         await trio.sleep(_NAP)
         now = trio.current_time()
         self._lags.append((now, max(0.0, now - before - _NAP)))
+
+    async def _ask_journal(self, runtime: Runtime) -> None:
+        """Count the journal's runs again; a journal that does not answer is left as it was."""
+        now = trio.current_time()
+        if runtime.clerk is None or now - self._journal_at < _JOURNAL_FRESH:
+            return
+        self._journal_at = now
+        journal = runtime.clerk.journal
+        with trio.move_on_after(_JOURNAL_PATIENCE), suppress(JournalError):
+            tallies, due = dict(await journal.tallies()), await journal.due()
+            self._journal = {
+                "place": escaped(journal.statistics().place),
+                "unfinished": tallies.pop("", 0),
+                "parked_due_ns": _ns(due),
+                "by_status": {escaped(status): count for status, count in sorted(tallies.items())},
+            }
 
     def make(self, server: Server) -> Document:
         """A new one."""
@@ -93,6 +117,7 @@ class Overviews:
                 "stuck": len(statistics.stuck),
                 "observer_errors": statistics.observer_errors,
             },
+            "journal": self._journal,
             "window_ns": WINDOW * 1_000_000_000,
             "routes": self._routes(running),
             "admission": {

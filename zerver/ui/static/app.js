@@ -6,17 +6,24 @@ import { fill, h, put, say } from "./dom.js";
 import * as keys from "./keys.js";
 import { go, parse } from "./route.js";
 import { showAdmission } from "./admission.js";
+import { showCases } from "./cases.js";
 import { showDiff } from "./diff.js";
 import { showFlows } from "./flows.js";
+import { showJob } from "./job.js";
+import { showJobs } from "./jobs.js";
 import { showRun } from "./run.js";
 import { showRuns } from "./runs.js";
 import { showSystem } from "./system.js";
 import { showTargets } from "./targets.js";
 
-const VIEWS = { runs: showRuns, run: showRun, flows: showFlows, diff: showDiff, admission: showAdmission,
-  targets: showTargets, system: showSystem };
-const TITLES = { runs: "Runs", run: "Run", flows: "Flows", diff: "Diff", admission: "Admission", targets: "Targets",
-  system: "System" };
+const VIEWS = { runs: showRuns, run: showRun, jobs: showJobs, job: showJob, cases: showCases, flows: showFlows,
+  diff: showDiff, admission: showAdmission, targets: showTargets, system: showSystem };
+const TITLES = { runs: "Runs", run: "Run", jobs: "Jobs", job: "Job", cases: "Cases", flows: "Flows", diff: "Diff",
+  admission: "Admission", targets: "Targets", system: "System" };
+const OPENS = { runs: "run", jobs: "job" }; // the view of one of them
+
+/** Views that an app may have nothing for: what session() says of it, and their key. */
+const OPTIONAL = { jobs: ["g j", "Jobs"], cases: ["g c", "Cases: runs to look at"] };
 const THEMES = ["", "light", "dark"];
 
 const main = document.getElementById("main");
@@ -55,6 +62,7 @@ async function begin() {
     page.skew = told.skew;
     page.session = told;
     document.getElementById("app-name").textContent = told.app;
+    offer({ jobs: told.jobs, cases: told.journal });
   } catch (error) {
     showError(error);
     return;
@@ -73,6 +81,18 @@ async function begin() {
   route();
 }
 
+/** Show the way to views that this app has something for. */
+function offer(has) {
+  const found = Object.keys(OPTIONAL).filter((room) => has[room]);
+  for (const room of found) document.querySelector(`#nav a[href="#/${room}"]`).hidden = false;
+  if (found.length) {
+    keys.lend("Of this app", Object.fromEntries(found.map((room) => {
+      const [key, says] = OPTIONAL[room];
+      return [key, [says, () => go([room])]];
+    })));
+  }
+}
+
 function tell(kind, told) {
   if (kind in last) last[kind] = told;
   for (const handlers of listeners) handlers[kind]?.(told);
@@ -86,15 +106,15 @@ function showState(word) {
 function route() {
   const { path, query } = parse();
   const [room = "runs", id] = path;
-  const name = room === "runs" && id ? "run" : room;
-  const key = name === "run" || name === "flows" ? `${name}/${id ?? ""}` : name;
+  const name = (id && OPENS[room]) || room;
+  const key = name !== room || name === "flows" ? `${name}/${id ?? ""}` : name;
   if (shown.key === key && shown.view) {
     shown.view.update(path, query);
     return;
   }
   shown.view?.close();
   shown = { key, view: null };
-  const title = name === "run" ? `${id} · run` : (TITLES[name] ?? "Nothing here");
+  const title = name !== room ? `${id} · ${name}` : (TITLES[name] ?? "Nothing here");
   document.title = `${title} · ${page.session.app}`;
   for (const link of document.querySelectorAll("#nav a")) {
     const here = link.getAttribute("href") === `#/${room}`;
@@ -104,7 +124,7 @@ function route() {
   fill(main);
   window.scrollTo(0, 0);
   const show = VIEWS[name];
-  if (!show) {
+  if (!show || (room === "jobs" && !page.session.jobs) || (room === "cases" && !page.session.journal)) {
     put(main, notice("Nothing is here.", h("p", null, h("a", { href: "#/runs" }, "Back to the runs"))));
     return;
   }

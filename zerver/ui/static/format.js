@@ -37,6 +37,11 @@ export function ago(then, now) {
   return `${Math.floor(seconds / 86400)}d`;
 }
 
+/** The same as a phrase: "3m 02s ago", "now". */
+export function since(then, now) {
+  return now - then < 1000 ? "now" : `${ago(then, now)} ago`;
+}
+
 /** A wall-clock time in the reader's own zone, to the millisecond. */
 export function date(unixMs) {
   const d = new Date(unixMs);
@@ -74,6 +79,7 @@ export const ACCOUNTS = ["admission", "turn", "cpu", "io", "parked"];
 const MARKS = {
   done: "✓", failed: "✗", defect: "✗", deadline: "⏱", cancelled: "⊘", refused: "⊝", running: "▸",
   ok: "✓", cut: "⊘", late: "◷", lost: "≠", unresolved: "⚠", waiting: "…",
+  parked: "‖",
 };
 
 /** One character for a status; colour is never the only sign. */

@@ -3,7 +3,7 @@
 
 import { get } from "./api.js";
 import { fill, h, put, say } from "./dom.js";
-import { ago, date, shortId, took } from "./format.js";
+import { date, shortId, since, took } from "./format.js";
 import { drawGraph, showNode } from "./graph.js";
 import { lend } from "./keys.js";
 import { accountsBar, accountsLine, copier, status, trouble } from "./parts.js";
@@ -49,9 +49,12 @@ export function showRun(root, path, query, page) {
       seen.run = told.header.id;
       drawHead();
       if (first) open(path[2] ?? "waterfall", query);
-      else side?.show?.(view);
+      else {
+        if (!tabs.contains(document.activeElement)) drawTabs();
+        side?.show?.(view);
+      }
       if (first) requestAnimationFrame(() => (seen.opened_ms = performance.now() - began));
-      if (view.header.under_way) timer = setTimeout(load, 1000);
+      if (view.header.under_way) timer = setTimeout(load, view.header.status === "parked" ? 5000 : 1000);
     } catch (error) {
       if (error.name === "AbortError") return;
       if (view === null) fill(head, h("h1", null, error.status === 404 ? "No such run" : id));
@@ -71,11 +74,15 @@ export function showRun(root, path, query, page) {
         h("span", null, "flow ", h("b", null, header.flow), ` v${header.version}`),
         header.began_unix_ms === null ? null : [
           h("time", { datetime: new Date(header.began_unix_ms).toISOString() }, date(header.began_unix_ms)), " ",
-          h("span", { class: "soft" }, `${ago(header.began_unix_ms, page.now())} ago`)],
+          h("span", { class: "soft" }, since(header.began_unix_ms, page.now()))],
         header.reason ? h("span", null, "by ", header.reason) : null,
+        jobOf(header.id) ? h("span", null, "of ", h("a", { href: href(["jobs", jobOf(header.id)]) }, "its job")) : null,
         header.parent ? h("span", { class: "soft" }, "trace ", h("code", null, shortId(header.parent.split("-")[1] ?? header.parent))) : null),
       causes.length ? h("ul", { class: "causes" }, causes.map((line) => cause(line))) : null,
       unresolved.length ? h("ul", { class: "causes" }, unresolved.map((entry) => cause(`UNRESOLVED ${entry.text}`))) : null,
+      header.journal ? standing(header.journal) : null,
+      page.session.journal && (unresolved.length || header.journal?.aside) && !header.journal?.reason
+        ? h("p", null, h("a", { href: href(["cases"], { run: header.id }) }, "Look at it among the cases")) : null,
       accountsBar(accounts), accountsLine(accounts));
     document.title = `${header.label || header.flow} ${header.http ?? header.status} · run`;
   }
@@ -84,13 +91,17 @@ export function showRun(root, path, query, page) {
     const known = SIDES.some(([key]) => key === wanted) ? wanted : "waterfall";
     side?.close?.();
     name = known;
-    fill(tabs, SIDES.map(([key, title], n) => h("a", { role: "tab", href: href(["runs", id, key]), id: `tab-${key}`,
-      "aria-selected": String(key === known), "aria-controls": "side", "aria-keyshortcuts": n + 1 }, title,
-    key === "slots" ? tally(view.slots.length) : key === "effects" ? tally(view.effects.total) : null)));
+    drawTabs();
     body.setAttribute("aria-labelledby", `tab-${known}`);
     fill(body);
     side = OPEN[known](body, view, chosen, id);
     say(SIDES.find(([key]) => key === known)[1]);
+  }
+
+  function drawTabs() {
+    fill(tabs, SIDES.map(([key, title], n) => h("a", { role: "tab", href: href(["runs", id, key]), id: `tab-${key}`,
+      "aria-selected": String(key === name), "aria-controls": "side", "aria-keyshortcuts": n + 1 }, title,
+    key === "slots" ? tally(view.slots.length) : key === "effects" ? tally(view.effects.total) : null)));
   }
 
   function turn(wanted) {
@@ -112,6 +123,22 @@ export function showRun(root, path, query, page) {
       seen.run = null;
     },
   };
+}
+
+/** The id of the job whose run this is. */
+function jobOf(id) {
+  return id.startsWith("job_") ? id.slice(4).split(".")[0] : "";
+}
+
+/** How a run stands that is only in the journal. */
+function standing({ aside, reason, waits }) {
+  const lines = [
+    aside ? h("li", { "data-cause": "UNRESOLVED" }, h("b", null, "STUCK"), " ", aside) : null,
+    reason ? h("li", { "data-cause": "RESOLVED" }, h("b", null, "RESOLVED"), " by ", reason) : null,
+    ...(waits ?? []).map((one) => h("li", { "data-cause": "WAITS" }, h("b", null, "PARKED"),
+      ` it waits for '${one.signal}', until ${date(one.expires_unix_ms)} at most`, one.came ? "; that has come" : "")),
+  ].filter(Boolean);
+  return lines.length ? h("ul", { class: "causes" }, lines) : null;
 }
 
 function tally(number) {

@@ -331,7 +331,7 @@ function filterForm(filters, changed) {
   const read = () => {
     const found = { status: controls.status.value, tenant: controls.tenant.value.trim() };
     const wanted = controls.route.value.trim();
-    found[wanted.startsWith("req_") ? "id" : "route"] = wanted;
+    found[/^(req|job)_/.test(wanted) ? "id" : "route"] = wanted;
     if (Number(controls.slow_ms.value) > 0) found.slow_ms = String(Math.round(Number(controls.slow_ms.value)));
     for (const name of ["failed", "unresolved"]) if (controls[name].checked) found[name] = "1";
     return pick(found);

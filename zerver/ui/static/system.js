@@ -9,7 +9,7 @@ export function showSystem(root, path, query, page) {
   return liveView(root, "System", page, draw);
 }
 
-function draw({ server, runs, pools, actors, trace }) {
+function draw({ server, runs, journal, pools, actors, trace }) {
   const numbers = (map) => Object.entries(map).map(([name, n], at) => [at ? " · " : "", name.replaceAll("_", " "), " ", h("b", null, said(n))]);
   return [
     facts([
@@ -21,6 +21,12 @@ function draw({ server, runs, pools, actors, trace }) {
       ["stuck", h("span", { class: runs.stuck ? "loud" : "" }, count(runs.stuck))],
       ["observer errors", h("span", { class: runs.observer_errors ? "loud" : "" }, count(runs.observer_errors))],
     ]),
+    journal ? panel("Journal", facts([
+      ["place", journal.place], ["unfinished: under way, parked or left", count(journal.unfinished)],
+      ...(journal.parked_due_ns === null ? [] : [["next parked run is due in", took(journal.parked_due_ns)]]),
+      ...Object.entries(journal.by_status).map(([word, n]) => [word, word === "unresolved"
+        ? h("a", { href: "#/cases", class: "loud" }, count(n)) : count(n)]),
+    ])) : null,
     panel("Pools", table("Pools", [
       ["pool", (pool) => h("b", null, pool.name)],
       ["kind", (pool) => pool.kind],
