@@ -15,15 +15,18 @@ import trio
 
 from zerver import App, Done, Fail, Flow, step
 from zerver.core.settings import Settings, read_settings
+from zerver.effects import queue
 from zerver.errors import DefinitionError
 from zerver.http import HttpClient, open_http_client
 from zerver.http import Path as InPath
+from zerver.jobs import jobs, open_worker, order
 from zerver.observing import Observing, open_observing
 from zerver.runtime import open_runtime
 from zerver.serve import Serving, serve
 from zerver.trace import format_timeline, open_store
 from zerver.trace.recording import decode_run
 from zerver.trace.summary import Filter
+from zerver.trace.telemetry.prometheus import prometheus
 from zerver.ui import Access
 
 TOKEN = "a token that nobody guesses"
@@ -168,3 +171,44 @@ async def test_file_and_collector_are_told_of_the_same_runs(monkeypatch: pytest.
 async def test_settings_that_cannot_work_are_said_at_once() -> None:
     with pytest.raises(DefinitionError, match="too easy to guess"):
         Access("short")
+
+
+@step
+def nothing() -> Done:
+    return Done()
+
+
+def knows_queues(observing: Observing) -> bool:
+    """Whether the queues have been looked at, if anybody does."""
+    return observing.metrics is None or bool(observing.metrics.snapshot().family("zerver.queue.jobs").points)
+
+
+async def worked(folder: Path, **said: str) -> tuple[int, str]:
+    """Thirty jobs are done: how many runs of them were kept, and what is told of them in numbers."""
+    idle = Flow("idle", [nothing])
+    made = App("idle", capabilities=[jobs(f"sqlite:///{folder / 'jobs.db'}")])
+    made.job(idle)
+    file = str(folder / "traces.db")
+    async with open_observing(made, settings(ZERVER_TRACE_DB=file, ZERVER_TRACE_SAMPLE="0", **said)) as observing:
+        async with open_runtime(made, observers=observing.observers) as runtime, open_worker(runtime) as worker:
+            observing.attach(runtime)
+            await order(runtime, queue.enqueue_many(idle, [None] * 30))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(observing.watch_worker, worker)
+                while worker.statistics().done < 30 or not knows_queues(observing):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+        told = "" if observing.metrics is None else prometheus(observing.metrics.snapshot()).decode()
+    with open_store(file) as store:
+        return len(store.search(Filter(), 100)), told
+
+
+async def test_every_run_of_a_job_is_kept_if_that_is_said(tmp_path: Path) -> None:
+    for name in ("some", "all"):
+        (tmp_path / name).mkdir()
+    some, told = await worked(tmp_path / "some")
+    assert some < 30
+    assert 'zerver_jobs_ended_total{zerver_job_outcome="done"} 30.0\n' in told
+    assert 'zerver_queue_paused{zerver_job_queue="default"} 0.0\n' in told
+    every, told = await worked(tmp_path / "all", ZERVER_DEBUG_JOBS="1", ZERVER_METRICS="no")
+    assert (every, told) == (30, "")

@@ -442,6 +442,28 @@ async def test_serve_returns_once_it_is_drained() -> None:
         await ended.wait()
 
 
+async def test_the_runtime_stays_open_until_those_who_use_it_beside_http_have_ended() -> None:
+    """Found by `zerver serve` with a job under way: it had no connection, and took the runtime along."""
+    open_still: list[bool] = []
+    finished = trio.Event()
+    resource = Capability(name="thing", resources={World: lambda: held(open_still)})
+    async with trio.open_nursery() as nursery:
+        serving: Serving = await nursery.start(partial(serve, App(capabilities=[resource])))
+        serving.nursery.start_soon(finished.wait)
+        await serving.drain(1.0)
+        await wait_all_tasks_blocked()
+        assert open_still == [True]
+        finished.set()
+    assert open_still == [True, False]
+
+
+@asynccontextmanager
+async def held(open_still: list[bool]) -> AsyncIterator[World]:
+    open_still.append(True)
+    yield World()
+    open_still.append(False)
+
+
 async def test_cancelling_the_host_undoes_runs_and_leaves_nothing_behind() -> None:
     async def once() -> World:
         world = World()

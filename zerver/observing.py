@@ -22,6 +22,8 @@ import attrs
 
 from zerver.core.app import App
 from zerver.core.settings import OtelSettings, Settings
+from zerver.jobs import Worker
+from zerver.jobs.gauges import QueueGauges, worker_families
 from zerver.runtime import Result, Runtime
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.supervisor import Supervisor
@@ -73,6 +75,15 @@ class Observing:
         if self.page is not None:
             self.page.attach(Server(runtime, addresses, supervisors))
 
+    async def watch_worker(self, worker: Worker) -> None:
+        """Gauges read this worker from now on, and what waits in its queues, until this is cancelled."""
+        if self.metrics is None:
+            return
+        queues = QueueGauges(worker.store)
+        self.metrics.watch(lambda: worker_families(worker.statistics()))
+        self.metrics.watch(queues.families)
+        await queues.watch()
+
 
 @asynccontextmanager
 async def open_observing(
@@ -89,7 +100,7 @@ async def open_observing(
     trace, hidden = settings.trace, Hidden(settings.trace.hide)
     metrics = Metrics(tenants=settings.metrics.tenants) if settings.metrics.on else None
     budget = None if trace.slow_ms is None else trace.slow_ms / 1e3
-    keeping = Keeping(sample=trace.sample, budget=budget)
+    keeping = Keeping(sample=trace.sample, budget=budget, jobs=trace.debug_jobs)
     keeper = _OneVerdict(keeping) if settings.otel.endpoint else Keeper(keeping)
     on_defect, writer = log_defect, None
     listeners: list[Listener] = [] if metrics is None else [metrics]

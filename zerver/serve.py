@@ -373,12 +373,14 @@ async def open_edge(
 class Serving:
     """An app that is being served: what `nursery.start(serve, app)` returns.
 
-    addresses: URLs, as "http://127.0.0.1:8000". runtime: to run flows beside HTTP, or to look at statistics.
+    addresses: URLs, as "http://127.0.0.1:8000". runtime: to run flows beside HTTP, or to look at statistics. nursery:
+    for tasks that use it, as a worker on jobs; when the server has ended, the runtime stays open until they have too.
     """
 
-    def __init__(self, runtime: Runtime, server: Server) -> None:
+    def __init__(self, runtime: Runtime, server: Server, nursery: trio.Nursery) -> None:
         self.runtime = runtime
         self.server = server
+        self.nursery = nursery
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -450,7 +452,7 @@ async def serve(
                             new_id=runtime.new_id,
                         )
                     )
-                    task_status.started(Serving(runtime, server))
+                    task_status.started(Serving(runtime, server, nursery))
     finally:
         for listener in bound:  # the server has closed them, unless the app did not open
             await trio.aclose_forcefully(listener)

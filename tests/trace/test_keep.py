@@ -230,3 +230,15 @@ def test_a_run_without_records_is_judged_too() -> None:
 def test_what_makes_no_sense_is_refused(how: dict[str, float]) -> None:
     with pytest.raises(DefinitionError, match=f"Keeping was given {next(iter(how))}="):
         Keeping(**how)
+
+
+def test_every_run_of_a_job_is_kept_where_somebody_looks_for_a_fault_in_jobs() -> None:
+    records: list[Record] = [(t.RECEIVED, 0, "f", None), (t.ENDED, MS, "f", DONE)]
+    ids = [f"{prefix}{n}" for n in range(20) for prefix in ("job_", "req_")]
+    results = [Result(Timeline(run_id, "f", "1", "acme", "batch", records), DONE) for run_id in ids]
+    keeper = all_but(jobs=True)
+    one_by_one = [result.run_id for result in results if keeper.decide(result) is not None]
+    assert one_by_one == [f"job_{n}" for n in range(20)]
+    together = {result.run_id for result, _ in all_but(jobs=True).choose(results)}
+    assert together == {f"job_{n}" for n in range(20)}
+    assert all_but().choose(results) == []

@@ -244,6 +244,7 @@ async def test_secrets_are_masked(autojump_clock: object) -> None:
     result = await shop.run(
         Flow("vault", [keep, look]), {"vault.check": shop.after(0, EffectError("vault", "tok_4111111111111111 is bad"))}
     )
+    result.timeline.tenant = "tok_4111111111111111"  # who takes a token for a name must not see it in a span either
     text = repr(spans(result))
     assert "‹secret›" in text
     assert "tok_4111111111111111" not in text

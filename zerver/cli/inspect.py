@@ -14,13 +14,16 @@ from zerver.core.flows import Flow
 @click.command()
 @click.argument("app", metavar="MODULE:APP")
 def check(app: str) -> None:
-    """Check every route, flow and effect; status 1 and the first problem when something cannot work."""
-    from zerver.serve import check_app  # here, because it loads trio, and --help must not
+    """Check every route, flow, effect, job and schedule; status 1 and the first problem when something cannot work."""
+    from zerver.jobs.cron import schedules_of  # here, because these load trio, and --help must not
+    from zerver.serve import check_app
 
     loaded = load_app(app)
     check_app(loaded)
+    schedules = schedules_of(loaded)
     mounts = [_counted(len(loaded.mounts), "mount")] if loaded.mounts else []
-    counts = [_counted(len(loaded.routes), "route"), *mounts, _counted(len(loaded.flows), "flow")]
+    jobs = [_counted(len(found), noun) for found, noun in ((loaded.jobs, "job"), (schedules, "schedule")) if found]
+    counts = [_counted(len(loaded.routes), "route"), *mounts, _counted(len(loaded.flows), "flow"), *jobs]
     click.echo(f"{app}: {', '.join(counts)}: ok")
 
 

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "replay": ("zerver.cli.replay", "Run a kept run's steps once more, offline."),
     "diff": ("zerver.cli.diff", "Compare two runs, or the slow runs of a route with its fast ones."),
     "top": ("zerver.cli.top", "Show what a running server does."),
+    "jobs": ("zerver.cli.jobs", "List an app's jobs; retry, cancel, pause or enqueue them."),
     "sagas": ("zerver.cli.sagas", "List runs that somebody must look at; retry or resolve them."),
     "upgrade-check": ("zerver.cli.upgrade_check", "Say what new code would do with stored runs, before a deploy."),
     "config": ("zerver.cli.config", "Show every setting, and where it came from."),

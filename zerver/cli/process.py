@@ -60,7 +60,8 @@ def journal_of(settings: Settings) -> AbstractAsyncContextManager[Journal | None
     """The journal that the settings name, to be opened; None without one."""
     if not settings.serve.journal:
         return nullcontext()
-    return open_journal(settings.serve.journal, keep_secrets=settings.serve.journal_secrets)
+    serve = settings.serve
+    return open_journal(serve.journal, keep_secrets=serve.journal_secrets, keep=serve.journal_keep)
 
 
 async def heed(signals: AsyncIterator[int], until_signal: trio.CancelScope, aloud: bool = True) -> None:

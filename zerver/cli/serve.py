@@ -147,13 +147,13 @@ async def _serve(
     access = options.access() if options.has_page else None
     hidden = Hidden(options.settings.trace.hide)
     works = bool(app.jobs) and not options.no_jobs
-    working = Working(worker_settings(options.settings))
     with unwrapped(), ending_signals() as signals:
         async with (
             journal_of(options.settings) as journal,
             open_observing(app, options.settings, page=access) as observing,
             trio.open_nursery() as nursery,
         ):
+            working = Working(worker_settings(options.settings), observing)
             serve_it = partial(
                 serve_app,
                 app,
@@ -175,7 +175,7 @@ async def _serve(
                 if tenants is not None:
                     await nursery.start(_follow, tenants, started.runtime)
                 if works:
-                    await nursery.start(working.run, started.runtime)
+                    await started.nursery.start(working.run, started.runtime)
                 if lifeline is None:
                     with announced(started.addresses, access, known=options.knows_token):
                         await trio.sleep_forever()

@@ -19,9 +19,9 @@ from zerver.cli.process import ending_signals, heed, journal_of, prepare_process
 from zerver.core.app import App
 from zerver.core.settings import Settings
 from zerver.jobs import WorkerSettings, open_worker
-from zerver.observing import open_observing
+from zerver.observing import Observing, open_observing
 from zerver.runtime import Runtime, open_runtime
-from zerver.runtime.groups import unwrapped
+from zerver.runtime.groups import open_body_nursery, unwrapped
 from zerver.trace.hidden import Hidden
 
 
@@ -69,8 +69,9 @@ def worker_settings(settings: Settings) -> WorkerSettings:
 class Working:
     """A worker in a task of its own, which ends before the runtime that it works in."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, observing: Observing) -> None:
         self._settings = settings
+        self._observing = observing
         self._seconds = 0.0
         self._until = trio.Event()
         self._ended: trio.Event | None = None
@@ -79,11 +80,13 @@ class Working:
         """Work until `drain`. Raises as `open_worker`."""
         ended = trio.Event()
         try:
-            async with open_worker(runtime, self._settings) as worker:
+            async with open_worker(runtime, self._settings) as worker, open_body_nursery() as nursery:
                 self._ended = ended
+                nursery.start_soon(self._observing.watch_worker, worker)
                 task_status.started()
                 await self._until.wait()
                 await worker.drain(self._seconds)
+                nursery.cancel_scope.cancel()
         finally:
             ended.set()
 
@@ -96,7 +99,7 @@ class Working:
 
 
 async def _work(app: App, settings: Settings, timeline: bool) -> None:
-    hidden, working = Hidden(settings.trace.hide), Working(worker_settings(settings))
+    hidden = Hidden(settings.trace.hide)
     with unwrapped(), ending_signals() as signals:
         async with (
             journal_of(settings) as journal,
@@ -109,6 +112,7 @@ async def _work(app: App, settings: Settings, timeline: bool) -> None:
             trio.open_nursery() as nursery,
         ):
             observing.attach(runtime)
+            working = Working(worker_settings(settings), observing)
             with trio.CancelScope() as until_signal:
                 nursery.start_soon(heed, signals, until_signal)
                 if app.jobs:

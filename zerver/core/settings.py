@@ -70,6 +70,12 @@ class ServeSettings:
     journal_secrets: bool = _setting(
         units.FLAG, False, "Whether the journal may hold secret slots, in the clear.", "ZERVER_JOURNAL_SECRETS"
     )
+    journal_keep: float = _setting(
+        units.at_least(units.SECONDS, 0.0),
+        7 * 86400.0,
+        "How long runs that have ended stay in the journal; unresolved ones stay.",
+        "ZERVER_JOURNAL_KEEP",
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +97,9 @@ class WorkSettings:
         7 * 86400.0,
         "How long jobs are kept that are done or cancelled; dead ones stay.",
         "ZERVER_WORK_KEEP",
+    )
+    jobs: str = _setting(
+        units.JOURNAL, "", "Where `zerver jobs` looks for jobs; empty: where the app keeps them.", "ZERVER_JOBS"
     )
 
 
@@ -128,7 +137,7 @@ class TraceSettings:
     debug_jobs: bool = _setting(
         units.FLAG,
         False,
-        "Keep every run of a job.",
+        "Keep every run of a job, as if trace.sample were 1 for them.",
         "ZERVER_DEBUG_JOBS",
         "ZER_VER_DEBUG_JOBS",
     )
@@ -251,6 +260,7 @@ class Setting:
 #: By the name of its table, what there is to be said about a subject.
 SUBJECTS: Final[Mapping[str, type]] = {
     "serve": ServeSettings,
+    "work": WorkSettings,
     "trace": TraceSettings,
     "otel": OtelSettings,
     "metrics": MetricsSettings,

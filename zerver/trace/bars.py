@@ -174,7 +174,8 @@ class Tree:
             if bar.parent is not None:
                 bar.parent.cover(bar)
         self.root.segments = list(stretches(self.facts.timeline.records))
-        self.root.attributes |= {"flow": timeline.flow, "tenant": timeline.tenant, "priority": timeline.priority}
+        tenant = self.veil.text(timeline.tenant)
+        self.root.attributes |= {"flow": timeline.flow, "tenant": tenant, "priority": timeline.priority}
         if facts.ending is not None:
             self.root.attributes["ending"] = facts.ending.status
 

@@ -15,7 +15,7 @@ writes. What was not kept is counted, and the next one of its kind that is kept 
     sample      nothing was wrong                                               `floor` a second
 
 Each of these is by route (refusals: by reason), and of what is beyond it a share is kept: `sample`, for errors at least
-`beyond`. With sample=1.0 every run is kept.
+`beyond`. With sample=1.0 every run is kept, with jobs=True every run of a job.
 
 Why a `Fail` that is a 4xx is no error: whoever scans for passwords or types wrong addresses makes thousands of them,
 and they would push out the one failure that somebody will ask for. If such a run had to undo a write, it is trouble.
@@ -36,6 +36,7 @@ import attrs
 from zerver.core import timeline as t
 from zerver.core.decisions import Fail
 from zerver.core.effects import Failure
+from zerver.core.jobs import RUN_PREFIX
 from zerver.core.quotas import Bucket
 from zerver.core.tickets import Refusal
 from zerver.errors import DefinitionError, InvalidData
@@ -74,8 +75,8 @@ def _budget(_: object, field: attrs.Attribute[float | None], value: float | None
 class Keeping:
     """How much is kept: rates in runs per second, by route; `sample` and `beyond` are shares from 0 to 1.
 
-    budget: seconds above which a run is slow, parked time left out; None: above its route's usual p99. Raises
-    DefinitionError for what makes no sense.
+    budget: seconds above which a run is slow, parked time left out; None: above its route's usual p99. jobs: every run
+    of a job is kept. Raises DefinitionError for what makes no sense.
     """
 
     sample: float = attrs.field(default=0.001, validator=_share)
@@ -87,6 +88,7 @@ class Keeping:
     slow: float = attrs.field(default=5.0, validator=_rate)
     floor: float = attrs.field(default=2.0, validator=_rate)
     budget: float | None = attrs.field(default=None, validator=_budget)
+    jobs: bool = False
 
 
 @attrs.frozen
@@ -163,7 +165,7 @@ class Keeper:
         self._seen += 1
         rate, share = self._rules[why]
         beside = self._tap(why, "" if why == "refused" else route, kind, rate, now).take(
-            now, share > 0.0 and self._rng.random() < share
+            now, (share > 0.0 and self._rng.random() < share) or self._is_wanted(result)
         )
         if beside is None:
             self._passed[why] += 1
@@ -199,7 +201,7 @@ class Keeper:
         draw, kept, ready = self._rng.random, 0, True
         for run in runs:
             ready = ready and tap.bucket.take(now)  # empty, it stays so until later
-            if ready or draw() < share:
+            if ready or draw() < share or self._is_wanted(run):
                 yield run, Kept("sample", tap.passed)
                 tap.passed = 0
                 kept += 1
@@ -208,6 +210,10 @@ class Keeper:
         self._seen += len(runs)
         self._kept["sample"] += kept
         self._passed["sample"] += len(runs) - kept
+
+    def _is_wanted(self, result: Result) -> bool:
+        """Whether it is kept whatever it came to."""
+        return self.keeping.jobs and result.run_id.startswith(RUN_PREFIX)
 
     def _is_slow(self, result: Result, route: str, parked: bool, now: float) -> bool:
         records = result.timeline.records

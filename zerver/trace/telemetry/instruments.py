@@ -108,7 +108,7 @@ class MetricsSnapshot:
 # ---- of runs --------------------------------------------------------------------------------
 
 ROUTE, CLASS, STATUS, KIND = "zerver.route", "zerver.class", "zerver.status", "zerver.effect.kind"
-TARGET, REASON, TENANT = "zerver.target", "zerver.reason", "zerver.tenant"
+TARGET, REASON, TENANT, QUEUE = "zerver.target", "zerver.reason", "zerver.tenant", "zerver.job.queue"
 
 _PER_ROUTE: Final = (ROUTE, CLASS)
 
@@ -208,6 +208,22 @@ BULKHEAD_WAITING: Final = Instrument(
 RETRY_TOKENS: Final = Instrument(
     "zerver.target.retry.tokens", "gauge", "{token}", "What is left of the budget for retries.", (TARGET,)
 )
+QUEUE_JOBS: Final = Instrument(
+    "zerver.queue.jobs", "gauge", "{job}", "Jobs of the store that are not over, and dead ones; each worker sees all.",
+    (QUEUE, "zerver.job.state"),
+)  # fmt: skip
+QUEUE_AGE: Final = Instrument(
+    "zerver.queue.age", "gauge", "s", "For how long the first job that may begin has been able to.", (QUEUE,)
+)
+QUEUE_PAUSED: Final = Instrument("zerver.queue.paused", "gauge", "1", "Whether nothing of it is begun.", (QUEUE,))
+JOBS_SEATS: Final = Instrument("zerver.jobs.seats", "gauge", "{job}", "Jobs that this worker works on at once.")
+JOBS_RUNNING: Final = Instrument("zerver.jobs.running", "gauge", "{job}", "Jobs that it works on now.", (QUEUE,))
+JOBS_TAKEN: Final = Instrument("zerver.jobs.taken", "counter", "{job}", "Jobs that it has taken.")
+JOBS_ENDED: Final = Instrument(
+    "zerver.jobs.ended", "counter", "{attempt}", "What became of a job after an attempt; `again`, `back`: not over.",
+    ("zerver.job.outcome",),
+)  # fmt: skip
+JOBS_RESCUED: Final = Instrument("zerver.jobs.rescued", "counter", "{job}", "Jobs of workers that had died.")
 LOOP_LAG: Final = Instrument("zerver.loop.lag", "gauge", "s", "How late the event loop has lately been, at worst.")
 RECORDER_DROPPED: Final = Instrument(
     "zerver.recorder.dropped", "counter", "{run}", "Runs that nobody could look at, as too many came."
