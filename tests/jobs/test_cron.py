@@ -18,7 +18,7 @@ from zerver.effects import clock
 from zerver.errors import DefinitionError
 from zerver.jobs import WorkerSettings, open_worker
 from zerver.jobs.capability import desk_of
-from zerver.jobs.cron import AT_ONCE, GRACE, Schedule, firing
+from zerver.jobs.cron import AT_ONCE, GRACE, Schedule, firing, in_words
 from zerver.jobs.memory import JobDisk
 from zerver.jobs.port import Wanted
 from zerver.runtime import open_runtime
@@ -232,3 +232,15 @@ async def test_a_time_when_no_worker_was_there_is_made_up_for(autojump_clock: ob
         assert len(found) == 5
         for job in found:
             await until(runtime, job.job_id, "done")
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("0 3 * * *", "At 03:00 every day"),
+        ("*/5 * * * *", "Every fifth minute of every hour"),
+        ("not a schedule", "not a schedule"),
+    ],
+)
+def test_a_schedule_is_told_in_words(expression: str, words: str) -> None:
+    assert in_words(expression) == words

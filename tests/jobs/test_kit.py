@@ -108,6 +108,20 @@ class CountsAll(JobDisk):
         super()._settle(row, attrs.evolve(verdict, counts=True))
 
 
+class NumbersAll(JobDisk):
+    """Takes what never ran for a run."""
+
+    def _settle(self, row: Row, verdict: Verdict) -> None:
+        super()._settle(row, attrs.evolve(verdict, ran=True))
+
+
+class NumbersWhatCounts(JobDisk):
+    """Takes what does not count for what never ran."""
+
+    def _settle(self, row: Row, verdict: Verdict) -> None:
+        super()._settle(row, attrs.evolve(verdict, ran=verdict.counts))
+
+
 class LosesResults(JobDisk):
     def _settle(self, row: Row, verdict: Verdict) -> None:
         super()._settle(row, attrs.evolve(verdict, result=None))
@@ -294,6 +308,8 @@ MUTANTS: list[tuple[Any, str]] = [
     (NoPoison, "workers down with it"),
     (Unfenced, "taken from it is refused"),
     (CountsAll, "is not counted"),
+    (NumbersAll, "before its run began"),
+    (NumbersWhatCounts, ""),
     (LosesResults, "a verdict becomes"),
     (NeverFrees, "a successor waits"),
     (FreesTooEarly, "are done"),

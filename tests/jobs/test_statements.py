@@ -36,7 +36,7 @@ def asked(dialect: Dialect) -> dict[str, Sequence[Statement]]:
         "search": [s.search(Wanted(states=("dead",)), 50, 3000), s.search(Wanted(), 50, None)],
         "find": [s.search(Wanted(ids=("7",)), 50, None)],
         "prune": [s.prune(dialect, 1, 100)],
-        "queues": [Statement(s.OLDEST, ["default"] * 3)],
+        "queues": [Statement(s.OLDEST, ["default"] * 3), Statement(s.COUNTS)],
         "why": [Statement(s.CIRCUMSTANCES, ("a", "a", "b", "a"))],
     }
 

@@ -439,12 +439,32 @@ async def test_a_worker_that_stood_still_lets_go_and_undoes_nothing(autojump_clo
         await until(runtime, job_id, "running")
         await trio.sleep(1)
         disk.lapses["frozen"] = 0.0  # as after a SIGSTOP: nobody has renewed, and it does not know yet
-        frozen._renewed -= 100
+        frozen._living.said -= 100
         async with open_runtime(app) as other, open_worker(other, WorkerSettings(lease=LEASE, owner="other")):
             job = await until(other, job_id, "done")
             assert job.rescues == 1
         assert frozen.statistics().lost == 1
     assert shop.said == ["charge 1", "charge 1"]
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_who_stood_still_asks_whose_a_job_is_before_it_undoes(taken: bool, autojump_clock: object) -> None:
+    """Found by a campaign: awake again, past the deadline, it refunded what its successor had charged with the key."""
+    shop, disk = Shop(), JobDisk()
+    app = an_app(disk, shop.flow, deadline=1.5)
+    async with at_work(app, owner="frozen") as (runtime, frozen):
+        await enqueue(runtime, shop.flow)
+        await trio.sleep(1)
+        disk.lapses["frozen"] = 0.0
+        frozen._living.said -= 100
+        store = desk_of(runtime).store
+        if taken:
+            await store.rescue()
+            await store.renew("heir", LEASE)
+            assert len(await store.take("heir", _rules(app), 1)) == 1
+        await trio.sleep(2)
+        assert shop.said == (["charge 1"] if taken else ["charge 1", "refund"])
+        assert frozen.statistics().lost == taken
 
 
 # ---- declarations ---------------------------------------------------------------------------

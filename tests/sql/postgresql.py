@@ -90,6 +90,11 @@ class Server:
             self._process.wait(STARTING_SECONDS)
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that starts the backends; 0 while it does not run."""
+        return 0 if self._process is None else self._process.pid
+
     def freeze(self, backend: int) -> None:
         """Stop a backend in its tracks: it is there, and does not answer."""
         os.kill(backend, signal.SIGSTOP)

@@ -23,7 +23,7 @@ from zerver.core.jobs import Asker, job_of_run
 from zerver.effects import queue
 from zerver.errors import ConnectionLost, DefinitionError, JournalUnavailable
 from zerver.jobs.cron import schedules_of
-from zerver.jobs.places import open_jobs, open_jobs_of
+from zerver.jobs.places import file_of, open_jobs, open_jobs_of
 from zerver.jobs.port import JobStore, Wanted
 from zerver.runtime import Runtime
 from zerver.sql import Driver
@@ -69,7 +69,9 @@ def jobs(url: str | None = None) -> Capability:
     In the app's database an order can be a member of `sql.transaction`, and so stand or fall with the app's own writes.
     A handler of yours may take `JobDesk` as a resource. Raises DefinitionError for a URL that names no database.
     """
-    return jobs_capability(_open_in_app if url is None else _opener(url))
+    if url is None:
+        return jobs_capability(_open_in_app)
+    return attrs.evolve(jobs_capability(_opener(url)), file=file_of(url))
 
 
 def jobs_capability(

@@ -67,6 +67,14 @@ class Schedule:
         return found
 
 
+def in_words(expression: str) -> str:
+    """As "At 03:00 every day"; the expression itself when it cannot be read."""
+    try:
+        return str(CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC)).explain())
+    except CronSimError:
+        return expression
+
+
 @attrs.frozen
 class Firing:
     """What is to be done for a schedule that is due. times: at which a run of it is begun now; next: when it is due

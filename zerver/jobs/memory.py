@@ -16,7 +16,18 @@ import trio
 from zerver.core.orders import check_orders
 from zerver.errors import LeaseLost
 from zerver.jobs.disk import JobDisk as JobDisk
-from zerver.jobs.port import STATES, Job, JobState, JobStore, Order, QueueRule, QueueState, Verdict, Wanted
+from zerver.jobs.port import (
+    STATES,
+    Job,
+    JobState,
+    JobStore,
+    Order,
+    QueueRule,
+    QueueState,
+    ScheduleState,
+    Verdict,
+    Wanted,
+)
 from zerver.jobs.reasons import Circumstances, reason
 
 
@@ -177,6 +188,10 @@ class MemoryJobs(JobStore):
         self._counts["ordered"] += len(orders)
         self.disk.wake()
         return True
+
+    async def schedules(self) -> list[ScheduleState]:
+        await trio.lowlevel.checkpoint()
+        return [ScheduleState(name, spec, due) for name, (spec, due) in sorted(self.disk.schedules.items())]
 
     def statistics(self) -> Mapping[str, Any]:
         return {"place": "memory", **self._counts}

@@ -47,6 +47,12 @@ def open_jobs(url: str) -> AbstractAsyncContextManager[SqlJobs]:
     return open_sqlite_jobs(path)
 
 
+def file_of(url: str) -> str:
+    """The file that such a URL names; "" for none."""
+    parts = urlsplit(url)
+    return unquote(parts.path).removeprefix("/") if parts.scheme == "sqlite" else ""
+
+
 @asynccontextmanager
 async def open_jobs_of(
     driver: Driver, *, place: str = "jobs", patience: float = float("inf")

@@ -100,6 +100,15 @@ class QueueState:
 
 
 @attrs.frozen
+class ScheduleState:
+    """A schedule as the store has it. spec: its expression and its time zone. due_unix_ns: when it is due next."""
+
+    name: str
+    spec: str
+    due_unix_ns: int
+
+
+@attrs.frozen
 class Verdict:
     """What an attempt came to, and so what becomes of its job.
 
@@ -224,7 +233,9 @@ class JobStore(Protocol):
         ...
 
     async def queues(self) -> list[QueueState]:
-        """All queues that have a job or were ever paused."""
+        """All queues that have a job or were ever paused. Where many jobs are over, how many those are is what was
+        counted some seconds ago, so that who looks often costs little.
+        """
         ...
 
     async def why(self, job_id: str) -> str:
@@ -247,6 +258,10 @@ class JobStore(Protocol):
         """Put the orders in and move the schedule on, in one step, if it is still due then: of all workers that try,
         one does. Whether it was this one.
         """
+        ...
+
+    async def schedules(self) -> list[ScheduleState]:
+        """All schedules that a worker has ever asked after, by name."""
         ...
 
     def statistics(self) -> Mapping[str, Any]: ...

@@ -18,19 +18,37 @@ from zerver.core.orders import check_orders
 from zerver.errors import DriverError, JournalUnavailable, LeaseLost, StatementError
 from zerver.jobs import statements as s
 from zerver.jobs.batches import Batches
-from zerver.jobs.port import STATES, Job, JobState, JobStore, Order, QueueRule, QueueState, Verdict, Wanted
+from zerver.jobs.port import (
+    STATES,
+    Job,
+    JobState,
+    JobStore,
+    Order,
+    QueueRule,
+    QueueState,
+    ScheduleState,
+    Verdict,
+    Wanted,
+)
 from zerver.jobs.reasons import Circumstances, reason
 from zerver.jobs.waking import Waking
 from zerver.sql.asking import Asker
 from zerver.sql.dialects import Dialect
-from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement
-from zerver.sql.enqueueing import MOST_ORDERS, order_statements, ordered_ids, wake
+from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, at_once
+from zerver.sql.enqueueing import MOST_ORDERS, inserting, order_statements, standing, wake
 
 #: Orders of several tasks in one transaction; more at once than these are no small ones, and have their own.
 _MOST_SHARED: Final = 500
 
+#: Rounds in which an order is put in whose place is taken by a job that is gone when its name is asked for.
+_ROUNDS: Final = 5
+
 #: Verdicts in one transaction.
 _MOST_SETTLED: Final = 500
+
+#: Seconds that a count of what is over may take to be made each time; and else, for how many times as long it stands.
+_LONG: Final = 0.02
+_SPARSE: Final = 100.0
 
 #: Seconds after which workers that have nothing any more are forgotten.
 _FORGET_SECONDS: Final = 86_400.0
@@ -46,8 +64,12 @@ class SqlJobs(JobStore):
         self.ordering = Batches(self._order, _MOST_SHARED)
         self.settling = Batches(self._settle, _MOST_SETTLED)
         self._place = place
+        self._write = at_once(driver)
         self._ask = Asker(place, patience)
         self._kept: dict[str, QueueRule] = {}
+        self._counting = trio.Lock()
+        self._over: Sequence[tuple[object, ...]] = ()
+        self._count_again = -float("inf")
         self._counts = {"ordered": 0, "taken": 0, "settled": 0, "refused": 0, "rescued": 0}
 
     # -- for those who order, and for workers --
@@ -57,15 +79,31 @@ class SqlJobs(JobStore):
         return await (self.ordering.ask(orders) if len(orders) <= _MOST_SHARED else self._order(orders))
 
     async def _order(self, orders: Sequence[Order]) -> list[str]:
-        parts = self._parts(orders)
-        answers = await self._all([statement for part in parts for statement in part])
-        self._counts["ordered"] += len(orders)
-        self.waking.wake()
-        ids, at = [], 0
-        for part in parts:
-            at += len(part)
-            ids += ordered_ids(answers[at - 1])
-        return ids
+        """They are in when the first round is over. What it put in has the ids that it was given; for the others it is
+        looked up afterwards what stands there, and ordered again if that has been deleted meanwhile.
+        """
+        ids: dict[int, str] = {}
+        for _ in range(_ROUNDS):
+            left = [number for number in range(len(orders)) if number not in ids]
+            parts = [left[at : at + MOST_ORDERS] for at in range(0, len(left), MOST_ORDERS)]
+            inserts = [inserting([orders[number] for number in part], self.dialect) for part in parts]
+            answers = iter(await self._all([*(one for insert in inserts for one in insert), wake(self.dialect)]))
+            self.waking.wake()
+            for part, insert in zip(parts, inserts, strict=True):
+                *_, inserted = [next(answers) for _ in insert]
+                ids.update(await self._ids(part, orders, _count(inserted)))
+            if len(ids) == len(orders):
+                self._counts["ordered"] += len(orders)
+                return [ids[number] for number in range(len(orders))]
+        raise JournalUnavailable(f"{self._place}: what stood in an order's way was deleted, again and again")
+
+    async def _ids(self, part: Sequence[int], orders: Sequence[Order], inserted: int) -> dict[int, str]:
+        """By the number of an order, the id of the job that stands there, if there is one still."""
+        if inserted == len(part):
+            return {number: orders[number].job_id for number in part}
+        statement = standing([orders[number] for number in part], self.dialect)
+        found = await self._ask(lambda: self.driver.fetch(statement))
+        return {number: str(row[1]) for number, row in zip(part, found.rows, strict=True) if row[1] is not None}
 
     def _parts(self, orders: Sequence[Order]) -> list[list[Statement]]:
         """What puts orders in; the last statement of each part answers with its ids."""
@@ -117,7 +155,9 @@ class SqlJobs(JobStore):
         held = {int(str(row[0])) for row in _rows(answers[1])}
         self._counts["settled"] += len(held)
         self._counts["refused"] += len(verdicts) - len(held)
-        self.waking.wake()  # there may be room where there was a limit
+        limited = any(rule != QueueRule(rule.name) for rule in self._kept.values())
+        if limited or _count(answers[-1]) or any(verdict.state == "scheduled" for _, _, verdict in verdicts):
+            self.waking.wake()  # there may be room where there was a limit, or something to begin
         return [number in held for number in range(len(verdicts))]
 
     async def unpark(self, run_id: str, verdict: Verdict) -> bool:
@@ -169,9 +209,9 @@ class SqlJobs(JobStore):
         self.waking.wake()
 
     async def queues(self) -> list[QueueState]:
-        counted = await self._read("select queue, state, count(*) from zerver_jobs group by queue, state")
+        counted = [*(await self._read(s.COUNTS)).rows, *await self._counted_over()]
         kept = await self._read("select name, paused, most, most_of_tenant from zerver_queues")
-        rows: list[Any] = [*kept.rows, *((row[0], 0, None, None) for row in counted.rows)]
+        rows: list[Any] = [*kept.rows, *((row[0], 0, None, None) for row in counted)]
         known: dict[str, Any] = {}
         for name, *rest in rows:
             known.setdefault(name, rest)
@@ -179,11 +219,21 @@ class SqlJobs(JobStore):
         for name in sorted(known):
             paused, most, most_of_tenant = known[name]
             counts: dict[JobState, int] = dict.fromkeys(STATES, 0)
-            counts.update({row[1]: row[2] for row in counted.rows if row[0] == name})  # type: ignore[misc]  # as stored
+            counts.update({row[1]: row[2] for row in counted if row[0] == name})  # type: ignore[misc]  # as stored
             oldest = await self._read(s.OLDEST, *[name] * 3) if counts["available"] else None
             since: Any = oldest.rows[0][0] if oldest is not None else 0
             found.append(QueueState(QueueRule(name, most, most_of_tenant), bool(paused), counts, since or 0))
         return found
+
+    async def _counted_over(self) -> Sequence[tuple[object, ...]]:
+        """How many are over, by queue and state: counted now, or, where that takes long, lately."""
+        async with self._counting:
+            began = trio.current_time()
+            if began >= self._count_again:
+                self._over = (await self._read(s.COUNTS_OVER)).rows
+                took = trio.current_time() - began
+                self._count_again = began + took * _SPARSE if took > _LONG else began
+            return self._over
 
     async def why(self, job_id: str) -> str:
         job = await self.find(job_id)
@@ -223,6 +273,10 @@ class SqlJobs(JobStore):
         self.waking.wake()
         return True
 
+    async def schedules(self) -> list[ScheduleState]:
+        rows: Any = (await self._read("select name, spec, due from zerver_schedules order by name")).rows
+        return [ScheduleState(name, spec, due) for name, spec, due in rows]
+
     async def _moved(self, statements: Sequence[Statement]) -> None:
         try:
             await self.driver.transaction(statements)
@@ -238,7 +292,7 @@ class SqlJobs(JobStore):
 
     async def _all(self, statements: Sequence[Statement]) -> list[Answer]:
         first = [Statement(self.dialect.first)] if self.dialect.first else []
-        return (await self._ask(lambda: self.driver.transaction([*first, *statements])))[len(first) :]
+        return (await self._ask(lambda: self._write([*first, *statements])))[len(first) :]
 
     async def _one(self, statement: Statement) -> int:
         return _count((await self._all([statement]))[0])

@@ -300,6 +300,17 @@ def search(wanted: Wanted, count: int, before_seq: int | None) -> Statement:
 _UNREAD: Final = "not exists (select 1 from zerver_jobs s where s.job_id = j.releases and s.state = 'waiting')"
 
 
+#: Jobs by queue and state. Those that are to be done are found by the indexes of their states; those that are over are
+#: as many as there ever were, and all walked over.
+COUNTS: Final = " union all ".join(
+    f"select queue, state, count(*) from zerver_jobs where {condition} group by queue, state"
+    for condition in (
+        *("state = 'available'", "state = 'scheduled'", "state = 'running'"),
+        *("state || '' = 'waiting'", "state || '' = 'parked'"),
+    )
+)
+COUNTS_OVER: Final = f"select queue, state, count(*) from zerver_jobs where state in {_FINAL} group by queue, state"
+
 #: Of a queue, three times: since when the first job that may begin has been able to.
 OLDEST: Final = "select min(due) from ({}) as firsts".format(
     " union all ".join(

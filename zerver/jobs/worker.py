@@ -1,8 +1,9 @@
 """The worker: takes jobs, runs their flows in the app's runtime, and says what has become of them.
 
-Law: what was taken is settled, or left to whoever rescues it: nothing is forgotten in between. A job is taken only when
-there is a seat for it; its run goes through the runtime's admission as any run does, and one that is refused there is
-put back as it was. Whatever ends the worker, its runs end first: cut, undone, and put back uncounted.
+Law: what was taken is settled, or left to whoever rescues it: nothing is forgotten in between. A job is begun only when
+there is a seat for it, and taken when there is or will be one at once (`Pace`); its run goes through the runtime's
+admission as any run does, and one that is refused there is put back as it was. Whatever ends the worker, its runs end
+first: cut, undone, and put back uncounted.
 
     take ─▶ begin ─▶ run ─▶ judge ─▶ settle         each job, in a task of its own
     renew ─▶ look who was cancelled, or is lost     as long as it lives, several times per lease
@@ -18,26 +19,34 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from random import Random
 from secrets import token_hex
 from typing import Final
 
-import attrs
 import trio
 
 from zerver.core.app import App
 from zerver.core.jobs import RUN_PREFIX, JobRule, job_of_run
 from zerver.core.priorities import RANK
-from zerver.errors import DefinitionError, JournalError, JournalUnavailable, LeaseLost
+from zerver.errors import JournalError, JournalUnavailable, LeaseLost
 from zerver.jobs.attempt import SOON, End, end_in_journal, inputs_of, put_back, verdict_of
 from zerver.jobs.capability import desk_of
 from zerver.jobs.cron import follow_schedule, schedules_of
+from zerver.jobs.living import Living
+from zerver.jobs.pace import PATIENCE as PLACE_PATIENCE
+from zerver.jobs.pace import Pace
 from zerver.jobs.port import Job, JobStore, QueueRule, Verdict, Wanted
+from zerver.jobs.seats import Seat
+from zerver.jobs.seats import WorkerSettings as WorkerSettings
+from zerver.jobs.seats import WorkerStatistics as WorkerStatistics
 from zerver.runtime import Result, Runtime
 from zerver.runtime.groups import open_body_nursery, unwrapped
 from zerver.runtime.live import LOST
+
+_PLAIN: Final = WorkerSettings()
 
 #: How many times per lease it is renewed.
 RENEWALS: Final = 4
@@ -54,64 +63,11 @@ _STRANGE: Final = 60.0
 #: Seconds between two looks at what is old enough to be forgotten.
 _PRUNES: Final = 3600.0
 
+#: After a take whose answer was lost: the server may perform it a moment after the connection broke.
+_LOOKS: Final = 2
+
 #: Parked jobs that are looked at in one round.
 _PAGE: Final = 100
-
-
-@attrs.frozen
-class WorkerSettings:
-    """seats: jobs that run at once in this worker. queues: that it works on; none means all of the app's. owner: its
-    name, of which there must be no other, nor have been. lease: seconds without a sign of life after which its jobs are
-    for others. keep: seconds for which done and cancelled jobs are kept; dead ones stay.
-    """
-
-    seats: int = 16
-    queues: tuple[str, ...] = ()
-    owner: str = ""
-    lease: float = 10.0
-    keep: float = 7 * 86_400.0
-
-    def __attrs_post_init__(self) -> None:
-        if self.seats < 1:
-            raise DefinitionError(f"a worker with seats={self.seats!r}", "give 1 or more")
-        if not self.lease > 0:
-            raise DefinitionError(f"a worker with lease={self.lease!r}", "give seconds above 0")
-
-
-@attrs.frozen
-class WorkerStatistics:
-    """running: by queue, now. Since it was opened: taken; done; again: to be tried again; back: put back uncounted,
-    snoozed ones too; dead; cancelled; parked; lost: that were another worker's by then; rescued: of other workers.
-    """
-
-    owner: str
-    seats: int
-    running: Mapping[str, int]
-    taken: int
-    done: int
-    again: int
-    back: int
-    dead: int
-    cancelled: int
-    parked: int
-    lost: int
-    rescued: int
-
-
-@attrs.define(eq=False)
-class Seat:
-    """A job that is being worked on. scope: around what comes before its run. leave_queue: while it waits for a ticket,
-    what ends that. drained: it is ended because the worker is. lost: it is another worker's by now, or of another seat.
-    gone: set when nothing of it is under way any more.
-    """
-
-    job: Job
-    run_id: str
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    leave_queue: Callable[[], None] | None = None
-    drained: bool = False
-    lost: bool = False
-    gone: trio.Event = attrs.field(factory=trio.Event)
 
 
 class Worker:
@@ -129,12 +85,17 @@ class Worker:
         self._rules = queue_rules(runtime.app, settings.queues)
         self._schedules = schedules_of(self._app)
         self._seats: set[Seat] = set()
+        self._places = trio.Semaphore(settings.seats)
+        self._limited = any(rule.limit is not None or rule.per_tenant is not None for rule in self._rules)
+        self._pace = Pace(settings.seats, allowed=not self._limited)
+        self._ended = 0  # of the seats, those whose run is over
+        self._doubts = 0  # how many looks are due after a take that may have been performed
         self._came: Counter[str] = Counter()
         self._taking = trio.CancelScope()
         self._freed = trio.Event()
         self._idle = trio.lowlevel.ParkingLot()
         self._drains = False
-        self._renewed = trio.current_time()
+        self._living = Living(settings.lease)
         self._looked_until: int | None = None  # parked jobs before this one have not been looked at in this round
         self._carried_send, self._carried = trio.open_memory_channel[Result](math.inf)
 
@@ -143,7 +104,7 @@ class Worker:
         return WorkerStatistics(
             self.owner,
             self.settings.seats,
-            dict(Counter(seat.job.queue for seat in self._seats)),
+            dict(Counter(seat.job.queue for seat in self._seats if seat.runs)),
             *(came[name] for name in _COUNTED),
         )
 
@@ -152,6 +113,9 @@ class Worker:
         uncounted. When this returns nothing is under way here, and the store knows, if it could be told.
         """
         self._taking.cancel()
+        for seat in self._seats:
+            if not seat.runs and not seat.over:
+                seat.scope.cancel()
         with trio.move_on_after(deadline):
             await self._wait_idle()
         self._drains = True
@@ -175,7 +139,7 @@ class Worker:
                 with self._taking:
                     async with trio.open_nursery() as taking:
                         taking.start_soon(self._take, nursery)
-                        taking.start_soon(self._look_after)
+                        taking.start_soon(self._look_after, nursery)
                         for name, rule in self._app.crons.items():
                             schedule, declared = self._schedules[name], self._app.declared
                             taking.start_soon(follow_schedule, self.store, declared, rule, schedule, self._now)
@@ -192,24 +156,39 @@ class Worker:
             try:
                 jobs = await self.store.take(self.owner, self._rules, free)
             except JournalUnavailable as error:
+                self._doubts = _LOOKS
                 await trio.sleep(error.retry_after or _A_WHILE)
                 continue
-            self._came["taken"] += len(jobs)
-            for job in jobs:
-                seat = Seat(job, job.run_id)
-                self._seats.add(seat)
-                nursery.start_soon(self._work_on, seat)
-            if not jobs:
+            self._seat(jobs, nursery)
+            if len(jobs) < free and not (jobs and self._limited):
                 await self._wait_for_news()
+
+    def _seat(self, jobs: Sequence[Job], nursery: trio.Nursery) -> None:
+        self._came["taken"] += len(jobs)
+        for job in jobs:
+            seat = Seat(job, job.run_id)
+            self._seats.add(seat)
+            nursery.start_soon(self._work_on, seat)
+
+    async def _find_ours(self, nursery: trio.Nursery) -> None:
+        """Jobs that are ours, and we do not know of: their take was performed, and its answer was lost."""
+        known, last = {seat.job.job_id for seat in self._seats}, None
+        while page := await self.store.search(Wanted(states=("running",)), _PAGE, last):
+            last = page[-1].seq
+            self._seat([job for job in page if job.owner == self.owner and job.job_id not in known], nursery)
 
     def _free(self) -> int:
         """How many may be taken. While runs wait for tickets, one of ours at a time waits with them, so that admission
         knows of us; jobs that nobody here can begin are for other workers.
         """
-        free = self.settings.seats - len(self._seats)
+        seats, ahead = self.settings.seats, self._pace.ahead
+        begun = len(self._seats) - self._ended
+        free = seats - begun
         if self.runtime.admission.waits(RANK["batch"]):
-            return 0 if any(seat.leave_queue is not None for seat in self._seats) else min(free, 1)
-        return free
+            return 0 if any(seat.leave_queue is not None for seat in self._seats) else max(0, min(free, 1))
+        if self._ended >= seats + ahead or begun > seats + ahead // 2:
+            return 0  # the store is slower than we are; or it is too soon to ask it for a few
+        return max(0, free + ahead)
 
     async def _wait_for_news(self) -> None:
         """Wait until there may be something to take: a job that came, or one of ours that made room by ending."""
@@ -224,7 +203,8 @@ class Worker:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(wait, self.store.wait)
-                nursery.start_soon(wait, self._freed.wait)
+                if self._limited:
+                    nursery.start_soon(wait, self._freed.wait)
 
     # -- one job --
 
@@ -232,18 +212,47 @@ class Worker:
         verdict: Verdict | None = None
         try:
             with seat.scope:
-                verdict = await self._begin(seat)
-            if verdict is None and not (seat.drained or seat.lost or seat.scope.cancel_called):
+                if await self._has_place(seat):
+                    verdict = await self._begin(seat)
+            if verdict is None and seat.runs and not (seat.drained or seat.lost or seat.scope.cancel_called):
                 verdict = await self._run(seat)
+            self._over(seat)
             if not seat.lost:
                 await self._settle(seat, verdict or put_back(self._now()))
         finally:
+            self._over(seat)
             self._came["lost"] += seat.lost
             self._seats.remove(seat)
+            self._ended -= 1
             seat.gone.set()
             self._freed.set()
             if not self._seats:
                 self._idle.unpark_all()
+
+    async def _has_place(self, seat: Seat) -> bool:
+        """Wait for a place among those that run. False: there was none for too long."""
+        try:
+            self._places.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_after(PLACE_PATIENCE) as patience:
+                await self._places.acquire()
+            if patience.cancelled_caught:
+                self._pace.waited_in_vain()
+                return False
+        seat.runs, seat.began = True, trio.current_time()
+        return True
+
+    def _over(self, seat: Seat) -> None:
+        """Its run is over, or was not to be: another may have its place while the store is told."""
+        if seat.over:
+            return
+        seat.over = True
+        self._ended += 1
+        if seat.runs:
+            seat.runs = False
+            self._places.release()
+            self._pace.held(trio.current_time() - seat.began)
+        self._freed.set()
 
     async def _begin(self, seat: Seat) -> Verdict | None:
         """What is to be said of a job that cannot be begun, or has been; None for one whose run is to begin."""
@@ -272,7 +281,8 @@ class Worker:
             seat.leave_queue = None
             self._freed.set()
             waited = max(0, job.began_unix_ns - job.at_unix_ns)
-            self.runtime.is_job(seat.run_id, (job.queue, job.attempt, job.attempts, waited))
+            may_undo = None if self._is_durable(job) else partial(self._is_ours, seat)
+            self.runtime.is_job(seat.run_id, (job.queue, job.attempt, job.attempts, waited), may_undo)
 
         def queued(leave: Callable[[], None]) -> None:
             seat.leave_queue = leave
@@ -290,8 +300,16 @@ class Worker:
             run_id=seat.run_id,
             on_queued=queued,
         )
-        drained = seat.drained or self.runtime.admission.statistics().draining
+        drained = seat.drained or self.runtime.admission.draining
+        if result.ending.reason == LOST.reason and not self._is_durable(job):
+            return put_back(self._now())  # and refused, if it is another worker's; else its run is begun again
         return self._verdict(End(result.ending, bool(result.unresolved), drained), job, rule)
+
+    async def _is_ours(self, seat: Seat) -> bool:
+        """Whether what its run has done may be undone here: with the same keys another worker may have done it again,
+        if this one stood still.
+        """
+        return await self._living.wait_known(PATIENCE) and not seat.lost
 
     def _end(self, seat: Seat, why: str) -> None:
         """Cut what a job is about, wherever it is."""
@@ -341,12 +359,12 @@ class Worker:
         """Say that this worker lives; and hear whose jobs have been cancelled, or are another's because it did not."""
         asked = trio.current_time()
         await self.store.renew(self.owner, lease)
-        lapsed, self._renewed = asked - self._renewed > lease, asked
-        if lapsed:
+        if asked - self._living.said > lease:
             for seat in [*self._seats]:
                 found = await self.store.find(seat.job.job_id)
                 if found is None or found.fence != seat.job.fence:
                     self._let_go(seat)
+        self._living.hear(asked)
         cancelled = frozenset(await self.store.cancelled(self.owner))
         for seat in [*self._seats]:
             if seat.job.job_id in cancelled:
@@ -366,12 +384,15 @@ class Worker:
 
     # -- for all workers --
 
-    async def _look_after(self) -> None:
+    async def _look_after(self, nursery: trio.Nursery) -> None:
         """Rescue jobs of workers that have died, settle those whose run was ended elsewhere, forget old ones."""
         prunes = 0.0
         while True:
             try:
                 self._came["rescued"] += len(await self.store.rescue())
+                if self._doubts:
+                    await self._find_ours(nursery)
+                    self._doubts -= 1
                 await self._reconcile()
                 if trio.current_time() >= prunes:
                     prunes = trio.current_time() + _PRUNES
@@ -413,7 +434,7 @@ class Worker:
 
 @asynccontextmanager
 async def open_worker(
-    runtime: Runtime, settings: WorkerSettings = WorkerSettings(), *, seed: int | None = None
+    runtime: Runtime, settings: WorkerSettings = _PLAIN, *, seed: int | None = None
 ) -> AsyncGenerator[Worker, None]:
     """Work on the app's jobs until the block is left; then what runs is cut, undone, and put back uncounted.
 

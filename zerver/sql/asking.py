@@ -24,12 +24,6 @@ from zerver.errors import (
 
 T = TypeVar("T")
 
-#: Errors of statements after which the same statement may pass: no room, no lock, no right to write just now.
-_PASSING: Final = (
-    *("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
-    *("SQLITE_NOMEM", "SQLITE_PROTOCOL", "08", "25006", "40", "53", "55P03", "57", "58"),
-)
-
 #: Errors of values that no column can hold.
 _VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "PARAMETER", "Unicode", "Overflow", "22", "54")
 
@@ -49,7 +43,7 @@ class Asker:
             except DatabaseDown as error:
                 raise JournalUnavailable(f"{self.place}: {error}", error.retry_after) from error
             except StatementError as error:
-                if error.code.startswith(_PASSING):
+                if error.passes:
                     raise JournalUnavailable(f"{self.place}: {error}") from error
                 if error.code.startswith(_VALUES):
                     raise NotKeepable(f"{self.place}: {error}") from error

@@ -87,9 +87,10 @@ def sqlite(
 
     schema: a script run when the runtime opens: `create table if not exists …; …`.
     """
-    return sql_capability(
+    made = sql_capability(
         lambda: open_sqlite(path, schema=schema, readers=readers, busy_timeout=busy_timeout), "sqlite"
     )
+    return attrs.evolve(made, file=os.fspath(path))
 
 
 _DRIVER: Any = Driver  # a protocol is a type to those who annotate with it, and no class to type checkers

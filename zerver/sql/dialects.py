@@ -28,7 +28,8 @@ class Dialect:
     all rows.
 
     skip: locks rows for who changes them, and passes over those that somebody else is changing. lock: locks rows for
-    who decides on what they stand for. making: a statement that lets one process at a time make tables.
+    who decides on what they stand for. share: keeps rows as they are for who depends on them. making: a statement that
+    lets one process at a time make tables.
 
     records: a table of the JSON objects in an array, which is its one parameter: of columns (name, type), and `n`,
     their number from 0. joined: all values of `result`, with commas between. lateral: whether a table in a join may
@@ -44,6 +45,7 @@ class Dialect:
     first: str = ""
     skip: str = ""
     lock: str = ""
+    share: str = ""
     making: str = ""
     lateral: bool = False
     notifies: bool = False
@@ -137,7 +139,14 @@ def _unix_ns() -> str:
 
 #: Leases are kept by the time since the machine was started, which nobody sets and all its processes share.
 SQLITE: Final = Dialect(
-    words=MappingProxyType({"serial": "integer primary key autoincrement", "busy": ""}),
+    words=MappingProxyType(
+        {
+            "serial": "integer primary key autoincrement",
+            "bytes": "blob",
+            "clustered": "without rowid",
+            "busy": "",
+        }
+    ),
     now=since_boot,
     boot=boot_id(),
     wall=_unix_ns,
@@ -150,7 +159,7 @@ _BUSY: Final = " with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_
 
 #: Leases are kept by the database's clock, because those of the machines differ.
 POSTGRES: Final = Dialect(
-    words=MappingProxyType({"serial": "bigserial primary key", "busy": _BUSY}),
+    words=MappingProxyType({"serial": "bigserial primary key", "bytes": "bytea", "clustered": "", "busy": _BUSY}),
     now=lambda: "(extract(epoch from clock_timestamp()) * 1000000000)::bigint",
     wall=lambda: "(extract(epoch from statement_timestamp()) * 1000000000)::bigint",
     records=_json_to_recordset,
@@ -158,6 +167,7 @@ POSTGRES: Final = Dialect(
     first="select set_config('synchronous_commit', 'on', true)",
     skip="for update skip locked",
     lock="for update",
+    share="for share",
     making="select pg_advisory_xact_lock(2053468791)",
     lateral=True,
     notifies=True,

@@ -14,6 +14,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import attrs
+
 from zerver.core.effects import Effect
 from zerver.core.jobs import Asker, Declared
 from zerver.core.orders import Order, check_orders
@@ -34,6 +36,8 @@ _COLUMNS: Final = (
     *(("rank", "bigint"), ("due", "bigint"), ("attempts", "bigint"), ("uniq", "text"), ("window_ns", "bigint")),
     *(("releases", "text"), ("place", "bigint"), ("awaits", "bigint"), ("origin", "text"), ("parent", "text")),
 )
+_OWN: Final = (("job_id", "text"), ("body", "text"))
+_SHARED: Final = tuple(name for name, _ in _COLUMNS if (name, "text") not in _OWN)
 _KEYS: Final = (("job_id", "text"), ("uniq", "text"))
 
 
@@ -42,15 +46,40 @@ def order_statements(orders: Sequence[Order], dialect: Dialect) -> list[Statemen
 
     orders: with which `check_orders` has found nothing wrong.
     """
-    keys = json.dumps([{"job_id": order.job_id, "uniq": order.unique} for order in orders])
+    found = attrs.evolve(standing(orders, dialect), accept=_all_stand(len(orders)))
+    return [*inserting(orders, dialect), wake(dialect), found]
+
+
+def inserting(orders: Sequence[Order], dialect: Dialect) -> list[Statement]:
+    """The statements that put in those orders for which nothing stands there; the last one changes a row for each."""
     wall = dialect.wall()
     statements = []
     if any(order.unique for order in orders):
-        statements.append(Statement(_freed(dialect, wall), (keys,)))
-    statements.append(Statement(_inserted(dialect, wall), (json.dumps([_record(order) for order in orders]),)))
-    statements.append(wake(dialect))
-    statements.append(Statement(_standing(dialect), (keys,), accept=_all_stand(len(orders))))
+        statements.append(Statement(_freed(dialect, wall), (_keys(orders),)))
+    shared, own = _record(orders[0]), [_record(order) for order in orders]
+    if all(record[name] == shared[name] for record in own for name in _SHARED):
+        # What is ordered in bulk is mostly alike: said once, it is read once, by the server too.
+        given = json.dumps([{"job_id": order.job_id, "body": order.body} for order in orders])
+        text = _inserted(wall, _alike(dialect))
+        statements.append(Statement(text, (*(shared[name] for name in _SHARED), given)))
+    else:
+        statements.append(Statement(_inserted(wall, f"{dialect.records(_COLUMNS)} o"), (json.dumps(own),)))
     return statements
+
+
+def standing(orders: Sequence[Order], dialect: Dialect) -> Statement:
+    """Asks for the place of each order, and the id of the job that stands there; null for none."""
+    return Statement(_standing(dialect), (_keys(orders),))
+
+
+def _keys(orders: Sequence[Order]) -> str:
+    return json.dumps([{"job_id": order.job_id, "uniq": order.unique} for order in orders])
+
+
+def _alike(dialect: Dialect) -> str:
+    """Orders of which all is said once but the id and the body, as a table."""
+    said = ", ".join(f"cast(? as {type_}) as {name}" for name, type_ in _COLUMNS if name in _SHARED)
+    return f"(select {said}) as shared cross join {dialect.records(_OWN)} o"
 
 
 def wake(dialect: Dialect, condition: str = "1 = 1") -> Statement:
@@ -132,7 +161,7 @@ def _freed(dialect: Dialect, wall: str) -> str:
     )
 
 
-def _inserted(dialect: Dialect, wall: str) -> str:
+def _inserted(wall: str, source: str) -> str:
     return (
         "insert into zerver_jobs (job_id, flow, queue, body, tenant, rank, state, due, attempts, ordered, uniq, holds, "
         "holds_until, releases, place, awaited, awaits, origin, parent) "
@@ -140,7 +169,7 @@ def _inserted(dialect: Dialect, wall: str) -> str:
         f"case when awaits > 0 then 'waiting' when due > {wall} then 'scheduled' else 'available' end, "
         f"case when due > {wall} then due else {wall} end, attempts, {wall}, uniq, nullif(uniq, ''), "
         f"{wall} + window_ns, releases, place, awaits, awaits, origin, parent "
-        f"from {dialect.records(_COLUMNS)} o where true order by n on conflict do nothing"
+        f"from {source} where true order by n on conflict do nothing"
     )
 
 

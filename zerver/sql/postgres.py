@@ -2,11 +2,13 @@
 
 Law: COMMIT is a message of its own, sent when every answer has been looked at. Before it nothing has happened,
 whatever becomes of the server (DatabaseDown, StatementError, Cancelled); its answer says that everything has. Only
-between the two can nobody know, and that is ConnectionLost.
+between the two can nobody know, and that is ConnectionLost. (`write_at_once` gives the first half of this up.)
 
 - A read is one round trip: connections are read-only by default, so a statement alone is a transaction that reads.
 - A write, or a transaction of any number of statements, is two: BEGIN and the statements go together (a pipeline), then
   COMMIT. While COMMIT is on its way a cancellation waits for its answer, but not for ever.
+- `write_at_once` is one: COMMIT goes with them, and the server passes it over when one of them fails. It is for those
+  who can ask again when nobody knows whether it was done, as Zerver's own tables: that is more often so.
 - After a deadlock or a serialization failure the call is done again, CONFLICT_ATTEMPTS times in all: nothing of it has
   happened, and it may well pass. After a lost connection it is not: an operator who ends a backend means it.
 - A server that is away is not knocked at by everybody: after a refusal, calls that need a new connection are refused
@@ -32,7 +34,18 @@ from zerver.sql.driver import Answer, Changed, Driver, DriverStatistics, Rows, S
 from zerver.sql.postgres_listen import Listener
 from zerver.sql.postgres_pool import Pool, PoolStatistics
 from zerver.sql.postgres_statements import CONFLICTS, STALE, Query
-from zerver.sql.postgres_work import BEGIN, Isolation, RowSource, Transaction, copy, opening, read, run_schema, write
+from zerver.sql.postgres_work import (
+    BEGIN,
+    Isolation,
+    RowSource,
+    Transaction,
+    copy,
+    opening,
+    read,
+    run_schema,
+    write,
+    write_at_once,
+)
 
 if TYPE_CHECKING:
     from zerver.sql.postgres_dial import Address
@@ -144,6 +157,18 @@ class PostgresDriver(Driver):
         )
 
     # ---- beyond the port ----------------------------------------------------------------------
+
+    async def write_at_once(self, statements: Sequence[Statement]) -> list[Answer]:
+        """As `transaction`, with half the round trips, for a caller who does no harm when it asks again.
+
+        Law: as the port's; but a connection that breaks before the last answer is always ConnectionLost, never
+        DatabaseDown, because the commit was on its way. Statements that `expect` or `accept` have theirs looked at
+        before the commit, and so two round trips.
+        """
+        priority = statements[0].priority if statements else "default"
+        answers = await self._call("writes", lambda link: write_at_once(link, statements), priority)
+        self._commits += bool(statements)
+        return answers
 
     def pool_statistics(self) -> PoolStatistics:
         """The pool's numbers at this moment."""

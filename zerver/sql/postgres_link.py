@@ -32,7 +32,7 @@ COMMIT_SECONDS: Final = 0.8  # for which a COMMIT is waited for, cancelled or no
 CHECK_SECONDS: Final = 1.0
 
 _ROLLBACK: Final = Query(b"rollback")
-_COMMIT: Final = Query(b"commit")
+COMMIT: Final = Query(b"commit")
 _ALIVE: Final = Query(b"")
 
 _STATUS = pq.ExecStatus
@@ -108,7 +108,7 @@ class Link(Line):
         """
         self._check_free()
         try:
-            self._send([_COMMIT])
+            self._send([COMMIT])
             with trio.move_on_after(COMMIT_SECONDS, shield=True) as patience:
                 await self._receive()
             if patience.cancelled_caught:
@@ -124,6 +124,42 @@ class Link(Line):
             self.close()
             raise
         (result,) = self._take()
+        self._committed(subject, result)
+
+    async def talk_and_commit(self, queries: Sequence[Query], subject: Statement) -> list[pq.abc.PGresult]:
+        """Send the queries, of which the first begins a transaction, and COMMIT behind them; and give the answers to
+        the queries. One that failed has kept the server from the COMMIT: the transaction stands open until `reset`.
+
+        StatementError about the subject: the COMMIT failed, certainly not done. ConnectionLost, and closed, if not all
+        was answered. Cancelled: certainly not done; if it came too late for that, this returns.
+        """
+        self._check_free()
+        try:
+            self._send([*queries, COMMIT])
+            await self._receive()
+        except trio.Cancelled:
+            await self._halt()
+            if self.closed:
+                raise ConnectionLost("cancelled, and COMMIT may have been performed: nobody knows") from None
+            if any(result.status not in _ANSWERS for result in self._results[:-1]):
+                self._take()
+                raise
+            # COMMIT was performed before the wish to stop came there: the next checkpoint delivers the cancellation.
+        except (psycopg.Error, DatabaseDown) as error:
+            self.close()
+            said = " ".join(str(error).split())
+            raise ConnectionLost(f"COMMIT was sent with the statements, and not all was answered: {said}") from error
+        except BaseException:
+            self.close()
+            raise
+        *answers, end = self._take()
+        if all(answer.status in _ANSWERS for answer in answers):
+            self._committed(subject, end)
+        return answers
+
+    @staticmethod
+    def _committed(subject: Statement, result: pq.abc.PGresult) -> None:
+        """Look at the answer to COMMIT; see `commit`."""
         if result.status == _STATUS.COMMAND_OK and result.command_status == b"COMMIT":
             return
         if result.status == _STATUS.COMMAND_OK:
@@ -251,12 +287,7 @@ class Link(Line):
             return
         with trio.move_on_after(STOP_SECONDS, shield=True):
             try:
-                pause = ASK_AGAIN_SECONDS
-                while self._awaited or self._piped:
-                    await self._ask_to_stop()
-                    with trio.move_on_after(pause):
-                        await self._receive()
-                    pause *= 2
+                await self._stopped()
                 self._take()
                 if self.in_transaction:
                     self._send([_ROLLBACK])
@@ -266,6 +297,26 @@ class Link(Line):
                 pass  # it is not usable, then
         if not self.usable:
             self.close()
+
+    async def _halt(self) -> None:
+        """Stop the server's work and read what it answers, or close; within STOP_SECONDS."""
+        if self.closed:
+            return
+        with trio.move_on_after(STOP_SECONDS, shield=True):
+            try:
+                await self._stopped()
+            except (psycopg.Error, DatabaseDown, OSError):
+                pass  # closed below
+        if self._awaited or self._piped:
+            self.close()
+
+    async def _stopped(self) -> None:
+        pause = ASK_AGAIN_SECONDS
+        while self._awaited or self._piped:
+            await self._ask_to_stop()
+            with trio.move_on_after(pause):
+                await self._receive()
+            pause *= 2
 
     async def _ask_to_stop(self) -> None:
         if not capabilities.has_cancel_safe():  # libpq before 17 has only a way that blocks, and is not encrypted

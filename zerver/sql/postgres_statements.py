@@ -72,6 +72,9 @@ STALE: Final = frozenset({"0A000", "26000"})
 #: COMMIT was answered, and the answer is that nobody knows: servers that are several machines say so.
 UNDECIDED: Final = frozenset({"40003", "08007"})  # statement_completion_unknown, transaction_resolution_unknown
 
+#: An answer that Python has no place for. Not the server's code, and so not a sign that nothing was done.
+UNREADABLE: Final = "TYPE"
+
 # What to do about an error, by the beginning of its code.
 _CURES: Final[Mapping[str, str]] = {
     "23503": "first insert the row it points to, or delete the rows that point to it",

@@ -21,7 +21,7 @@ from psycopg.types.json import JsonbDumper
 
 from zerver.errors import StatementError
 from zerver.sql.driver import Answer, Changed, Rows, Statement, statement_error
-from zerver.sql.postgres_statements import Query, sendable
+from zerver.sql.postgres_statements import UNREADABLE, Query, sendable
 
 _TEXT, _BINARY = int(pq.Format.TEXT), int(pq.Format.BINARY)
 _UNKNOWN, _BOOL, _BYTEA, _INT8, _INT4, _FLOAT8, _NUMERIC = 0, 16, 17, 20, 23, 701, 1700  # pg_type.oid, fixed for ever
@@ -127,4 +127,6 @@ def as_answer(statement: Statement, result: pq.abc.PGresult, loads: Transformer)
 
 def unreadable(statement: Statement, error: Exception) -> StatementError:
     """The StatementError for an answer that cannot be made into Python's values."""
-    return statement_error(statement, f"a value cannot be read: {error}", "TYPE", "cast it in the statement, to text")
+    return statement_error(
+        statement, f"a value cannot be read: {error}", UNREADABLE, "cast it in the statement, to text"
+    )

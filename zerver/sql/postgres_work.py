@@ -1,7 +1,8 @@
 """What is done on a connection: a read, a write, a transaction in steps, COPY, a schema. No client library is known.
 
-Law: an answer is looked at before COMMIT is sent, and COMMIT is sent only if nothing was wrong with any of them. What
-is left open when an error leaves here is the driver's to undo.
+Law: an answer is looked at before COMMIT is sent, and COMMIT is sent only if nothing was wrong with any of them. Where
+there is nothing to look for but failure (`write_at_once`), the server does it: behind a statement that failed it passes
+COMMIT over. What is left open when an error leaves here is the driver's to undo.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar, cast
 
 import trio
 
-from zerver.errors import StatementError
+from zerver.errors import ConnectionLost, StatementError
 from zerver.sql.driver import Answer, Changed, Rows, Statement, check_answer, statement_error
-from zerver.sql.postgres_statements import Query, quoted
+from zerver.sql.postgres_statements import UNREADABLE, Query, quoted
 
 if TYPE_CHECKING:
     from zerver.sql.postgres_link import Link
@@ -64,6 +65,21 @@ async def write(link: Link, statements: Sequence[Statement], wants: type[Answer]
         answers.append(answer)
     await link.commit(statements[0])
     return answers
+
+
+async def write_at_once(link: Link, statements: Sequence[Statement]) -> list[Answer]:
+    """The same in one round trip, if no statement expects anything of its answer."""
+    if not statements or any(one.expect is not None or one.accept is not None for one in statements):
+        return await write(link, statements, None)
+    queries = [link.query(statement) for statement in statements]
+    begun, *results = await link.talk_and_commit([BEGIN, *queries], statements[0])
+    link.answer(_BEGIN, begun)
+    try:
+        return [link.answer(statement, result) for statement, result in zip(statements, results, strict=True)]
+    except StatementError as error:
+        if error.code == UNREADABLE:
+            raise ConnectionLost(f"it may have been done, but its answer cannot be read: {error}") from error
+        raise
 
 
 class Transaction:

@@ -32,6 +32,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 import attrs
@@ -88,6 +89,19 @@ async def open_sqlite(
         yield driver
     finally:
         await driver.close()
+
+
+def has_table(path: str | os.PathLike[str], name: str) -> bool:
+    """Whether the database in this file has a table of this name, of which nothing is changed: for tools that look.
+
+    Raises DriverError for a file that cannot be read, or is no database.
+    """
+    try:
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as database:
+            found = database.execute("select 1 from sqlite_master where type = 'table' and name = ?", (name,))
+            return found.fetchone() is not None
+    except sqlite3.Error as error:
+        raise DriverError(f"cannot read {os.fspath(path)}: {error}") from error
 
 
 @attrs.frozen
@@ -305,7 +319,8 @@ class _Writer(_Lane):
     def _prepare(self) -> list[Answer]:
         db, options = self._db, self.options
         db.execute("pragma busy_timeout = 0")  # locks are waited for in _patiently, where closing ends the wait
-        db.execute(f"pragma synchronous = {options.synchronous}")
+        # It reads the schema, which another process may have locked that turns the log on just now.
+        self._patiently(lambda: db.execute(f"pragma synchronous = {options.synchronous}"))
         db.execute("pragma foreign_keys = on")
         if not options.in_memory:
             mode = self._patiently(lambda: db.execute("pragma journal_mode = wal").fetchone()[0])

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from zerver.core.jobs import run_id_for
-from zerver.jobs.port import JobStore, QueueRule, Verdict, Wanted
+from zerver.jobs.port import JobStore, QueueRule, ScheduleState, Verdict, Wanted
 from zerver.testing.job_case import DONE, LATER_NS, LONG, Case, ids_of, name
 from zerver.testing.laws import Laws, require
 
@@ -226,6 +226,8 @@ async def _due(case: Case) -> None:
         require(await other.due(plan, "* *", 700) == 500, "who asks later has moved it")
         require(await other.due(plan, "0 *", 800) == 800, "another spec has not moved it")
         require(await case.store.due(plan, "0 *", 900) == 800, "it was moved back")
+        listed = [one for one in await case.store.schedules() if one.name == plan]
+        require(listed == [ScheduleState(plan, "0 *", 800)], f"{listed} are listed")
 
 
 @law("of all who fire one schedule one does, and its orders are there once")

@@ -11,6 +11,7 @@ from functools import partial
 import attrs
 import trio
 
+from zerver.core.jobs import run_id_for
 from zerver.errors import LeaseLost
 from zerver.jobs.port import MOST_RESCUES, JobStore, Order, QueueRule, Verdict
 from zerver.testing.job_case import DONE, LATER_NS, LONG, Case, ids_of, name
@@ -223,6 +224,19 @@ async def _uncounted(case: Case) -> None:
         await case.settle(job, Verdict("scheduled", 1, counts=False))
     await case.settle(await case.one(), Verdict("scheduled", 1))
     require((await case.one()).attempt == 2, "one that counts was not counted")
+
+
+@law("what was put back before its run began begins with the same run; what was cut in its run, with the next one")
+async def _ran(case: Case) -> None:
+    job_id = await case.order()
+    for ran, counts, number in ((False, False, 1), (False, True, 1), (True, False, 2), (False, False, 2)):
+        job = await case.one()
+        await case.settle(job, Verdict("scheduled", 1, counts=counts, ran=ran))
+        again = await case.job(job_id)
+        require(again.settled == number - 1, f"after ran={ran} {again.settled} runs of it have ended, not {number - 1}")
+    job = await case.one()
+    require(job.run_id == run_id_for(job_id, 2), f"it began as {job.run_id!r}")
+    require(job.attempt == 2, f"it was begun for the {job.attempt}. time that counts")
 
 
 @law("a verdict that is given again changes nothing; another's is told apart from its neighbours")

@@ -1,0 +1,74 @@
+"""Seats: what a worker is told, what it says of itself, and what it keeps of each job that it has taken.
+
+Law: values, and one record that the worker alone changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import trio
+
+from zerver.errors import DefinitionError
+from zerver.jobs.port import Job
+
+
+@attrs.frozen
+class WorkerSettings:
+    """seats: jobs that run at once in this worker. queues: that it works on; none means all of the app's. owner: its
+    name, of which there must be no other, nor have been. lease: seconds without a sign of life after which its jobs are
+    for others. keep: seconds for which done and cancelled jobs are kept; dead ones stay.
+    """
+
+    seats: int = 16
+    queues: tuple[str, ...] = ()
+    owner: str = ""
+    lease: float = 10.0
+    keep: float = 7 * 86_400.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.seats < 1:
+            raise DefinitionError(f"a worker with seats={self.seats!r}", "give 1 or more")
+        if not self.lease > 0:
+            raise DefinitionError(f"a worker with lease={self.lease!r}", "give seconds above 0")
+
+
+@attrs.frozen
+class WorkerStatistics:
+    """running: by queue, now. Since it was opened: taken; done; again: to be tried again; back: put back uncounted,
+    snoozed ones too; dead; cancelled; parked; lost: that were another worker's by then; rescued: of other workers.
+    """
+
+    owner: str
+    seats: int
+    running: Mapping[str, int]
+    taken: int
+    done: int
+    again: int
+    back: int
+    dead: int
+    cancelled: int
+    parked: int
+    lost: int
+    rescued: int
+
+
+@attrs.define(eq=False)
+class Seat:
+    """A job that is being worked on. scope: around what comes before its run. leave_queue: while it waits for a ticket,
+    what ends that. runs: it has a place among those that run at once. over: its run has ended, and the store is told.
+    drained: it is ended because the worker is. lost: it is another worker's by now, or of another seat.
+    gone: set when nothing of it is under way any more.
+    """
+
+    job: Job
+    run_id: str
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    began: float = 0.0
+    leave_queue: Callable[[], None] | None = None
+    runs: bool = False
+    over: bool = False
+    drained: bool = False
+    lost: bool = False
+    gone: trio.Event = attrs.field(factory=trio.Event)
