@@ -198,6 +198,13 @@ class DriverError(ZerverError):
     """A database driver failed."""
 
 
+#: Codes of errors that speak of the moment, and not of the statement: SQLite's, and classes of PostgreSQL's.
+_PASSING = (
+    *("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
+    *("SQLITE_NOMEM", "SQLITE_PROTOCOL", "08", "25006", "40", "53", "55P03", "57", "58"),
+)
+
+
 class StatementError(DriverError):
     """The statement is wrong or broke a constraint; it has certainly not taken effect.
 
@@ -207,6 +214,11 @@ class StatementError(DriverError):
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same statement may pass another time: no room, no lock, no right to write just now."""
+        return self.code.startswith(_PASSING)
 
 
 class DriverClosed(DriverError):

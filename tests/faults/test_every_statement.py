@@ -6,8 +6,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
-from types import MappingProxyType
 
+import attrs
 import pytest
 import trio
 
@@ -16,20 +16,15 @@ from tests.runtime.dying import FLOWS, Witness, World, check_once
 from zerver import App, Flow
 from zerver.errors import JournalUnavailable
 from zerver.journal.lines import Lines
-from zerver.journal.schema import Dialect, first_script, migrate
+from zerver.journal.schema import first_script, migrate
 from zerver.journal.scribe import open_scribe
 from zerver.journal.sql import SqlJournal
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.journal import UNRESOLVED
+from zerver.sql.dialects import SQLITE
 
 #: SQLite's, with leases by the clock of the test.
-DIALECT = Dialect(
-    words=MappingProxyType(
-        {"bytes": "blob", "serial": "integer primary key autoincrement", "clustered": "without rowid"}
-    ),
-    now=lambda: str(round(trio.current_time() * 1e9)),
-    boot="a test",
-)
+DIALECT = attrs.evolve(SQLITE, now=lambda: str(round(trio.current_time() * 1e9)), boot="a test")
 
 
 @asynccontextmanager

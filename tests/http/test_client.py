@@ -407,6 +407,19 @@ async def test_a_stale_connection_is_replaced_once_where_that_is_safe() -> None:
             assert (len(peers.dialled), idle(client)) == (2, 1)
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_refused_repetition_of_a_write_says_nothing_of_the_first_time(status: int) -> None:
+    refused = b"HTTP/1.1 %d No\r\nContent-Length: 5\r\n\r\nlater" % status
+    async with client_of(once(HELLO), answering(refused)) as (client, peers):
+        await client.request("GET", URL)
+        with pytest.raises(ExchangeFailed, match=f"answered {status} when asked again"):
+            await client.request("POST", URL, key="k")
+        assert (len(peers.dialled), idle(client)) == (2, 0)
+    async with client_of(once(HELLO), answering(refused)) as (client, _):
+        await client.request("GET", URL)
+        assert (await client.request("GET", URL)).status == status
+
+
 async def test_a_large_body_is_sent_again_on_the_new_connection() -> None:
     large = b"x" * 200_000
     async with client_of(once(HELLO), answering(HELLO)) as (client, peers):

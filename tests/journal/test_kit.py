@@ -207,6 +207,51 @@ class Leaky(MemoryJournal):
         return claimed
 
 
+class SameFence(MemoryJournal):
+    """Gives a run anew, and takes what was sent before."""
+
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
+        run = await super().retake(run_id, owner, fence)
+        self._disk.runs[run_id].fence = fence
+        return run
+
+
+class OnceOnly(MemoryJournal):
+    """Gives a run anew once, and not again."""
+
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
+        run = self._disk.runs.get(run_id)
+        return None if run is not None and run.fence > 1 else await super().retake(run_id, owner, fence)
+
+
+class Lavish(MemoryJournal):
+    """Gives a run anew to anybody."""
+
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
+        run = self._disk.runs.get(run_id)
+        return await super().retake(run_id, owner if run is None else run.owner, fence)
+
+
+class Homing(MemoryJournal):
+    """Gives a run back to who has put it down, though it was taken up."""
+
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
+        run = self._disk.runs.get(run_id)
+        if run is not None and run.fence == fence + 1 and run.owner == owner and not run.status:
+            return run.stored()
+        return await super().retake(run_id, owner, fence)
+
+
+class Reviving(MemoryJournal):
+    """Gives anew what has ended."""
+
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
+        run = self._disk.runs.get(run_id)
+        if run is not None and run.status and run.owner == owner:
+            return run.stored()
+        return await super().retake(run_id, owner, fence)
+
+
 class Numberless(MemoryJournal):
     async def tallies(self) -> Mapping[str, int]:
         await trio.lowlevel.checkpoint()
@@ -328,6 +373,11 @@ def on(disk: Disk, made: Callable[..., MemoryJournal] = MemoryJournal) -> object
         (Disk, Stubborn, "a write that was cancelled"),
         (Disk, Generous, "never give one run twice"),
         (Disk, Leaky, "a claim that was cancelled"),
+        (Disk, SameFence, "has it with a new fence"),
+        (Disk, OnceOnly, "has it with a new fence"),
+        (Disk, Lavish, "has it with a new fence"),
+        (Disk, Homing, "has put a run down"),
+        (Disk, Reviving, "is not given anew"),
         (Disk, Numberless, "pruned"),
         (Restless, MemoryJournal, "stays so while nothing comes"),
         (Starting, MemoryJournal, "undoes nothing that has come since"),

@@ -167,7 +167,7 @@ async def test_runs_of_a_journal_of_version_1_are_carried_on(tmp_path: Path) -> 
 
 
 async def test_an_older_journal_is_brought_up_to_date_all_or_nothing(tmp_path: Path) -> None:
-    from zerver.journal.sqlite import _DIALECT
+    from zerver.sql.dialects import SQLITE
 
     path = tmp_path / "journal.db"
     await filled(path, 3)
@@ -179,7 +179,7 @@ async def test_an_older_journal_is_brought_up_to_date_all_or_nothing(tmp_path: P
     bad = {**good, newest + 2: "create table zerver_third (id text); create table zerver_more (id text);"}
     async with open_sqlite(path) as driver:
         with pytest.raises(Exception, match="already exists"):
-            await schema.migrate(driver, _DIALECT, "place", MappingProxyType(bad))
+            await schema.migrate(driver, SQLITE, "place", MappingProxyType(bad))
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("select version from zerver_journal").fetchone() == (newest + 1,)
         assert db.execute("select count(*), max(colour) from zerver_runs").fetchone() == (3, None)

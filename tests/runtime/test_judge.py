@@ -52,6 +52,18 @@ def test_what_was_not_sent_has_not_happened_and_may_be_tried_again(kind: EffectK
     assert isinstance(judged.error, EffectRefused)
 
 
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("code", ["SQLITE_BUSY", "SQLITE_FULL", "40001", "53100"])
+def test_a_database_that_cannot_now_is_asked_again(kind: EffectKind, code: str) -> None:
+    """Found by a campaign: a file that another process held locked left a compensation undone, and a run unresolved."""
+    locked = StatementError("database is locked", code)
+    judged = judge(kind, locked)
+    assert (judged.again, judged.trouble, judged.doubt) == (True, True, False)
+    assert isinstance(judged.error, EffectRefused)
+    assert judged.error.cause is locked
+    assert not StatementError("no such table", "SQLITE_ERROR").passes
+
+
 @pytest.mark.parametrize(("kind", "again"), [(WRITE, False), (KEYED, True)])
 @pytest.mark.parametrize("raised", [ValueError("odd"), ConnectionLost("reset"), EffectError("x", "y"), TimeoutError()])
 def test_a_write_is_in_doubt_and_tried_again_only_by_key(kind: EffectKind, again: bool, raised: Exception) -> None:

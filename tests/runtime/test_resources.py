@@ -8,7 +8,7 @@ import pytest
 
 from zerver import Capability
 from zerver.errors import DefinitionError
-from zerver.runtime.resources import open_resources
+from zerver.runtime.resources import needed_for, open_resource, open_resources
 
 
 class Pool:
@@ -105,3 +105,22 @@ async def test_a_circle_is_refused() -> None:
 
     text = await refused(capability("one", {Pool: open_pool_from_cache, Cache: open_cache}))
     assert "in a circle: Pool → Cache → Pool" in text
+
+
+async def test_one_is_opened_with_what_it_needs_and_nothing_else() -> None:
+    db, search = capability("db", {Pool: open_pool}), capability("search", {Search: open_search})
+    cache = capability("cache", {Cache: open_cache})
+    async with AsyncExitStack() as stack:
+        assert isinstance(await open_resource(stack, [search, cache, db], Cache), Cache)
+        assert LOG == ["open pool", "open cache"]
+    with pytest.raises(KeyError):
+        await open_resource(AsyncExitStack(), [db], Cache)
+
+
+def test_the_capabilities_that_one_needs_are_known_before_it_is_opened() -> None:
+    db, search = capability("db", {Pool: open_pool}), capability("search", {Search: open_search})
+    cache = capability("cache", {Cache: open_cache})
+    assert needed_for([search, cache, db], Cache) == [cache, db]
+    assert needed_for([search, cache, db], Search) == [search, cache, db]
+    assert needed_for([db], Cache) == []
+    assert LOG == []

@@ -27,9 +27,10 @@ from zerver.errors import EffectError, JournalUnavailable
 from zerver.journal import Disk, open_memory_journal
 from zerver.journal.lines import LineWriter
 from zerver.journal.sql import SqlJournal
-from zerver.runtime import open_runtime
+from zerver.runtime import open_runtime, takeover
 from zerver.runtime.book import Book
 from zerver.runtime.journal import Entry, Page
+from zerver.runtime.parking import Letter, letters
 from zerver.runtime.recovery import doubt
 from zerver.runtime.takeover import Successor
 
@@ -199,6 +200,15 @@ def with_garbage(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LineWriter, "lines", lines)
 
 
+def without_letters(patch: pytest.MonkeyPatch) -> None:
+    """A signal that was taken is taken for one that has not come in time."""
+
+    def late(*given: Any) -> tuple[Letter, ...]:
+        return tuple((letter[0],) for letter in letters(*given))
+
+    patch.setattr(takeover, "letters", late)
+
+
 MUTATIONS: Final[list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]]] = [
     (without_intents, "crash", "intent"),
     (without_fences, "zombie", "one_owner"),
@@ -212,6 +222,7 @@ MUTATIONS: Final[list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]]] = 
     (without_undoing, "quiet", "money"),
     (without_keys_in_doubt, "crash", "resolved"),
     (with_garbage, "quiet", "replays"),
+    (without_letters, "crash", "signalled"),
     (without_questions, "suspend", "as_ever"),
 ]
 WITHIN: Final = 60  # seeds

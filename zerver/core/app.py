@@ -35,12 +35,14 @@ class Capability:
 
     handlers: from an effect kind's name to the coroutine function that performs it; its parameters with a default
     of INJECTED are filled by type. resources: from a type to the function that opens one (an async context manager
-    whose parameters are other resources); opened when the runtime opens, closed in reverse order.
+    whose parameters are other resources); opened when the runtime opens, closed in reverse order. file: where they are
+    kept, if that is a file which opening them would make: whoever only looks can see first whether it is there.
     """
 
     name: str
     handlers: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
     resources: Mapping[type, Callable[..., AbstractAsyncContextManager[Any]]] = attrs.field(factory=dict)
+    file: str = ""
 
 
 class HasCapability(Protocol):

@@ -256,14 +256,13 @@ class JoinState:
         return Verdict(start=(number,), wake=self.after if more else None)
 
     def _all(self, member: int, outcome: Outcome[Any]) -> Verdict:
-        _, error = deliver(self.join.members[member], outcome)
+        error = None if isinstance(outcome, Success) else deliver(self.join.members[member], outcome)[1]
         if error is not None:
             return Verdict(outcome=Failure(error))
         if self.running:
             return _WAIT
         numbers = tuple(range(len(self.join.members)))
-        values = tuple(map(self._value, numbers))
-        return Verdict(outcome=Success(values), winners=numbers)
+        return Verdict(outcome=Success(tuple(map(self._value, numbers))), winners=numbers)
 
     def _settle(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if self.running:

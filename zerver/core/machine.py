@@ -80,7 +80,7 @@ class Machine:
         self.finished = False
         self.ending: t.Ending | None = None  # known from the ENDING record on, before the rollback
         self._agenda: Agenda | None = None  # most runs are one line, and need none
-        self._ready: list[Call] = []
+        self._ready: tuple[Call, ...] = ()
         self._waiting: dict[Call, Activation] = {}
         self._parked: dict[str, Activation] = {}
         self._names: dict[str, int] = {}
@@ -143,7 +143,7 @@ class Machine:
             self.records.append((t.CUT, self.clock(), call, ending.reason or ending.status))
             self._drop(call, activation)
         self._waiting.clear()
-        self._ready = []  # a step may have been interrupted itself, before what others asked for was handed out
+        self._ready = ()  # a step may have been interrupted itself, before what others asked for was handed out
         return self._command()
 
     def signalled(self, signal: str, value: object) -> Command:
@@ -198,8 +198,8 @@ class Machine:
             if self._agenda is not None and self._agenda.ahead:
                 return _BREATHE
             if self._ready:
-                calls, self._ready = self._ready, []
-                return Perform(tuple(calls))
+                calls, self._ready = self._ready, ()
+                return Perform(calls)
             if self._waiting:
                 return _WAIT
             if self._parked:
@@ -210,7 +210,7 @@ class Machine:
         if self._ready:  # asked for in the same breath as the run ended: never performed
             for call in self._ready:
                 self._close(self._waiting.pop(call))
-            self._ready = []
+            self._ready = ()
         return _CANCEL if self._waiting else self._unwind()
 
     def _unwind(self) -> Command:
@@ -382,7 +382,7 @@ class Machine:
         call = Call(self.run_id, name, str(activation.ordinal), effect, None, until_ns)
         self.records.append((t.ASKED, self.clock(), call, None))
         self._waiting[call] = activation
-        self._ready.append(call)
+        self._ready += (call,)
 
     def _drop(self, call: Call, activation: Activation) -> None:
         """The step will never see what the call came to: what it wrote is not wanted, even in a run that is done."""

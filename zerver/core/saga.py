@@ -54,22 +54,24 @@ _NOTHING = Compensation()
 class Saga:
     """The writes of one run, in order of commit."""
 
-    __slots__ = ("entries", "pivot")
+    __slots__ = ("_moving", "entries", "pivot")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.pivot = 0  # entries before this index are past the point of no return
+        self._moving = 0  # entries from this index on have come to rest
 
     def committed(self, call: Call, value: object) -> Entry:
         """The write has happened."""
-        entry = Entry(call, "committed", value, None)
-        self.entries.append(entry)
-        return entry
+        return self._add(Entry(call, "committed", value, None))
 
     def doubted(self, call: Call, error: EffectError | None) -> Entry:
         """The write may have happened."""
-        entry = Entry(call, "unknown", None, error)
+        return self._add(Entry(call, "unknown", None, error))
+
+    def _add(self, entry: Entry) -> Entry:
         self.entries.append(entry)
+        self._moving = len(self.entries)
         return entry
 
     def lost(self, join: Call, winners: frozenset[Call]) -> None:
@@ -81,6 +83,7 @@ class Saga:
     def abandon(self) -> None:
         """Another worker has the run: what it wrote is not for this one to undo, nor to worry about."""
         self.entries.clear()
+        self._moving = 0
 
     def pass_pivot(self) -> None:
         """A pivot stage is done: nothing committed so far is undone any more."""
@@ -91,12 +94,14 @@ class Saga:
 
         failing: whether the run is being rolled back; otherwise only losers and writes in doubt are looked at.
         """
-        for index in range(len(self.entries) - 1, -1, -1):
+        while self._moving:
+            index = self._moving - 1
             entry = self.entries[index]
             if entry.state in ("committed", "unknown"):
                 task = self._task_for(entry, entry.loser or (failing and index >= self.pivot))
                 if task is not None:
                     return task
+            self._moving = index
         return None
 
     def done(self, task: Task, outcome: Outcome[Any]) -> Entry:
@@ -128,6 +133,7 @@ class Saga:
             entry.state = "committed" if entry.happened else "unknown"
             entry.error = None
             entry.asked = entry.asked and entry.happened
+        self._moving = len(self.entries)
 
     @property
     def unresolved(self) -> tuple[Entry, ...]:

@@ -169,23 +169,23 @@ class Claims:
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def give_back(self, flow: Flow, run_id: str, before: str) -> bool:
+    async def give_back(self, flow: Flow, run_id: str, before: str, unlike: bool) -> bool:
         """Make the run's place that of the earlier run again, from whom it was taken. False when the store does not
-        take it now: then the claim is held.
+        take it now: then the claim is held. unlike: see `Receipts.give_back`.
         """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
             try:
-                await self.receipts.give_back(run_id, before, lease_of(flow))
+                await self.receipts.give_back(run_id, before, lease_of(flow), unlike=unlike)
             except JournalError:
                 return False
             self.drop(run_id)
             return True
         return False
 
-    async def give_back_behind(self, flow: Flow, run_id: str, before: str) -> None:
+    async def give_back_behind(self, flow: Flow, run_id: str, before: str, unlike: bool) -> None:
         """The same, as often as it takes."""
         pause = _FIRST_PAUSE
-        while not await self.give_back(flow, run_id, before):
+        while not await self.give_back(flow, run_id, before, unlike):
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -121,7 +121,8 @@ class HttpClient:
         priority: the class in which it waits for a connection.
 
         A connection that the peer closed before a byte of the answer is replaced once, if the request may be
-        repeated: GET, HEAD and OPTIONS, or with an Idempotency-Key.
+        repeated: GET, HEAD and OPTIONS, or with an Idempotency-Key. A write that is answered with 429 or 5xx then is
+        an ExchangeFailed: that answer says nothing of the first time.
 
         Raises ConnectFailed (AddressRefused), ExchangeFailed, ProtocolViolation; DefinitionError, before anything is
         sent, for a URL, method or header that cannot be sent.

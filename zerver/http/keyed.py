@@ -219,7 +219,7 @@ class Visit:
         records = result.timeline.records
         is_same = not records or any(r[0] == t.INPUT and list(r[3][0]) == list(parts) for r in records)
         if not is_same:
-            await self._leave_to(claim, before, answer)
+            await self._leave_to(before, answer)
         elif answer is not None:
             self._claiming = False
             claims.drop(self.run_id)
@@ -230,27 +230,24 @@ class Visit:
         claims.runtime.keyed(self.run_id, *(self.keyed or ("in use", before)))
         raise Foregone(ending)
 
-    async def _leave_to(self, claim: Claim, before: str, answer: StoredAnswer | None) -> None:
+    async def _leave_to(self, before: str, answer: StoredAnswer | None) -> None:
         """The place is the earlier run's, whose request was another one than this. What it said is not known any more,
         since this claim has taken its place: so the key is no request's from now on, and nobody gets what is another's.
         """
-        claims, receipts = self._claims, self._claims.receipts
-        self._claiming = False
-        claims.drop(self.run_id)
-        try:
-            await receipts.release(self.run_id)
-            await receipts.claim(Claim(claim.place, before, b"", b"", 0), lease_of(self.flow))
-            if answer is not None:
-                await receipts.store(before, answer, self.flow.idempotency_expires)
-        except JournalError as trouble:
-            raise _unavailable(trouble) from trouble
+        if await self._hand_back(before, unlike=True) and answer is not None:
+            try:
+                await self._claims.receipts.store(before, answer, self.flow.idempotency_expires)
+            except JournalError as trouble:
+                raise _unavailable(trouble) from trouble
 
-    async def _hand_back(self, before: str) -> None:
-        """The place is the earlier run's again: whoever comes next must find it there."""
+    async def _hand_back(self, before: str, unlike: bool = False) -> bool:
+        """The place is the earlier run's again: whoever comes next must find it there. Whether it is already."""
         self._claiming = False
-        claims, run_id = self._claims, self.run_id
-        if not await claims.give_back(self.flow, run_id, before):
-            claims.nursery.start_soon(claims.give_back_behind, self.flow, run_id, before)
+        claims, told = self._claims, (self.flow, self.run_id, before, unlike)
+        given = await claims.give_back(*told)
+        if not given:
+            claims.nursery.start_soon(claims.give_back_behind, *told)
+        return given
 
     def _judged(self, receipt: Receipt, is_same: bool) -> Ending:
         found, ending = rules.judge(receipt, is_same)

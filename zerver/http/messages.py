@@ -1,15 +1,15 @@
 """HTTP messages as values: what was asked, what is answered. No I/O, no parser, no clock.
 
 Law: a message says what its bytes said, and nothing else: no case is restored, no field dropped, no path tidied. Bytes
-stay bytes until somebody looks: a request pays for the one header it reads, not for the twenty it carries. Every parsed
-form (path, segments, query) is computed at most once.
+stay bytes until somebody looks: a request pays for the one header it reads, not for the twenty it carries. The target
+is read anew at each look: there are one or two of them, and to remember what it said costs more than they do.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeAlias, Union, cast
@@ -146,30 +146,30 @@ class RequestHead:
     headers: Headers = NO_HEADERS
     http_version: str = "1.1"
 
-    @cached_property
+    @property
     def path(self) -> str:
         """The target's path, still percent-encoded. "*" for `OPTIONS *`."""
-        return self._split[0]
+        return self._split()[0]
 
-    @cached_property
+    @property
     def query(self) -> str:
         """What follows the first "?", still percent-encoded; "" when there is none."""
-        return self._split[1]
+        return self._split()[2]
 
-    @cached_property
+    @property
     def segments(self) -> tuple[str, ...]:
         """The path cut at "/" and *then* percent-decoded, so that `%2F` is a character and never a separator.
 
         `/a/b%2Fc/` is ("a", "b/c", ""). Dot segments are kept as they are: nothing here resolves "..".
         Raises ProtocolViolation (400) for an escape that is not %XX, or is not UTF-8, or is NUL.
         """
-        if self.path == "*":
+        path = self._split()[0]
+        if path == "*":
             return ("*",)
-        parts = self.path.split("/")[1:]
-        return tuple(parts) if "%" not in self.path else tuple(map(_decoded_segment, parts))
+        parts = path.split("/")[1:]
+        return tuple(parts) if "%" not in path else tuple(map(_decoded_segment, parts))
 
-    @cached_property
-    def _split(self) -> tuple[str, str]:
+    def _split(self) -> tuple[str, str, str]:
         target = self.target
         if not target.startswith("/") and "://" in target:  # absolute-form, RFC 9112 §3.2.2
             authority_and_path = target.partition("://")[2]
@@ -177,8 +177,7 @@ class RequestHead:
             target = authority_and_path[cut:] if cut >= 0 else "/"
             if target.startswith("?"):
                 target = "/" + target
-        path, _, query = target.partition("?")
-        return path, query
+        return target.partition("?")
 
 
 def _decoded_segment(segment: str) -> str:

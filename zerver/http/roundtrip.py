@@ -20,7 +20,7 @@ from zerver.http.bodies import close_body
 from zerver.http.dial import Quiet
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import RequestHead, ResponseHead
-from zerver.http.outgoing import Body, Origin, Outgoing
+from zerver.http.outgoing import READS, Body, Origin, Outgoing
 from zerver.http.pool import Lease, Pool
 from zerver.http.reading import EndOfMessage, Mark
 from zerver.http.streams import Outlet, PeerGone
@@ -127,6 +127,10 @@ class RoundTrip:
             # It hung up before it heard us. Once more, on a connection that cannot be stale.
             await self._renew(lease)
             head = await self._ask_on(await self._connect_again(lease))
+            if head is not None and self._request.head.method not in READS and _is_no_answer(head.status):
+                # It may have heard us after all, and gone while it was at work. "I cannot now" speaks of the second
+                # time alone, and callers take it for a definite no.
+                raise self._failed(f"the peer closed the connection, and answered {head.status} when asked again")
         if head is None:
             raise self._failed("the peer closed the connection before it answered")
         self._check_announced(head)
@@ -258,6 +262,11 @@ class RoundTrip:
         if self._sending:
             return self._failed("its time was up before the answer was whole")
         return ConnectFailed(f"{self._request.origin}: its time was up before there was a connection")
+
+
+def _is_no_answer(status: int) -> bool:
+    """Whether a status speaks of the moment, and not of what was asked for."""
+    return status == 429 or status >= 500
 
 
 def _is_over(wire: ClientWire) -> bool:

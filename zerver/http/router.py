@@ -199,7 +199,7 @@ class Router(Generic[T]):
     # -- searching --
 
     def _search(self, head: RequestHead) -> Match[T] | Miss:
-        if head.path == "*":  # OPTIONS *: about the server as a whole (RFC 9110 §9.3.7)
+        if head.target[:1] == "*" and head.path == "*":  # OPTIONS *: about the server as a whole (RFC 9110 §9.3.7)
             methods = {method for node in _nodes(self._root) for method in node.methods}
             return _miss(head.method, methods) if head.method == "OPTIONS" else Miss(404)
         segments = head.segments

@@ -46,6 +46,7 @@ class _Kept:
     ended_unix_ns: int = 0
     aside: str = ""
     reason: str = ""
+    retaken: bool = False  # by who has it
     wakes_unix_ns: int | None = None
     signals: dict[int, Signal] = attrs.Factory(dict)
     pages: dict[int, tuple[bytes, ...]] = attrs.Factory(dict)
@@ -77,7 +78,7 @@ class _Kept:
 
     def take(self, owner: str, now_unix_ns: int) -> StoredRun:
         """It is this owner's; signals that have not come in time will not come."""
-        self.owner, self.fence = owner, self.fence + 1
+        self.owner, self.fence, self.retaken = owner, self.fence + 1, False
         if self.wakes_unix_ns is not None:
             late = [n for n, one in self.signals.items() if one.value is None and one.expires_unix_ns <= now_unix_ns]
             for number in late:
@@ -174,6 +175,16 @@ class Disk:
                 return True
             return run.fence == fence + 1 and run.aside == why
         return False
+
+    def retake(self, run_id: str, owner: str, fence: int) -> _Kept | None:
+        """It is given anew to who has it with this fence, or has put it down with it."""
+        run = self.runs.get(run_id)
+        if run is None or run.status or run.aside:
+            return None
+        if run.fence == fence and (run.owner == owner or run.is_put_down):
+            run.owner, run.fence, run.retaken = owner, fence + 1, True
+            return run
+        return run if run.owner == owner and run.fence == fence + 1 and run.retaken else None
 
     def reopen(self, run_id: str, owner: str) -> _Kept | None:
         """It is to be tried again."""
@@ -273,13 +284,10 @@ class MemoryJournal(Journal):
         if not self._disk.set_aside(run_id, fence, why):
             raise lease_lost(Page(run_id, fence, 0, ()))
 
-    async def retake(self, run_id: str, owner: str) -> StoredRun | None:
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
         await trio.lowlevel.checkpoint()
-        run = self._disk.runs.get(run_id)
-        if run is None or run.status or run.owner != owner:
-            return None
-        run.fence += 1
-        return run.stored()
+        run = self._disk.retake(run_id, owner, fence)
+        return None if run is None else run.stored()
 
     async def reopen(self, run_id: str, owner: str) -> StoredRun | None:
         await trio.lowlevel.checkpoint()

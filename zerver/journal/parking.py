@@ -14,19 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from zerver.journal.schema import Dialect
 from zerver.runtime.journal import Page, Parking, Signal
+from zerver.sql.dialects import Dialect
 from zerver.sql.driver import Statement
 
 #: A parked run's row, in words that no index on owners can be used for: nearly all rows may be of this owner, nobody.
 _NOBODYS: Final = "status = '' and aside = '' and length(owner) = 0"
 
 _SIGNALS: Final = "select run, number, signal, expires, value from zerver_signals"
-
-
-def wall(dialect: Dialect) -> str:
-    """Wall time in nanoseconds, as an expression."""
-    return (dialect.wall or dialect.now)()
 
 
 # ---- putting down ---------------------------------------------------------------------------
@@ -38,7 +33,7 @@ def put_down(page: Page, parking: Parking, dialect: Dialect) -> tuple[list[State
     numbers = [one.number for one in parking.awaits]
     letting_go = "update zerver_runs set owner = '', wakes = 0 where run_id = ? and fence = ? and status = ''"
     awaited = (
-        f"insert into zerver_signals (run, number, signal, expires) select seq, ?, ?, {wall(dialect)} + ? "
+        f"insert into zerver_signals (run, number, signal, expires) select seq, ?, ?, {dialect.wall()} + ? "
         "from zerver_runs where run_id = ? and fence = ? and status = '' on conflict (run, number) do nothing"
     )
     wakes = (
@@ -67,9 +62,9 @@ def resumed(page: Page) -> Statement:
 def taking_due(owner: str, token: str, count: int, dialect: Dialect) -> list[Statement]:
     """What claims runs that are to be taken up, as many as this claim has not taken yet."""
     due = (
-        f"select seq from zerver_runs r where {_NOBODYS} and wakes is not null and wakes <= {wall(dialect)} "
+        f"select seq from zerver_runs r where {_NOBODYS} and wakes is not null and wakes <= {dialect.wall()} "
         "order by wakes limit ? - (select count(*) from zerver_runs c where c.status = '' and c.owner = ? "
-        f"and c.claim = ?) {dialect.take}"
+        f"and c.claim = ?) {dialect.skip}"
     )
     take = f"update zerver_runs set owner = ?, fence = fence + 1, claim = ? where seq in ({due})"
     return [Statement(take, (owner, token, count, owner, token)), expiring(owner, token, dialect)]
@@ -79,7 +74,7 @@ def taking_one(run_id: str, owner: str, token: str, dialect: Dialect) -> list[St
     """What claims this run, if it is to be taken up."""
     due = (
         f"select seq from zerver_runs r where run_id = ? and {_NOBODYS} and wakes is not null "
-        f"and wakes <= {wall(dialect)} {dialect.take}"
+        f"and wakes <= {dialect.wall()} {dialect.skip}"
     )
     take = f"update zerver_runs set owner = ?, fence = fence + 1, claim = ? where seq in ({due})"
     return [Statement(take, (owner, token, run_id)), expiring(owner, token, dialect)]
@@ -88,7 +83,7 @@ def taking_one(run_id: str, owner: str, token: str, dialect: Dialect) -> list[St
 def expiring(owner: str, token: str, dialect: Dialect) -> Statement:
     """What takes away the expired pauses of the runs of a claim."""
     sql = (
-        f"delete from zerver_signals where value is null and expires <= {wall(dialect)} and run in (select seq "
+        f"delete from zerver_signals where value is null and expires <= {dialect.wall()} and run in (select seq "
         "from zerver_runs where status = '' and owner = ? and claim = ? and wakes is not null)"
     )
     return Statement(sql, (owner, token))
@@ -96,18 +91,21 @@ def expiring(owner: str, token: str, dialect: Dialect) -> Statement:
 
 def next_due(dialect: Dialect) -> Statement:
     """Nanoseconds until the next one is to be taken up."""
-    return Statement(
-        f"select wakes - {wall(dialect)} from zerver_runs where {_NOBODYS} and wakes is not null order by wakes limit 1"
-    )
+    left = f"wakes - {dialect.wall()}"
+    return Statement(f"select {left} from zerver_runs where {_NOBODYS} and wakes is not null order by wakes limit 1")
 
 
 # ---- signals --------------------------------------------------------------------------------
 
 
 def giving(run_id: str, signal: str, value: bytes, number: int | None, dialect: Dialect) -> list[Statement]:
-    """What gives a signal: the last of these statements changes one row if it was taken."""
+    """What gives a signal: the last of these statements changes one row if it was taken.
+
+    The first one waits for whoever is putting the run down or claiming it: a statement that waited itself would look at
+    its signals as they were before that, and one that was just put down would sleep on, its signal taken.
+    """
     which, chosen = ("", ()) if number is None else (" and s.number = ?", (number,))
-    waits = f"s.signal = ? and s.value is null and s.expires > {wall(dialect)}{which}"
+    waits = f"s.signal = ? and s.value is null and s.expires > {dialect.wall()}{which}"
     wake = (
         "update zerver_runs set wakes = case when owner = '' and wakes is not null and exists "
         f"(select 1 from zerver_signals s where s.run = zerver_runs.seq and {waits}) then 0 else wakes end "
@@ -119,6 +117,7 @@ def giving(run_id: str, signal: str, value: bytes, number: int | None, dialect: 
         "order by s.number limit 1)"
     )
     return [
+        Statement(f"select seq from zerver_runs where run_id = ? {dialect.lock}", (run_id,)),
         Statement(wake, (signal, *chosen, run_id)),
         Statement(give, (value, run_id, signal, *chosen)),
     ]

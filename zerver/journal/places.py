@@ -11,17 +11,26 @@ from urllib.parse import unquote, urlsplit
 
 from zerver.errors import DefinitionError
 from zerver.journal.postgres import open_postgres_journal
+from zerver.journal.retention import keeping
 from zerver.journal.sqlite import open_sqlite_journal
 from zerver.runtime.journal import Journal
 
 _CURE = "write sqlite:///shop.journal, or postgresql://user@host/database"
 
 
-def open_journal(url: str, *, keep_secrets: bool = False) -> AbstractAsyncContextManager[Journal]:
-    """The journal at a URL. keep_secrets: whether it may hold secret slots in the clear.
+def open_journal(
+    url: str, *, keep_secrets: bool = False, keep: float | None = None
+) -> AbstractAsyncContextManager[Journal]:
+    """The journal at a URL. keep_secrets: whether it may hold secret slots in the clear. keep: seconds for which runs
+    stay that have ended, while this process has it open; None: nothing is deleted, unless you call `prune`.
 
     Raises DefinitionError for a URL that names none; entered, as `open_sqlite_journal` and `open_postgres_journal`.
     """
+    opened = _opened(url, keep_secrets)
+    return opened if keep is None else keeping(opened, keep)
+
+
+def _opened(url: str, keep_secrets: bool) -> AbstractAsyncContextManager[Journal]:
     parts = urlsplit(url)
     if parts.scheme in ("postgresql", "postgres"):
         return open_postgres_journal(url, keep_secrets=keep_secrets)

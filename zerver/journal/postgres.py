@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from types import MappingProxyType
 from typing import Final
 
 from zerver.errors import DatabaseDown, DriverError, JournalUnavailable
 from zerver.journal.lines import Cipher, Lines
-from zerver.journal.schema import Dialect, first_script, migrate
+from zerver.journal.schema import first_script, migrate
 from zerver.journal.scribe import open_scribe
 from zerver.journal.sql import SqlJournal
 from zerver.runtime.journal import Journal
+from zerver.sql.dialects import POSTGRES
 from zerver.sql.driver import Driver, Statement
 from zerver.sql.postgres import open_postgres
 
@@ -48,12 +48,12 @@ async def open_postgres_journal(
         try:
             driver = await stack.enter_async_context(open_postgres(conninfo, size=size, schema=_SCHEMA))
             name = await _place_of(driver)
-            await migrate(driver, _DIALECT, name)
+            await migrate(driver, POSTGRES, name)
         except DatabaseDown as error:
             raise JournalUnavailable(f"cannot open the journal: {error}", error.retry_after) from error
         except DriverError as error:
             raise JournalUnavailable(f"cannot open the journal: {error}") from error
-        journal = SqlJournal(driver, _DIALECT, Lines(cipher, keep_secrets), place=name, patience=patience)
+        journal = SqlJournal(driver, POSTGRES, Lines(cipher, keep_secrets), place=name, patience=patience)
         await stack.enter_async_context(open_scribe(journal.scribe, close_seconds=CLOSE_SECONDS))
         yield journal
 
@@ -64,20 +64,11 @@ async def _place_of(driver: Driver) -> str:
     return f"postgresql {found.rows[0][0]}"
 
 
-_DIALECT: Final = Dialect(
-    words=MappingProxyType({"bytes": "bytea", "serial": "bigserial primary key", "clustered": ""}),
-    now=lambda: "(extract(epoch from clock_timestamp()) * 1000000000)::bigint",
-    boot="",
-    share="for share of r",
-    take="for update of r skip locked",
-    first="select set_config('synchronous_commit', 'on', true)",
-)
-
 #: Made by the first who comes; the driver lets one process at a time run it.
 _SCHEMA: Final = f"""
 do $zerver$ begin
     if to_regclass('zerver_journal') is null then
-        {first_script(_DIALECT)}
+        {first_script(POSTGRES)}
     end if;
 end $zerver$
 """

@@ -92,6 +92,7 @@ _RELEASE: Final = "delete from zerver_receipts where run_id = :run_id and status
 _GIVE_BACK: Final = """
 update zerver_receipts set run_id = :earlier, before = '', lease = :lease where run_id = :run_id and status is null
 """
+_BLANK: Final = "update zerver_receipts set head = x'', body = x'', size = 0 where run_id = :run_id and status is null"
 _SWEEP: Final = f"""
 delete from zerver_receipts where rowid in (
   select rowid from zerver_receipts
@@ -156,10 +157,11 @@ class SqliteReceipts:
         (gone,) = await self._change(self._statement(_RELEASE, run_id=run_id))
         return not isinstance(gone, Rows) and gone.count == 1
 
-    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
         check_lease(lease)
         said = {"run_id": run_id, "earlier": before, "lease": self._tick() + lease}
-        (given,) = await self._change(self._statement(_GIVE_BACK, **said))
+        blank = [self._statement(_BLANK, run_id=run_id)] if unlike else []
+        *_, given = await self._change(*blank, self._statement(_GIVE_BACK, **said))
         return not isinstance(given, Rows) and given.count == 1
 
     async def tally(self) -> ReceiptTally:

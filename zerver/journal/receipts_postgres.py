@@ -92,6 +92,7 @@ _GIVE_BACK: Final = """
 update zerver_receipts set run_id = :earlier, before = '', until = :now + :lease
 where run_id = :run_id and status is null
 """
+_BLANK: Final = "update zerver_receipts set head = '', body = '', size = 0 where run_id = :run_id and status is null"
 _SWEEP: Final = f"""
 delete from zerver_receipts where place in (
   select place from zerver_receipts
@@ -152,9 +153,10 @@ class PostgresReceipts:
         *_, gone = await self._change(self._statement(_RELEASE, run_id=run_id))
         return not isinstance(gone, Rows) and gone.count == 1
 
-    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
         check_lease(lease)
-        *_, given = await self._change(self._statement(_GIVE_BACK, run_id=run_id, earlier=before, lease=lease))
+        blank = [self._statement(_BLANK, run_id=run_id)] if unlike else []
+        *_, given = await self._change(*blank, self._statement(_GIVE_BACK, run_id=run_id, earlier=before, lease=lease))
         return not isinstance(given, Rows) and given.count == 1
 
     async def tally(self) -> ReceiptTally:

@@ -18,14 +18,13 @@ than this code knows is refused and left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-import attrs
-
 from zerver.errors import DamagedJournal
 from zerver.sql import dialects
+from zerver.sql.dialects import Dialect
 from zerver.sql.driver import Driver
 
 #: Scripts by the version that they make, beginning with the tables of version 1. Words in ‹› are the dialect's.
@@ -80,23 +79,6 @@ SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
         """,
     }
 )
-
-
-@attrs.frozen
-class Dialect:
-    """What is written differently. words: for scripts. now: the time on the clock that leases are kept by, in
-    nanoseconds, as an expression. boot: which clock that is; a lease by another one has lapsed. wall: the time that
-    people live by, which pauses expire by, if that is another clock. share, take: how rows are locked by who depends
-    on them, and by who wants those that nobody else does. first: a statement with which each batch begins.
-    """
-
-    words: Mapping[str, str]
-    now: Callable[[], str]
-    boot: str
-    wall: Callable[[], str] | None = None
-    share: str = ""
-    take: str = ""
-    first: str = ""
 
 
 def script(dialect: Dialect, version: int, scripts: Mapping[int, str] = SCRIPTS) -> str:

@@ -28,7 +28,6 @@ from zerver.errors import (
     StatementError,
 )
 from zerver.journal import parking
-from zerver.journal.schema import Dialect
 from zerver.journal.scribe import Doubtful, Scribe, lease_lost
 from zerver.runtime.journal import (
     LISTED,
@@ -46,7 +45,8 @@ from zerver.runtime.journal import (
     StoredRun,
     Which,
 )
-from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement
+from zerver.sql.dialects import Dialect
+from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, at_once
 
 T = TypeVar("T")
 
@@ -56,15 +56,11 @@ _HEAD: Final = (
     "wakes, seq"
 )
 
-#: Errors of statements after which the same statement may pass: no room, no lock, no right to write just now.
-_PASSING: Final = (
-    *("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
-    *("SQLITE_NOMEM", "SQLITE_PROTOCOL", "08", "25006", "40", "53", "55P03", "57", "58"),
-)
-
-
 #: Errors of values that no column can hold.
 _VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "Unicode", "Overflow", "22", "54")
+
+#: The claim of a run that its owner has taken anew; those of others are 16 random digits.
+_RETAKEN: Final = "anew"
 
 #: Owners without runs are forgotten so long after their lease has lapsed.
 _FORGET_NS: Final = 86_400 * 10**9
@@ -88,6 +84,7 @@ class SqlJournal(Journal):
     ) -> None:
         self.scribe = Scribe(place, self._perform)
         self._driver = driver
+        self._write_at_once = at_once(driver)
         self._dialect = dialect
         self._notation = notation
         self._place = place
@@ -133,7 +130,7 @@ class SqlJournal(Journal):
             lapsed = (  # the owner of parked runs, which are nearly all, is "": not one of them is looked at
                 "select seq from zerver_runs r where status = '' and aside = '' and owner > '' and owner <> ? "
                 "and not exists (select 1 from zerver_owners o where o.name = r.owner and o.boot = ? "
-                f"and o.lapses > {self._dialect.now()}) order by +seq limit ? {self._dialect.take}"
+                f"and o.lapses > {self._dialect.now()}) order by +seq limit ? {self._dialect.skip}"
             )
             take = f"update zerver_runs set owner = ?, fence = fence + 1, claim = ? where seq in ({lapsed})"
             lapsing = Statement(take, (owner, token, owner, self._dialect.boot, count))
@@ -180,10 +177,14 @@ class SqlJournal(Journal):
             raise self._damaged("a key is none")
         return key
 
-    async def retake(self, run_id: str, owner: str) -> StoredRun | None:
-        mine = "run_id = ? and owner = ? and status = ''"
-        await self._write(Statement(f"update zerver_runs set fence = fence + 1 where {mine}", (run_id, owner)))
-        runs = await self._runs(mine, (run_id, owner))
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
+        sql = (
+            f"update zerver_runs set owner = ?, fence = fence + 1, claim = '{_RETAKEN}' where run_id = ? "
+            "and fence = ? and status = '' and aside = '' and (owner = ? or (owner = '' and wakes is not null))"
+        )
+        await self._write(Statement(sql, (owner, run_id, fence, owner)))
+        given = f"run_id = ? and owner = ? and fence = ? and claim = '{_RETAKEN}' and status = ''"
+        runs = await self._runs(given, (run_id, owner, fence + 1))
         return runs[0] if runs else None
 
     # -- runs that somebody must look at --
@@ -313,7 +314,7 @@ class SqlJournal(Journal):
             deciding.append(slice(begin, len(statements)))
             statements += others
         try:
-            answers = await self._asked(lambda: self._driver.transaction(statements))
+            answers = await self._asked(lambda: self._write_at_once(statements))
         except (JournalUnavailable, LeaseLost):
             raise
         except JournalError as error:
@@ -371,7 +372,7 @@ class SqlJournal(Journal):
             except ConnectionLost as error:
                 raise Doubtful(f"{self._place}: {error}") from error
             except StatementError as error:
-                if error.code.startswith(_PASSING):
+                if error.passes:
                     raise JournalUnavailable(f"{self._place}: {error}") from error
                 if error.code.startswith(_VALUES):
                     raise NotKeepable(f"{self._place}: {error}") from error

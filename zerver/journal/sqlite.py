@@ -11,20 +11,18 @@ log does not work there.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from zerver.errors import DamagedJournal, DriverError, JournalUnavailable
 from zerver.journal.lines import Cipher, Lines
-from zerver.journal.schema import Dialect, first_script, migrate, not_ours
+from zerver.journal.schema import first_script, migrate, not_ours
 from zerver.journal.scribe import open_scribe
 from zerver.journal.sql import SqlJournal
 from zerver.runtime.journal import Journal
-from zerver.sql.dialects import boot_id, since_boot
+from zerver.sql.dialects import SQLITE
 from zerver.sql.sqlite import open_sqlite
 from zerver.trace.keeping.schema import is_empty, put_in_place
 
@@ -58,8 +56,8 @@ async def open_sqlite_journal(
                 await _make(place)
             _check(place)
             driver = await stack.enter_async_context(open_sqlite(place, readers=2, busy_timeout=busy_timeout))
-            await migrate(driver, _DIALECT, str(place))
-        journal = SqlJournal(driver, _DIALECT, Lines(cipher, keep_secrets), place=str(place))
+            await migrate(driver, SQLITE, str(place))
+        journal = SqlJournal(driver, SQLITE, Lines(cipher, keep_secrets), place=str(place))
         # No bound of Trio's clock for the end: a mock one would jump over the working thread. The driver has a bound.
         await stack.enter_async_context(open_scribe(journal.scribe, close_seconds=float("inf")))
         yield journal
@@ -82,7 +80,7 @@ async def _make(place: Path) -> None:
     try:
         made.unlink(missing_ok=True)  # of a process that had this number before
         os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        script = f"pragma application_id = {APPLICATION_ID};\n{first_script(_DIALECT)}"
+        script = f"pragma application_id = {APPLICATION_ID};\n{first_script(SQLITE)}"
         async with open_sqlite(made, readers=1, schema=script):
             pass  # closing takes the log into the file
         put_in_place(made, place)
@@ -107,13 +105,3 @@ def _check(place: Path) -> None:
             f"the journal {place} is torn: {size} bytes of {due}\n"
             "  restore it from a backup, with its -wal file; or move it away and a new one is made, without its runs"
         )
-
-
-_DIALECT: Final = Dialect(
-    words=MappingProxyType(
-        {"bytes": "blob", "serial": "integer primary key autoincrement", "clustered": "without rowid"}
-    ),
-    now=since_boot,
-    boot=boot_id(),
-    wall=lambda: str(time.time_ns()),
-)

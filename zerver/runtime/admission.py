@@ -158,6 +158,11 @@ class AdmissionActor:
         finally:
             self._waiters -= 1
 
+    @property
+    def draining(self) -> bool:
+        """Whether nobody is admitted any more."""
+        return self._state.draining
+
     def statistics(self) -> AdmissionStatistics:
         state, classes = self._state, self._state.statistics()
         return AdmissionStatistics(

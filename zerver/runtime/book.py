@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterator
 from typing import Any, Final, Protocol
 
+import attrs
 import trio
 
 from zerver.core import timeline as t
@@ -81,7 +82,7 @@ class Office(Protocol):
         """The run has ended, and the journal could not be told: tell it when it is back."""
         ...
 
-    def leave(self, run_id: str) -> None:
+    def leave(self, sheets: Sheets) -> None:
         """The run has stopped where it was: have it undone when the journal is back."""
         ...
 
@@ -121,9 +122,12 @@ class Sheets:
                 crash_point(f"{what}.before")
                 try:
                     await journal.write(entry)
-                except BaseException:
+                except BaseException as error:
                     if isinstance(entry, Opening):  # the journal takes it back: the run has not begun
                         self._pen, self._count, self.begun, self._unsent = None, 0, False, None
+                    elif entry.parked is not None and not isinstance(error, JournalError):
+                        # Cut, so it has not been written: what is undone next must not be put down by it first.
+                        self._unsent, self.is_down = attrs.evolve(entry, parked=None), False
                     raise
                 crash_point(f"{what}.after")
                 self._unsent = None
@@ -135,6 +139,20 @@ class Sheets:
         if self.begun and self._pen is not None and not self.office.holds:
             await self.office.renew()
             await self.office.journal.write(Page(self.run.run_id, self.fence, self._pen.count, ()))
+
+    async def retake(self) -> StoredRun | None:
+        """The run anew, with all that was to be in the journal when it stopped where it was; None when it is another
+        worker's, or over. Raises JournalError.
+
+        The page that got no answer may be there or not, that which puts the run down included: nobody has been told
+        where it would go on, so it does not wait for anything.
+        """
+        run_id, office, unsent = self.run.run_id, self.office, self._unsent
+        stored = await office.journal.retake(run_id, office.owner, self.fence)
+        if stored is None or unsent is None or not unsent.lines:
+            return stored
+        await office.journal.write(Page(run_id, stored.fence, _first(unsent), unsent.lines))
+        return await office.journal.read(run_id)
 
     def next(self, status: str = "", park: Park | None = None) -> Entry | None:
         """The next entry; None when all is written. Raises NotKeepable, but not for the last one: that is without the
@@ -189,6 +207,11 @@ class Sheets:
         )
 
 
+def _first(entry: Entry) -> int:
+    """The number of its first line."""
+    return 0 if isinstance(entry, Opening) else entry.first
+
+
 def _site(entry: Entry) -> str:
     """What the places are called at which a process can be made to die while it writes this."""
     if isinstance(entry, Opening):
@@ -238,8 +261,12 @@ class Draft:
             self._failed = True
             if not isinstance(error, JournalError):
                 raise
-            lost = isinstance(error, LeaseLost)
-            run.stop(LOST if lost else Ending("cancelled", reason=f"it could not be put down: {error}"))
+            if isinstance(error, LeaseLost):
+                run.stop(LOST)
+            elif isinstance(error, JournalUnavailable) and sheets.begun:  # it may be put down, and is not undone before
+                run.stop(AWAY)
+            else:
+                run.stop(Ending("cancelled", reason=f"it could not be put down: {error}"))
             await trio.lowlevel.checkpoint()
             raise InternalError(f"run {run.run_id} was stopped, and goes on") from error
         return True
@@ -248,7 +275,7 @@ class Draft:
         """The run has ended."""
         if self._failed:
             if self.sheets is not None and self.sheets.begun and self.run.cut is not LOST:
-                self._office.owe(self.sheets)
+                (self._office.leave if self.run.cut is AWAY else self._office.owe)(self.sheets)
             return True
         if self._told and self.sheets is None and not self.run.machine.saga.unresolved:
             self._office.forget(self)
@@ -406,7 +433,7 @@ class Book:
         if not sheets.begun or sheets.run.cut is LOST:
             return True
         if sheets.run.cut is AWAY:
-            sheets.office.leave(sheets.run.run_id)
+            sheets.office.leave(sheets)
             return False
         with trio.CancelScope(shield=True):
             try:

@@ -47,8 +47,8 @@ class Clerk:
         self._unix = time.time_ns() - clock()
         self._young: dict[Draft, None] = {}  # were not there when last was handed over
         self._drafts: dict[Draft, None] = {}
-        self._owed: list[Sheets] = []
-        self.left: dict[str, None] = {}  # runs that have stopped where they were, and are to be undone
+        self._owed: dict[Sheets, None] = {}
+        self.left: dict[Sheets, None] = {}  # of runs that have stopped where they were, and are to be undone
         self._called = trio.Event()
 
     def to_unix(self, at: int) -> int:
@@ -67,11 +67,11 @@ class Clerk:
 
     def owe(self, sheets: Sheets) -> None:
         """The run has ended, and the journal could not be told: tell it when it is back."""
-        self._owed.append(sheets)
+        self._owed[sheets] = None
 
-    def leave(self, run_id: str) -> None:
+    def leave(self, sheets: Sheets) -> None:
         """The run has stopped where it was: have it undone when the journal is back."""
-        self.left[run_id] = None
+        self.left[sheets] = None
 
     @property
     def holds(self) -> bool:
@@ -120,14 +120,14 @@ class Clerk:
 
     async def _pay(self) -> None:
         while self._owed:
-            sheets = self._owed[0]
+            sheets = next(iter(self._owed))
             try:
                 await sheets.deliver(sheets.status)
             except JournalUnavailable:
                 raise
             except JournalError:  # the run is another's by now
                 pass
-            self._owed.remove(sheets)
+            self._owed.pop(sheets, None)  # while the runtime is closed, two of us may be at it
 
     def _grow_up(self) -> None:
         self._drafts.update(self._young)

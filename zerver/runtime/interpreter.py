@@ -385,7 +385,7 @@ def _bounds(run: Run, call: Call, way: Way, now: float, rollback: bool) -> trio.
     ends = _NEVER if timeout is None else now + timeout
     if call.until_ns is not None:
         ends = min(ends, now + max(0.0, (call.until_ns - run.clock()) / 1e9))
-    if ends >= run.scope.deadline and not rollback:  # a rollback is outside the run's scope
+    if ends >= run.deadline and not rollback:  # a rollback is outside the run's scope
         return _UNBOUNDED
     return trio.CancelScope(deadline=ends)
 

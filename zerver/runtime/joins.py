@@ -90,7 +90,6 @@ class _Conduct:
         self.name = f"a member of {join.kind.name}"  # of a task: Trio would make one up for each, at some cost
         self.outcome: Outcome[Any] | None = None
         self.winners: tuple[int, ...] = ()
-        self.timed = False  # whether a timer was started for the nursery
 
     def hedge_delay(self) -> float | None:
         return None
@@ -112,19 +111,22 @@ class _Conduct:
             if number != own:
                 nursery.start_soon(self.member, number, nursery, name=self.name)
         if verdict.wake is not None:
-            nursery.start_soon(self.wake, verdict.wake, nursery)
-            self.timed = True
+            nursery.start_soon(self.wake, verdict.wake, nursery, name=self.name)
         if verdict.outcome is not None:
             self.outcome, self.winners = verdict.outcome, verdict.winners
-            if self.state.running or self.timed:  # else all have ended, and to cancel nobody costs as much as a member
+            if self.state.running:  # else all have ended, and to cancel nobody costs as much as a member
                 nursery.cancel_scope.cancel()
+            self.decided()
 
     def ask(self, number: int) -> None:
         """A member is about to start; told here and not in its task, because Trio starts tasks in any order."""
 
     async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
-        """The verdict's time is over. Only a hedge asks for it."""
+        """When so many seconds are over, ask what to do. Only a hedge's verdict wants it."""
         raise NotImplementedError
+
+    def decided(self) -> None:
+        """There is an outcome."""
 
     async def member(self, number: int, nursery: trio.Nursery) -> None:
         raise NotImplementedError
@@ -179,6 +181,7 @@ class _Hedge(_Conduct):
         self.writes = self.one.effect.kind.access == "write"
         self.flights: list[Flight] = []  # of a write; a read has no doubt to keep
         self.began = trio.current_time()
+        self.is_over = trio.Event()  # for its timers: to cancel a task costs three times as much as to wake it
         self.numbers = count(1)  # of all its attempts, retries too: what a server is told of them
 
     def hedge_delay(self) -> float | None:
@@ -213,8 +216,7 @@ class _Hedge(_Conduct):
     async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
         """Held back, it is looked at again when it has waited twice as long; each reason is told once."""
         told = ""
-        await trio.sleep(seconds)
-        while self.outcome is None:
+        while not await self._is_over_within(seconds):
             waited = max(seconds, trio.current_time() - self.began)
             why = self.performer.hold_hedge(self.on, self.one.effect, waited, bool(told))
             if not why:
@@ -223,7 +225,15 @@ class _Hedge(_Conduct):
             if why != told:
                 self.on.records.append((t.HELD, self.on.clock(), self.one, why))
                 told = why
-            await trio.sleep(max(SHORTEST, waited))
+            seconds = max(SHORTEST, waited)
+
+    async def _is_over_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            await self.is_over.wait()
+        return self.outcome is not None
+
+    def decided(self) -> None:
+        self.is_over.set()
 
     def abandon(self) -> None:
         # An attempt may have won in the very moment in which the join was cut: what it did is done.

@@ -324,9 +324,10 @@ class Journal(Protocol):
         """
         ...
 
-    async def retake(self, run_id: str, owner: str) -> StoredRun | None:
-        """Give an unfinished run to the owner that has it, anew: its fence grows, and what was sent before and is still
-        on its way is refused. None when it has ended, or is not this owner's. It may be asked for any number of times.
+    async def retake(self, run_id: str, owner: str, fence: int) -> StoredRun | None:
+        """Give an unfinished run anew to the owner that has it with this fence, or that has put it down with it: its
+        fence grows, and what was sent before and is still on its way is refused. None when it has ended, or somebody
+        has taken it since. Asked again, it is given again, with the same new fence.
         """
         ...
 

@@ -5,7 +5,7 @@ Law: one table, one answer. For a write the question is always the same: is it c
     raised                                     happened?     again?   target well?
     Rejected, StatementError                   no            no       yes
     ConnectFailed, EffectRefused, DriverClosed,
-    DatabaseDown                         no            yes      no
+    DatabaseDown, StatementError that `passes` no            yes      no
     anything else, by a read or an exact kind  no            yes      no
     anything else, by a write                  maybe         by key   no
     its timeout, nothing sent yet              no            yes      no
@@ -55,9 +55,10 @@ class Judgement:
 
 def judge(kind: EffectKind[..., Any], raised: Exception) -> Judgement:
     """What an attempt of this kind came to, from what its handler raised."""
-    if isinstance(raised, _REJECTED):
+    passes = isinstance(raised, StatementError) and raised.passes
+    if isinstance(raised, _REJECTED) and not passes:
         return Judgement(EffectError(kind.name, str(raised), raised), again=False, trouble=False, doubt=False)
-    if isinstance(raised, _NOT_SENT):
+    if isinstance(raised, _NOT_SENT) or passes:
         refused = raised if isinstance(raised, EffectRefused) else EffectRefused(kind.name, _told(raised), raised)
         return Judgement(refused, again=True, trouble=True, doubt=False)
     if kind.access == "write" and (not kind.exact or _says_unknown(raised)):

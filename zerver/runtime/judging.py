@@ -92,5 +92,5 @@ def judge(stored: StoredRun, versions: Versions, reader: Reader) -> Judgement:
 
 def told(error: Exception) -> str:
     """Why a run cannot be carried on, as text that any database takes, and without values: it is kept in the clear."""
-    text = str(error) if isinstance(error, Astray | JournalError) else f"{type(error).__name__} while it was read"
+    text = str(error) if isinstance(error, Astray | JournalError) else f"{type(error).__name__} while it was taken up"
     return text.replace("\0", "").encode("utf-8", "replace").decode()[:4000] or type(error).__name__

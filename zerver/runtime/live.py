@@ -5,7 +5,7 @@ Law: one Run is owned by one request actor; others may only call `cancel` and `t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -56,13 +56,14 @@ class Run:
     given; there is one only while the run is parked. found: what had come of its pauses when it was taken up. gate:
     bounds the attempts in flight at once, if its tenant does. admission: to which it leaves its seat while it is
     parked. cpu_ns: of its steps so far; waited_ns: for turns. pace: how its turns go. after: who gets its Result if its
-    rollback outlives the answer; None if it may not.
+    rollback outlives the answer; None if it may not. may_undo: asked before each compensation; False: the run stops
+    where it is.
     """
 
     __slots__ = (
-        "admission", "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "found", "gate", "inbox",
-        "machine", "on_wait", "pace", "priority", "records", "retries_left", "run_id", "scope", "tenant", "ticket",
-        "timeline", "waited_ns", "wake",
+        "_scope", "admission", "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "found", "gate",
+        "inbox", "machine", "may_undo", "on_wait", "pace", "priority", "records", "retries_left", "run_id", "tenant",
+        "ticket", "timeline", "waited_ns", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -95,12 +96,24 @@ class Run:
         self.cpu_ns = self.waited_ns = 0
         self.pace = pace
         self.retries_left = RUN_RETRIES
-        self.scope = trio.CancelScope(deadline=deadline)
+        self._scope: trio.CancelScope | None = None
         self.cut: t.Ending | None = None
         self.awaited: frozenset[str] = _NOTHING
         self.inbox: tuple[tuple[str, object], ...] = ()
         self.wake: trio.Event | None = None
         self.found: tuple[Letter, ...] = ()
+        self.may_undo: Callable[[], Awaitable[bool]] | None = None
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        """What ends it in time. Made when somebody asks for it: a run that waits for nothing needs none."""
+        if self._scope is None:
+            self._scope = trio.CancelScope(deadline=self.deadline)
+        return self._scope
+
+    def postpone(self, deadline: float) -> None:
+        """It has more time than was said: parked time is not its own."""
+        self.deadline = self.scope.deadline = deadline
 
     @property
     def is_left(self) -> bool:

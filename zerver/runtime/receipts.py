@@ -123,9 +123,10 @@ class Receipts(Protocol):
         """Free the run's place. Whether it had one; an answer that is stored stays."""
         ...
 
-    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
         """The run's place is the earlier run's again, from whom it was taken when that one's lease had lapsed, with a
-        new lease; nobody else can take it in between. Whether the run had a place, without an answer.
+        new lease; nobody else can take it in between. Whether the run had a place, without an answer. unlike: the two
+        had not the same request: what the earlier one's was is not known, and the digests are empty, like no request's.
         """
         ...
 
@@ -257,7 +258,7 @@ class MemoryReceipts:
         self._drop(row)
         return True
 
-    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
         check_lease(lease)
         await trio.lowlevel.checkpoint()
         row = self._runs.get(run_id)
@@ -266,6 +267,8 @@ class MemoryReceipts:
         del self._runs[run_id]
         self._runs[before] = row
         row.receipt = attrs.evolve(row.receipt, run_id=before, before="")
+        if unlike:
+            row.receipt = attrs.evolve(row.receipt, head=b"", body=b"", size=0)
         row.until = self._now() + lease
         return True
 

@@ -21,7 +21,7 @@ from zerver.core.offload import OffloadKind
 from zerver.core.saga import Task
 from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
-from zerver.runtime.live import Run
+from zerver.runtime.live import LOST, Run
 from zerver.runtime.offload import perform_offloaded
 from zerver.runtime.parking import Letter
 from zerver.runtime.receipts import Foregone
@@ -72,11 +72,11 @@ async def drive(
                 command = _start(turns, run, began, parts, takes)
                 if isinstance(command, Finish):  # it never waited: there is nothing that a scope could cut
                     return command.ending
-        with run.scope:
+        with run.scope as scope:
             if began < 0:
                 command = await _begin(turns, run, parts, takes)
             command = await _forward(worker, turns, run, command)
-        if run.scope.cancelled_caught:
+        if scope.cancelled_caught:
             command = _interrupt(run, _reason(run))
         if run.after is not None and run.cut is None and isinstance(command, Unwind):
             ending = machine.ending  # a deadline that the machine saw itself, between two steps, is one like any other
@@ -101,9 +101,9 @@ async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> 
     is_over = machine.ending is not None
     try:
         if not is_over and run.cut is None:
-            with run.scope:
+            with run.scope as scope:
                 command = await _go_on(worker, turns, run, found)
-            if run.scope.cancelled_caught:
+            if scope.cancelled_caught:
                 command = _interrupt(run, _reason(run), found)
         elif not is_over or found.waiting:  # else it was in the midst of its rollback, which goes on
             command = _interrupt(run, _reason(run), found)
@@ -286,7 +286,7 @@ async def _parked(turns: Turns, run: Run, park: Park, letter: Letter | None) -> 
     finally:
         turns.end(run, began)
         if letter is not None and machine.deadline_ns is not None:
-            run.scope.deadline = trio.current_time() + (machine.deadline_ns - run.clock()) / 1e9
+            run.postpone(trio.current_time() + (machine.deadline_ns - run.clock()) / 1e9)
 
 
 def _letter(run: Run, park: Park) -> Letter | None:
@@ -304,8 +304,8 @@ async def _signal(run: Run, park: Park) -> Letter:
     names = frozenset(name for name, _ in park.until)
     run.awaited = names - {name for name, _ in run.inbox}
     first, until_ns = min(park.until, key=lambda item: item[1])
-    began = trio.current_time()
-    remaining, run.scope.deadline = run.scope.deadline - began, float("inf")
+    remaining = run.deadline - trio.current_time()
+    run.postpone(float("inf"))
     wake = run.wake = trio.Event()
     try:
         if not run.inbox:
@@ -319,7 +319,7 @@ async def _signal(run: Run, park: Park) -> Letter:
         return (first,)
     finally:
         run.wake = None
-        run.scope.deadline = trio.current_time() + remaining
+        run.postpone(trio.current_time() + remaining)
 
 
 async def unwind(worker: Worker, run: Run, command: Command) -> t.Ending:
@@ -331,6 +331,10 @@ async def unwind(worker: Worker, run: Run, command: Command) -> t.Ending:
         try:
             with trio.CancelScope(shield=True, deadline=ends):
                 while isinstance(command, Unwind):
+                    if run.may_undo is not None and not await run.may_undo():
+                        run.stop(LOST)
+                        command = _interrupt(run, LOST)
+                        continue
                     outcome = await _undo(worker, run, command.task)
                     command = _interrupt(run, _reason(run)) if run.is_left else machine.undone(command.task, outcome)
         except BaseException:  # the program ends in the middle of it: what is left is unresolved, and must be told

@@ -26,6 +26,40 @@ async def open_resources(
 
     Raises DefinitionError for a missing or circular need.
     """
+    openers = _openers(capabilities)
+    opened: dict[type, Any] = dict(given)
+    for type_ in openers:
+        await _open(stack, openers, opened, type_, ())
+    return opened
+
+
+async def open_resource(
+    stack: AsyncExitStack,
+    capabilities: Sequence[Capability],
+    type_: type,
+    given: Mapping[type, Any] = MappingProxyType({}),
+) -> Any:
+    """Open one of them, with what it needs and nothing else: for a tool that looks into a part of an app.
+
+    Raises KeyError when no capability opens one; DefinitionError as `open_resources`.
+    """
+    return await _open(stack, _openers(capabilities), dict(given), type_, ())
+
+
+def needed_for(capabilities: Sequence[Capability], type_: type) -> list[Capability]:
+    """The capabilities that `open_resource` would have open something; none when nobody opens one of this type."""
+    openers = _openers(capabilities)
+    found: set[type] = set()
+    wanted = [type_]
+    while wanted:
+        need = wanted.pop()
+        if need in openers and need not in found:
+            found.add(need)
+            wanted += _needs(openers[need]).values()
+    return [capability for capability in capabilities if found & capability.resources.keys()]
+
+
+def _openers(capabilities: Sequence[Capability]) -> dict[type, Opener]:
     openers: dict[type, Opener] = {}
     for capability in capabilities:
         for type_, opener in capability.resources.items():
@@ -35,10 +69,7 @@ async def open_resources(
                     "remove one of the two, or give its resource a type of its own",
                 )
             openers[type_] = opener
-    opened: dict[type, Any] = dict(given)
-    for type_ in openers:
-        await _open(stack, openers, opened, type_, ())
-    return opened
+    return openers
 
 
 async def _open(

@@ -6,7 +6,7 @@ when that block is left, for whatever reason, no run is under way and every reso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from random import Random
 from types import MappingProxyType
@@ -255,10 +255,18 @@ class Runtime:
         if run is not None:
             run.records.append((t.KEYED, run.clock(), run.flow.name, (found, before)))
 
-    def is_job(self, run_id: str, detail: tuple[str, int, int, int]) -> None:
-        """Told by a worker: this run is an attempt of a job. detail: as the record's."""
+    def is_job(
+        self,
+        run_id: str,
+        detail: tuple[str, int, int, int],
+        may_undo: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        """Told by a worker: this run is an attempt of a job. detail: as the record's. may_undo: asked before anything
+        of it is undone; False: the job is another worker's, or may be, and the run stops where it is.
+        """
         run = self._runs.get(run_id)
         if run is not None:
+            run.may_undo = may_undo
             run.records.append((t.JOB, run.clock(), run.flow.name, detail))
 
     def forgo(self, timeline: Timeline, ending: Ending, keyed: tuple[t.Keyed, str] | None) -> Result:
@@ -280,6 +288,9 @@ class Runtime:
             park = await carry_on(book, self.turns, run, found)
             if not isinstance(park, Park):
                 await book.close()
+        except trio.Cancelled:  # it was undone all the same, and the journal has to know
+            await book.close()
+            raise
         finally:
             result = self._put_down(run, park) if isinstance(park, Park) else self._leave(run, edge=False)
         for prefix, follower in self._followers.items():
@@ -311,15 +322,15 @@ class Runtime:
         """Try a run of the journal again that ended unresolved, or carry one on that was set aside; what it came to.
 
         Of an unresolved run only the unresolved writes are looked at: those in doubt are asked about, else undone by
-        their key; those that had happened are undone. It ends as it had, resolved or not. To be called without a
-        cancellation in the midst of it: who is cancelled leaves the run to the next worker.
+        their key; those that had happened are undone. It ends as it had, resolved or not. Whoever is cancelled while it
+        waits leaves that under way, in the runtime.
 
         Raises CannotRetry when there is no such run, it needs nobody, or the code for it is not here;
         JournalUnavailable.
         """
         if self.successor is None:
             raise DefinitionError("a run is to be tried again, but there is no journal", "open_runtime(app, journal=…)")
-        return await self.successor.retry(run_id)
+        return await self.successor.cases.retry(run_id)
 
     async def recall(self, run_id: str) -> Result | None:
         """What the journal has of a run, as `zerver.runtime.takeover.Successor.recall`; None without a journal."""
@@ -367,7 +378,10 @@ class Runtime:
         return taken
 
     def cancel(self, run_id: str, reason: str) -> bool:
-        """End a run from outside: its effects are cut, what it committed is compensated. Whether it was under way."""
+        """End a run from outside: its effects are cut, what it committed is compensated. Whether it was under way here.
+
+        One that was put down is not under way: nobody has it. Give it a signal that ends it, or let its time run out.
+        """
         run = self._runs.get(run_id)
         if run is not None:
             run.cancel(reason)
@@ -375,6 +389,8 @@ class Runtime:
 
     async def drain(self, deadline: float) -> None:
         """Refuse new runs, let those under way finish for `deadline` seconds, then cancel and compensate them."""
+        if self.successor is not None:  # what is signalled from now on is for workers that admit it
+            self.successor.wakes.close()
         await drain(self.admission, self._runs, deadline)
 
     def prepare(self, flow: Flow) -> Prepared:
@@ -418,9 +434,9 @@ class Runtime:
             targets=self.interpreter.targets.statistics(),
             turns=self.turns.statistics(),
             recovered=0 if self.successor is None else self.successor.taken,
-            stuck=MappingProxyType({} if self.successor is None else dict(self.successor.stuck)),
+            stuck=MappingProxyType({} if self.successor is None else dict(self.successor.cases.stuck)),
             set_aside=self._set_aside,
-            open_unresolved=0 if self.successor is None else self.successor.unresolved,
+            open_unresolved=0 if self.successor is None else self.successor.cases.unresolved,
         )
 
     def new_id(self) -> str:

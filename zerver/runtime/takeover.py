@@ -1,10 +1,8 @@
 """Takeover: runs whose worker has died are carried on by one that lives.
 
-Law: a run that is taken over ends, as it would have ended, or undone, or somebody is told that it is stuck and why. It
-waits for a ticket as all do, and is never refused: it asks again. What is stuck is set aside in the journal, with its
-records: code that goes another way than they went must not touch it. Each worker tries each run that was set aside
-once, if it has code for it: so a deploy that mends the code frees what was stuck. One that has ended unresolved is
-tried again only when somebody says so, by `retry`.
+Law: a run that is taken over ends, as it would have ended, or undone, or it is set aside and somebody is told why
+(`cases.py`): nothing that a stored run makes code stumble over takes the worker along, or the next one would be next.
+It waits for a ticket as all do, and is never refused: it asks again. A worker that drains takes over nothing more.
 
 An unfinished run of durability "async" is not carried on: its last moments are not known, so nobody could say what of
 it had been started. It is closed, as unresolved if it had asked for a write.
@@ -32,16 +30,17 @@ from zerver.core.retrial import try_again
 from zerver.core.tickets import Ticket
 from zerver.core.timeline import Ending, Timeline
 from zerver.core.turns import pace_of
-from zerver.errors import CannotRetry, JournalError, JournalUnavailable, LeaseLost
+from zerver.errors import JournalError, JournalUnavailable, LeaseLost
 from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.alarm import Alarm, stored_alarm
 from zerver.runtime.book import Book, Draft, Sheets
+from zerver.runtime.cases import Cases
 from zerver.runtime.clerk import Clerk
 from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.journal import UNRESOLVED, Page, RunHead, StoredRun
-from zerver.runtime.judging import judge, lead, told
+from zerver.runtime.judging import lead, told
 from zerver.runtime.live import AWAY, Run
 from zerver.runtime.parking import letters
 from zerver.runtime.recovery import CRASHED, Astray, Recovered, rebased, recover
@@ -77,43 +76,41 @@ class Host(Protocol):
 
 
 class Successor:
-    """Takes over runs. stuck: those of the journal that were set aside, and why; unresolved: how many there are; both
-    as of the last look, and of LISTED runs at most.
+    """Takes over runs. taken: how many whose worker had died, or that were tried again. cases: what it could not carry
+    on. wakes: what was put down. versions, reader: the code that there is for stored runs.
     """
 
     def __init__(self, clerk: Clerk, host: Host, app: App, flows: Sequence[Flow]) -> None:
         self.clerk = clerk
         self.host = host
         self.taken = 0
-        self.stuck: dict[str, str] = {}
-        self.unresolved = 0
         self.closing = False
-        self._tried: set[str] = set()  # that were set aside, and are not to be tried by this worker again
+        self.versions = Versions(app, flows)
+        self.reader = clerk.journal.notation.reader(*code_of(app, flows))
+        self.cases = Cases(clerk, self.versions, self.reader, self.take, host.alarm)
         self.wakes = Wakes(clerk, self.take)
         self._room = trio.Semaphore(AT_ONCE)  # for runs that wait for a ticket: the others stay on the disk
-        self._versions = Versions(app, flows)
-        self._reader = clerk.journal.notation.reader(*code_of(app, flows))
 
     async def claim(self, nursery: trio.Nursery) -> None:
-        """Claim runs whose lease has lapsed, for as long as this worker lives."""
+        """Claim runs whose lease has lapsed, or that are to be taken up, for as long as this worker admits any."""
         clerk = self.clerk
-        while True:
-            claimed: list[StoredRun] = []
+        while not self.host.admission.draining:
+            claimed, pause = list[StoredRun](), 0.0
             try:
                 await self._retake(nursery)
                 crash_point("claim.before")
                 claimed = await clerk.journal.claim(clerk.owner, AT_ONCE)
                 crash_point("claim.after")
             except JournalError:
-                pass  # the clerk tries too, and says when it is back
+                pause = _A_WHILE  # the clerk tries too, and says when it is back
             for stored in claimed:
                 await self._room.acquire()
                 nursery.start_soon(self._take_claimed, stored)
             if len(claimed) < AT_ONCE:
-                await self.wakes.wait()
+                await self.wakes.wait(pause)
 
     async def _take_claimed(self, stored: StoredRun) -> None:
-        """The same; when it has a ticket, or needs none, there is room for the next."""
+        """Carry it on; when it has a ticket, or needs none, there is room for the next."""
         held = [self._room]
 
         def release() -> None:
@@ -128,34 +125,11 @@ class Successor:
     async def _retake(self, nursery: trio.Nursery) -> None:
         """Runs that this worker had to leave where they were, because the journal was away, are undone."""
         clerk = self.clerk
-        for run_id in [*clerk.left]:
-            stored = await clerk.journal.retake(run_id, clerk.owner)
-            del clerk.left[run_id]
+        for sheets in [*clerk.left]:
+            stored = await sheets.retake()
+            del clerk.left[sheets]
             if stored is not None:
                 nursery.start_soon(self.take, stored, _STOPPED)
-
-    async def look(self, nursery: trio.Nursery) -> None:
-        """See what somebody must look at, and try each run that was set aside once."""
-        while True:
-            try:
-                await self._look(nursery)
-            except JournalError:
-                pass  # as when claiming
-            await trio.sleep(self.clerk.lease / 2)
-
-    async def _look(self, nursery: trio.Nursery) -> None:
-        clerk, journal = self.clerk, self.clerk.journal
-        found = await journal.list_runs("open")
-        self.unresolved = sum(1 for one in found if one.status == UNRESOLVED)
-        self.stuck = {one.head.run_id: one.aside for one in found if one.aside}
-        for run_id in self.stuck.keys() - self._tried:
-            self._tried.add(run_id)
-            stored = await journal.read(run_id)
-            if stored is None or judge(stored, self._versions, self._reader).fate == "stuck":
-                continue
-            reopened = await journal.reopen(run_id, clerk.owner)
-            if reopened is not None:
-                nursery.start_soon(self.take, reopened)
 
     async def take(
         self, stored: StoredRun, ending: Ending | None = None, *, on_ticket: Callable[[], None] | None = None
@@ -165,11 +139,11 @@ class Successor:
         """
         head = stored.head
         try:
-            timeline = self._reader.read(stored)
-            if head.durability != "sync" and stored.wakes_unix_ns is None:
+            timeline = self.reader.read(stored)
+            if head.durability != "sync" and stored.wakes_unix_ns is None and ending is None:
                 await self._close(stored, timeline)
                 return None
-            code = self._versions.find(head)
+            code = self.versions.find(head)
             ticket = await self._ticket(head)
             if ticket is None:
                 return None
@@ -182,28 +156,13 @@ class Successor:
             except BaseException:
                 self.host.admission.release(ticket)
                 raise
-        except LeaseLost:
+            self.taken += stored.wakes_unix_ns is None
+            return await self.host.carry(run, book, found)
+        except (LeaseLost, JournalUnavailable):  # it is another worker's by now, or will be, since this one ends
             return None
-        except Exception as error:  # whatever a stored run makes code stumble over must not take this worker along
-            await self._set_aside(stored, told(error))
+        except Exception as error:
+            await self.cases.set_aside(stored, told(error))
             return None
-        self.taken += stored.wakes_unix_ns is None
-        return await self.host.carry(run, book, found)
-
-    async def retry(self, run_id: str) -> Result:
-        """Try a run again that is unresolved or was set aside. Raises CannotRetry, JournalError."""
-        journal = self.clerk.journal
-        stored = await journal.read(run_id)
-        self._check_retry(run_id, stored)
-        reopened = await journal.reopen(run_id, self.clerk.owner)
-        if reopened is None:
-            raise CannotRetry(f"run {run_id} is tried again by somebody else by now")
-        self._tried.add(run_id)
-        result = await self.take(reopened)
-        if result is None:
-            why = self.stuck.get(run_id, "this runtime takes in nobody any more")
-            raise CannotRetry(f"run {run_id} was begun again, and not finished: {why}")
-        return result
 
     async def recall(self, run_id: str) -> Result | None:
         """What the journal has of a run: what it came to, not sealed while it has not ended; None if it has nothing.
@@ -213,49 +172,13 @@ class Successor:
         stored = await self.clerk.journal.read(run_id)
         if stored is None:
             return None
-        timeline = self._reader.read(stored)
+        timeline = self.reader.read(stored)
         if not stored.status:
             return Result(timeline, _STOPPED, sealed=False)
-        machine = recover(self._versions.find(stored.head).plan, timeline, to_undo=True).machine
+        machine = recover(self.versions.find(stored.head).plan, timeline, to_undo=True).machine
         if machine.ending is None:
             raise Astray("its records have no end")
         return Result(attrs.evolve(timeline, records=machine.records), machine.ending, machine.saga.unresolved)
-
-    def _check_retry(self, run_id: str, stored: StoredRun | None) -> None:
-        by_hand = f"look at what it wrote, then say so: `zerver sagas resolve {run_id} --reason …`"
-        if stored is None:
-            raise CannotRetry(f"there is no run {run_id} in {self.clerk.journal.statistics().place}")
-        if stored.status != UNRESOLVED and not stored.aside:
-            raise CannotRetry(f"run {run_id} needs nobody: it is {stored.status or 'under way'}")
-        if stored.head.durability != "sync" and stored.wakes_unix_ns is None:
-            raise CannotRetry(
-                f"run {run_id} was of durability {stored.head.durability!r}: its last moments are not known, and so "
-                f"nothing of it can be tried again\n  {by_hand}"
-            )
-        judged = judge(stored, self._versions, self._reader)
-        if judged.fate == "stuck":
-            raise CannotRetry(
-                f"run {run_id} of flow {stored.head.flow!r} v{stored.head.version} cannot be tried again by this code: "
-                f"{judged.why}\n  retry it with the code that it ran on, as App(older=[…]); or {by_hand}"
-            )
-
-    async def _set_aside(self, stored: StoredRun, why: str) -> None:
-        """The run is stuck: other processes see that, and somebody is told."""
-        run_id = stored.head.run_id
-        self._tried.add(run_id)
-        self.stuck[run_id] = why
-        while not self.closing:
-            try:
-                await self.clerk.journal.set_aside(run_id, stored.fence, why)
-            except JournalUnavailable:
-                await trio.sleep(_A_WHILE)
-            except JournalError:  # another worker has it by now
-                return
-            else:
-                break
-        else:
-            return
-        self.host.alarm(stored_alarm(stored.head, True, why))
 
     def _recovered(
         self, stored: StoredRun, timeline: Timeline, code: Found, ticket: Ticket, ending: Ending | None
@@ -269,7 +192,8 @@ class Successor:
         shift -= max(0, timeline.records[-1][1] + shift - clerk.clock())
         timeline.records[:] = rebased(timeline.records, shift)
         was_put_down = stored.wakes_unix_ns is not None
-        found, ending = lead(timeline, code, self._reader, ending, crashed=not was_put_down)
+        is_taken_up = was_put_down and ending is None
+        found, ending = lead(timeline, code, self.reader, ending, crashed=not was_put_down)
         machine = found.machine
         machine.clock = clerk.clock
         live = attrs.evolve(timeline, records=machine.records, priority=ticket.priority, secret=plan.secret)
@@ -287,7 +211,7 @@ class Successor:
             book = Draft(clerk, run, plan, host.interpreter, sheets)
         if machine.finished:  # it had ended, and was reopened
             return run, book, attrs.evolve(found, command=try_again(machine, clerk.owner))
-        run.records.append((t.RESUMED if was_put_down else t.RECOVERED, run.clock(), flow.name, clerk.owner))
+        run.records.append((t.RESUMED if is_taken_up else t.RECOVERED, run.clock(), flow.name, clerk.owner))
         return run, book, found
 
     async def _resume(self, draft: Draft) -> None:
@@ -338,8 +262,9 @@ async def open_successor(successor: Successor, takeover: bool = True) -> AsyncIt
             with claims:
                 async with trio.open_nursery() as loops:
                     loops.start_soon(successor.claim, nursery)
-                    loops.start_soon(successor.look, nursery)
+                    loops.start_soon(successor.cases.look)
 
+        successor.cases.open(nursery)
         if takeover:
             successor.wakes.open(nursery)
             nursery.start_soon(work)
@@ -348,4 +273,5 @@ async def open_successor(successor: Successor, takeover: bool = True) -> AsyncIt
         finally:
             successor.closing = True
             successor.wakes.close()
+            successor.cases.close()
             claims.cancel()

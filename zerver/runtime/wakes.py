@@ -17,6 +17,7 @@ from zerver.core.codec import encode_json
 from zerver.errors import JournalError
 from zerver.runtime.clerk import Clerk
 from zerver.runtime.crash import crash_point
+from zerver.runtime.elsewhere import done_in
 from zerver.runtime.journal import StoredRun
 from zerver.runtime.result import Result
 
@@ -41,8 +42,10 @@ class Wakes:
     def close(self) -> None:
         self._nursery = None
 
-    async def wait(self) -> None:
-        """Wait until it is time to look."""
+    async def wait(self, least: float = 0.0) -> None:
+        """Wait until it is time to look. least: seconds, when the last look was in vain."""
+        if least:
+            await trio.sleep(least)
         seconds = self._clerk.lease / 2
         try:
             due = await self._clerk.journal.due()
@@ -76,20 +79,7 @@ class Wakes:
 
     async def carry(self, run_id: str) -> Result | None:
         """The same, and wait for what it comes to; None when another worker has it, or this one cannot carry it on."""
-        ended = trio.Event()
-        results: list[Result | None] = []
-
-        async def work() -> None:
-            try:
-                results.append(await self._carry(run_id))
-            finally:
-                ended.set()
-
-        if self._nursery is None:
-            return None
-        self._nursery.start_soon(work)
-        await ended.wait()
-        return results[0] if results else None
+        return None if self._nursery is None else await done_in(self._nursery, lambda: self._carry(run_id))
 
     async def _carry(self, run_id: str) -> Result | None:
         try:

@@ -20,7 +20,7 @@ import trio
 
 from zerver.errors import JournalUnavailable, LeaseLost
 from zerver.runtime.groups import bare
-from zerver.runtime.journal import UNRESOLVED, Entry, Journal, Opening, Page, RunHead, StoredRun
+from zerver.runtime.journal import UNRESOLVED, Awaited, Entry, Journal, Opening, Page, Parking, RunHead, StoredRun
 from zerver.testing.laws import Laws, cut_after, require
 from zerver.testing.open_cases import OPEN_CASES
 from zerver.testing.parked_runs import PARKED_RUNS
@@ -257,6 +257,53 @@ async def _fencing(case: _Case) -> None:
     await _refused(case.journal, case.opening(zombie, run_id=run_id), "an opening of a run that somebody took over")
     await case.journal.write(Page(run_id, run.fence, 1, [b"heir"], "done"))
     require(await case.lines(run_id) == (b"0", b"heir"), "the zombie has written")
+
+
+@_law("who asks for its own run anew has it with a new fence, as often as it asks; nobody else has")
+async def _retaken(case: _Case) -> None:
+    owner, other = await case.owner(), await case.owner("other")
+    run_id = await case.begun(owner)
+    for fence in (2, 3):
+        for nobody in (other, "", "nobody"):
+            require(await case.journal.retake(run_id, nobody, fence - 1) is None, f"it was given to {nobody!r}")
+        for time in ("first", "second"):
+            run = await case.journal.retake(run_id, owner, fence - 1)
+            require(run is not None and run.fence == fence, f"the {time} time it was given as {run!r}")
+            require(await case.run(run_id) == run, "it is another one than was given")
+        await _refused(case.journal, Page(run_id, fence - 1, fence - 1, [b"late"]), "what was sent before")
+        await case.journal.write(Page(run_id, fence, fence - 1, [b"%d" % fence]))
+    require(await case.lines(run_id) == (b"0", b"2", b"3"), "what it wrote in between is lost")
+
+
+@_law("who has put a run down has it anew, unless somebody has taken it up")
+async def _retaken_parked(case: _Case) -> None:
+    owner = await case.owner()
+    ids = [await case.begun(owner) for _ in range(2)]
+    for run_id in ids:
+        await case.journal.write(Page(run_id, 1, 1, [b"1"], parked=Parking((Awaited(1, "go", _LONG),))))
+        require(await case.journal.retake(run_id, owner, 2) is None, "it was given for a fence that nobody has had")
+    run = await case.journal.retake(ids[0], owner, 1)
+    require(run is not None and (run.fence, run.head.owner) == (2, owner), f"it was given as {run!r}")
+    await case.journal.signal(ids[1], "go", b"1")
+    require(await case.journal.claim_one(ids[1], owner) is not None, "it was not claimed")
+    require(await case.journal.retake(ids[1], owner, 1) is None, "it was given anew, and was taken up before")
+    for run_id in ids:
+        await case.journal.write(Page(run_id, 2, 2, [b"2"], "done", resumes=True))
+
+
+@_law("a run that has ended, that is nobody's, or that is not there, is not given anew")
+async def _not_retaken(case: _Case) -> None:
+    owner = await case.owner()
+    ended, aside, left = [await case.begun(owner) for _ in range(3)]
+    await case.journal.write(Page(ended, 1, 1, [b"1"], "done"))
+    await case.journal.set_aside(aside, 1, "why")
+    await case.journal.renew(owner, 0.0)
+    await case.clear()
+    for run_id, fence in ((ended, 1), (aside, 2), (left, 1), (left, 2), (_name("run"), 1)):
+        before = await case.journal.read(run_id)
+        require(await case.journal.retake(run_id, owner, fence) is None, f"{run_id} was given to who had it")
+        require(await case.journal.read(run_id) == before, f"{run_id} was not given, and changed")
+    await case.journal.call_resolved(aside, "nothing is left of it", "this law")
 
 
 @_law("claims at once never give one run twice, and leave none")

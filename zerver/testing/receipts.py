@@ -203,6 +203,16 @@ async def _given_back(case: _Case) -> None:
     _same(await case.receipts.give_back("r1", "r0", _LEASE), False, "give_back of an answer")
 
 
+@_law("a place that is given back to another request's run is no request's, and nobody can take it in between")
+async def _given_back_unlike(case: _Case) -> None:
+    await case.claim("r1")
+    case.time += _LEASE + 1
+    await case.claim("r2")
+    _same(await case.receipts.give_back("r2", "r1", _LEASE, unlike=True), True, "give_back")
+    _same(await case.claim("r3"), Receipt("r1", b"", b"", 0), "a claim of a place that was given back")
+    _same(await case.receipts.store("r1", _ANSWER, _LIFE), True, "store by the earlier run")
+
+
 @_law("every verb is a checkpoint")
 async def _checkpoints(case: _Case) -> None:
     receipts = case.receipts
