@@ -1,10 +1,11 @@
 """scripts/crash: the checkout, served for real and killed again and again, and then the question: what is wrong?
 
-    scripts/crash --kills 200 --journal postgres --workers 2
+    scripts/crash --kills 200 --journal postgres --workers 2 --profile mixed
 
-Clients order for as long as it lasts. The provider lives on, declines, fails, cuts its callers off and takes its time.
-In the end it is healthy, the shop is started a last time, and everything that was begun has to come to its end; then
-the invariants (`scripts.crashing.invariants`) are checked. Ends with status 1 if one is violated.
+Clients order for as long as it lasts, and each order orders jobs in its transaction: processes that work on jobs alone
+stand beside the server, and are killed as it is. The provider lives on, declines, fails, cuts its callers off and takes
+its time. In the end it is healthy, the shop is started a last time, and everything that was begun has to come to its
+end; then the invariants (`scripts.crashing.invariants`) are checked. Ends with status 1 if one is violated.
 
 What of a worker that was killed is unfinished is taken over when its lease lapses, after ten seconds, or at once when
 somebody knows that it has died, and says so: both happen here.
@@ -15,12 +16,11 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,12 +28,16 @@ import attrs
 import click
 import trio
 
-from scripts.crashing.evidence import Evidence, Order, read_log, read_shop, read_stories
-from scripts.crashing.invariants import VOID, Violation, by_key, violations
-from scripts.crashing.servers import Group, Warmer, kill, open_warmer, start
+from scripts.crashing.evidence import Evidence, Order, ask, read_jobs, read_log, read_shop, read_stories
+from scripts.crashing.invariants import VOID, violations
+from scripts.crashing.servers import Crew, Group, Warmer, kill, open_warmer, start
 from scripts.crashing.shop import make_app
-from zerver.errors import HttpError
+from scripts.crashing.troubles import Databases, Profile, Trouble, draw
+from scripts.crashing.violations import Violation, by_key
+from zerver.errors import HttpError, JournalUnavailable
 from zerver.http import HttpClient, encode_json, open_http_client
+from zerver.jobs import open_jobs
+from zerver.jobs.port import JobStore
 from zerver.journal import open_journal
 from zerver.runtime.journal import Journal
 
@@ -45,8 +49,19 @@ CARTS: Final = ("cart_1", "cart_2", "cart_3", "cart_1", "cart_2", "cart_3", "car
 #: Seconds after which everything that was begun has to have ended.
 ENDS_WITHIN: Final = 60.0
 
+APP: Final = "scripts.crashing.shop:app"
+
 #: A worker is killed so soon (seconds) after it has begun to serve.
 SOON: Final = 0.6
+
+#: Seconds of a lease, in the journal and of jobs; a zombie stands still for twice as long.
+LEASE: Final = 10.0
+
+#: Zombies that stand still at once, at most.
+ZOMBIES: Final = 5
+
+#: Seconds that a client waits for an answer.
+CLIENT_PATIENCE: Final = 5.0
 
 
 @attrs.frozen
@@ -55,12 +70,15 @@ class Plan:
 
     told: how many of those killed are said to be dead; of the others it is found out. early: how many are killed while
     they start. alone: workers that are killed alone, at most, before all of them are. gently: how many groups
-    are told to drain, and killed in the midst of it.
+    are told to drain, and killed in the midst of it. hands: processes beside the server that work on jobs alone.
+    profile: what is done beside killing, see `scripts.crashing.troubles`.
     """
 
     kills: int = 100
     journal: str = "sqlite"
     workers: int = 1
+    hands: int = 1
+    profile: Profile = "kill"
     seed: int = 1
     dedupe: bool = True
     asks: bool = False
@@ -76,12 +94,19 @@ class Figures:
     """What a campaign came to. recovered: runs that were taken over. most_calls: per key."""
 
     kills: int
+    zombies: int
+    outages: int
     orders: int
     acked: int
     refused: int
     unheard: int
     runs: int
     recovered: int
+    jobs: int
+    jobs_dead: int
+    jobs_waiting: int
+    rescues: int
+    jobs_tried_again: int
     charges: int
     refunded: int
     keys: int
@@ -98,6 +123,14 @@ class Figures:
 @click.option("--kills", default=100, show_default=True, help="How many.")
 @click.option("--journal", default="sqlite", show_default=True, type=click.Choice(["sqlite", "postgres"]))
 @click.option("--workers", default=1, show_default=True, help="Processes that serve.")
+@click.option("--hands", default=1, show_default=True, help="Processes beside them that work on jobs alone.")
+@click.option(
+    "--profile",
+    default="kill",
+    show_default=True,
+    type=click.Choice(["kill", "zombie", "outage", "mixed"]),
+    help="Beside killing: processes stand still for longer than their lease; the database is away.",
+)
 @click.option("--seed", default=1, show_default=True, help="For clients, faults, and the moments of death.")
 @click.option(
     "--dedupe", default="on", show_default=True, type=click.Choice(["on", "off"]), help="Provider honours keys."
@@ -142,28 +175,37 @@ def run(plan: Plan, folder: Path) -> tuple[Figures, list[Violation]]:
     """One campaign, in this folder."""
     began = time.monotonic()
     with ExitStack() as stack:
-        url = (
-            f"sqlite:////{folder.absolute() / 'shop.journal'}".replace("////", "///", 1)
-            if plan.journal == "sqlite"
-            else ""
-        )
-        if not url:
+        if plan.journal == "sqlite":
+            shop = str(folder.absolute() / "shop.db")
+            databases = Databases(f"sqlite:///{folder.absolute() / 'shop.journal'}", shop)
+        else:
             from tests.sql.postgresql import running_server
 
-            url = _url_of(stack.enter_context(running_server()).make_database())
-        evidence, recovered = trio.run(Campaign(plan, folder, url).run)
+            server = stack.enter_context(running_server())
+            url = _url_of(server.make_database())
+            databases = Databases(url, url, server)
+        campaign = Campaign(plan, folder, databases)
+        evidence = trio.run(campaign.run)
     wrong = violations(evidence)
     calls = {key: len(seen) for key, seen in by_key(evidence).items() if not key.endswith(VOID)}
     statuses = Counter(order.status for order in evidence.orders)
+    states = Counter(job.state for job in evidence.jobs)
     return (
         Figures(
-            kills=plan.kills,
+            kills=campaign.kills,
+            zombies=campaign.zombies,
+            outages=campaign.outages,
             orders=len(evidence.orders),
             acked=statuses[201],
             refused=len(evidence.orders) - statuses[201] - statuses[0],
             unheard=statuses[0],
             runs=len(evidence.stories),
-            recovered=recovered,
+            recovered=sum(story.fence > 1 for story in evidence.stories),
+            jobs=len(evidence.jobs),
+            jobs_dead=states["dead"],
+            jobs_waiting=states["waiting"],
+            rescues=sum(job.rescues for job in evidence.jobs),
+            jobs_tried_again=sum(job.settled > 1 for job in evidence.jobs),
             charges=len(evidence.charges),
             refunded=sum(bool(cents) for cents in evidence.refunds.values()),
             keys=len(calls),
@@ -182,38 +224,59 @@ def _url_of(conninfo: str) -> str:
 
 
 class Campaign:
-    """A shop, its clients, its provider, and whoever kills it. url: of the journal."""
+    """A shop, its clients, its provider, and whoever kills it."""
 
-    def __init__(self, plan: Plan, folder: Path, url: str) -> None:
+    journal: Journal
+    store: JobStore
+
+    def __init__(self, plan: Plan, folder: Path, databases: Databases) -> None:
         self.plan = plan
         self.folder = folder
-        self.url = url
+        self.databases = databases
         self.rng = random.Random(plan.seed)
         self.orders: list[Order] = []
         self.dead: set[int] = set()
-        self.shop_db = folder / "shop.db"
+        self.kills = self.zombies = self.outages = 0
+        self.standing_still = 0
         self.shop = ""  # where it is served; "" while it is not
         self.provider = ""
         self.environment: dict[str, str] = {}
         self.warmer: Warmer | None = None
+        self.started: list[Group] = []
 
-    async def run(self) -> tuple[Evidence, int]:
-        """The evidence, and how many runs were taken over."""
-        async with self._open_provider() as client, open_journal(self.url) as journal:
+    async def run(self) -> Evidence:
+        """The evidence. Whatever ends it, nothing that it has started is left."""
+        try:
+            return await self._run()
+        finally:
+            with trio.CancelScope(shield=True):
+                for group in self.started:
+                    if group.lives:
+                        await group.kill()
+
+    async def _run(self) -> Evidence:
+        databases = self.databases
+        async with (
+            self._open_provider() as client,
+            open_journal(databases.journal) as journal,
+            open_jobs(databases.jobs) as store,
+        ):
             await client.request("POST", f"{self.provider}/faults", body=encode_json(FAULTS))
+            self.journal, self.store = journal, store
             async with trio.open_nursery() as nursery:
                 for _ in range(self.plan.at_once):
                     nursery.start_soon(self._order, client, random.Random(self.rng.random()))
-                await self._kill(journal)
+                async with trio.open_nursery() as zombies:
+                    await self._kill(zombies)
                 await client.request("POST", f"{self.provider}/faults", body=encode_json({}))
-                group = await self._start()
-                self.shop = await group.wait_ready() or ""
+                crew = await self._start()
+                self.shop = await crew.wait_ready() or ""
                 await trio.sleep(SOON)
                 nursery.cancel_scope.cancel()
-            await self._tell(journal, self.dead)
-            await self._wait_ended(journal)
-            await group.drain()
-            return await self._collect(client, journal)
+            await self._tell(self.dead)
+            await self._wait_ended()
+            await crew.drain()
+            return await self._collect(client)
 
     # -- clients --
 
@@ -232,8 +295,9 @@ class Campaign:
                 headers["X-Request-Timeout-Ms"] = str(rng.randint(50, 2000))
             url = f"{self.shop}/v2/{'cautious' if rng.random() < 0.25 else 'checkout'}"
             try:
-                reply = await client.request("POST", url, headers=headers, body=body)
-            except HttpError:
+                with trio.fail_after(CLIENT_PATIENCE):
+                    reply = await client.request("POST", url, headers=headers, body=body)
+            except (HttpError, trio.TooSlowError):
                 await trio.sleep(rng.uniform(0.02, 0.1))
                 continue
             said = reply.json(dict[str, Any]) if reply.status == 201 else {}
@@ -243,91 +307,118 @@ class Campaign:
 
     # -- death --
 
-    async def _kill(self, journal: Journal) -> None:
+    async def _kill(self, zombies: trio.Nursery) -> None:
         """Start, and kill, as often as the plan says."""
-        plan, rng, kills = self.plan, self.rng, 0
-        while kills < plan.kills:
-            group = await self._start()
+        plan, rng = self.plan, self.rng
+        while self.kills < plan.kills:
+            crew = await self._start()
             if rng.random() < plan.early:
-                await trio.sleep(rng.uniform(0.0, 0.1 if self.warmer else 1.0))
-                kills += 1
+                await trio.sleep(rng.uniform(0.0, 0.1 if plan.workers == 1 else 1.0))
             else:
-                self.shop = await group.wait_ready() or ""
+                self.shop = await crew.wait_ready() or ""
                 if not self.shop:
                     raise SystemExit(f"the shop does not start: {(self.folder / 'shop.log').read_text()[-2000:]}")
-                ones = rng.randint(0, plan.alone) if plan.workers > 1 else 0  # at first one worker only, some times
-                for _ in range(min(ones, plan.kills - kills - 1)):
+                await self._trouble(crew, draw(plan.profile, rng), zombies)
+                several = plan.workers + plan.hands > 1
+                ones = rng.randint(0, plan.alone) if several else 0  # at first one process only, some times
+                for _ in range(min(ones, plan.kills - self.kills - 1)):
                     await trio.sleep(rng.uniform(0.0, SOON))
-                    pid = rng.choice(group.workers())
+                    if not (workers := crew.workers()):
+                        break
+                    pid = rng.choice(workers)
                     kill(pid)
-                    kills += 1
-                    await self._bury(journal, {pid})
+                    self.kills += 1
+                    await self._bury({pid})
                 await trio.sleep(rng.uniform(0.0, SOON))
-                kills += 1
+            self.kills += 1
             if rng.random() < plan.gently:
-                group.terminate()
+                crew.terminate()
                 await trio.sleep(rng.uniform(0.0, SOON))
-            killed = await group.kill()
+            killed = await crew.kill()
             self.shop = ""
-            await self._bury(journal, killed)
+            await self._bury(killed)
 
-    async def _bury(self, journal: Journal, pids: set[int]) -> None:
+    async def _trouble(self, crew: Crew, trouble: Trouble, zombies: trio.Nursery) -> None:
+        if trouble == "zombie" and self.standing_still < ZOMBIES:
+            await trio.sleep(self.rng.uniform(0.0, SOON))
+            group = crew.groups.pop(self.rng.randrange(len(crew.groups)))
+            if len(crew.groups) == self.plan.hands:  # it was the server
+                self.shop = ""
+            zombies.start_soon(self._zombie, group)
+        elif trouble in ("stopped", "frozen"):
+            await trio.sleep(self.rng.uniform(0.0, SOON))
+            self.outages += 1
+            await self.databases.away(trouble, self.rng)
+
+    async def _zombie(self, group: Group) -> None:
+        """It stands still until others have what it had, goes on, and is killed."""
+        self.zombies += 1
+        self.standing_still += 1
+        group.signal(signal.SIGSTOP)
+        await trio.sleep(2 * LEASE)
+        group.signal(signal.SIGCONT)
+        self.standing_still -= 1
+        await trio.sleep(self.rng.uniform(0.0, 5 * SOON))
+        self.kills += 1
+        await self._bury(await group.kill())
+
+    async def _bury(self, pids: set[int]) -> None:
         """Perhaps somebody knows that they are dead, and says so."""
         self.dead |= pids
         if self.rng.random() < self.plan.told:
-            await self._tell(journal, pids)
+            await self._tell(pids)
 
-    async def _tell(self, journal: Journal, pids: set[int]) -> None:
-        for owner in self._ask("select name from zerver_owners"):
-            if int(owner.partition(".")[0]) in pids:
-                await journal.renew(owner, 0.0)
+    async def _tell(self, pids: set[int]) -> None:
+        for database, table, store in (
+            (self.databases.journal_place, "zerver_owners", self.journal),
+            (self.databases.shop, "zerver_job_owners", self.store),
+        ):
+            for (owner,) in ask(database, f"select name from {table}"):
+                if int(owner.partition(".")[0]) in pids:
+                    await _renew(store, owner)
 
-    async def _start(self) -> Group:
-        command = ["zerver.cli", "serve", "scripts.crashing.shop:app", "--port", "0"]
-        command += [
-            "--drain",
-            "0.1",
-            "--page",
-            "off",
-            "--trace-db",
-            "",
-            "--journal",
-            self.url,
-            "--workers",
-            str(self.plan.workers),
-        ]
+    async def _start(self) -> Crew:
+        common = ["--drain", "0.1", "--trace-db", "", "--journal", self.databases.journal]
+        serve = ["zerver.cli", "serve", APP, "--port", "0", "--page", "off", "--workers", str(self.plan.workers)]
+        work = ["zerver.cli", "work", APP]
+        # The supervisor starts its workers by itself, and is not forked from what has imported everything.
+        groups = [await self._start_one([*serve, *common], warm=self.plan.workers == 1)]
+        for _ in range(self.plan.hands):
+            groups.append(await self._start_one([*work, *common]))
+        return Crew(groups)
+
+    async def _start_one(self, command: list[str], warm: bool = True) -> Group:
         log = self.folder / "shop.log"
-        if self.warmer is not None:
-            return await self.warmer.start(command, log)
-        return await start(command, self.environment, log)
+        if warm and self.warmer is not None:
+            group = await self.warmer.start(command, log)
+        else:
+            group = await start(command, self.environment, log)
+        self.started = [*(one for one in self.started if one.lives), group]
+        return group
 
     # -- the end --
 
-    async def _wait_ended(self, journal: Journal) -> None:
+    async def _wait_ended(self) -> None:
         """Until nothing is unfinished; what still is then is told by the invariants."""
         with trio.move_on_after(ENDS_WITHIN):
-            while (await journal.tallies()).get("", 0):  # noqa: ASYNC110 - it is other processes that end them
+            while (await self.journal.tallies()).get("", 0) or await self._jobs_left():  # noqa: ASYNC110 - others end them
                 await trio.sleep(0.05)
 
-    async def _collect(self, client: HttpClient, journal: Journal) -> tuple[Evidence, int]:
+    async def _jobs_left(self) -> int:
+        """Jobs that somebody will begin, or has begun. What waits for others waits for one of these, or for ever."""
+        unended = ("scheduled", "available", "running", "parked")
+        return sum(queue.counts.get(state, 0) for queue in await self.store.queues() for state in unended)
+
+    async def _collect(self, client: HttpClient) -> Evidence:
         log = json.loads((await client.request("GET", f"{self.provider}/log", limit=None)).body)
-        rows, stock = read_shop(self.shop_db)
-        run_ids = self._ask("select run_id from zerver_runs order by seq")
-        stories = await read_stories(journal, run_ids, make_app(self.plan.asks, ":memory:", self.provider))
-        evidence = Evidence(
-            dedupe=self.plan.dedupe, orders=self.orders, rows=rows, stock=stock, stories=stories, **read_log(log)
-        )
-        return evidence, sum(story.fence > 1 for story in stories)
-
-    def _ask(self, sql: str) -> list[str]:
-        """The first column, asked for beside the journal."""
-        if self.plan.journal == "sqlite":
-            with closing(sqlite3.connect(self.folder / "shop.journal")) as database:
-                return [value for (value, *_) in database.execute(sql)]
-        import psycopg
-
-        with psycopg.connect(self.url) as connection:
-            return [str(value) for (value, *_) in connection.execute(sql.encode()).fetchall()]
+        rows, stock = read_shop(self.databases.shop)
+        runs = ask(self.databases.journal_place, "select run_id from zerver_runs order by seq")
+        run_ids = [run_id for (run_id,) in runs]
+        stories = await read_stories(self.journal, run_ids, make_app(self.plan.asks, ":memory:", self.provider))
+        return Evidence(
+            dedupe=self.plan.dedupe, orders=self.orders, rows=rows, stock=stock, stories=stories,
+            jobs=await read_jobs(self.store), **read_log(log),
+        )  # fmt: skip
 
     # -- the provider --
 
@@ -339,17 +430,26 @@ class Campaign:
             self.provider = await group.wait_said(b"listening on ") or ""
             self.environment = {
                 "PROVIDER_URL": self.provider,
-                "CHECKOUT_DB": str(self.shop_db),
+                "CHECKOUT_DB": self.databases.shop,
                 "CRASH_RESOLVE": "ask" if self.plan.asks else "key",
             }
             async with AsyncExitStack() as stack:
-                if self.plan.workers == 1:
-                    warmer = open_warmer(self.environment, self.folder / "warm.log")
-                    self.warmer = await stack.enter_async_context(warmer)
+                warmer = open_warmer(self.environment, self.folder / "warm.log")
+                self.warmer = await stack.enter_async_context(warmer)
                 yield await stack.enter_async_context(open_http_client(allow_private=True))
         finally:
             with trio.CancelScope(shield=True):
                 await group.kill()
+
+
+async def _renew(store: Journal | JobStore, owner: str) -> None:
+    """It lives no more. Asked again while the database is away."""
+    while True:
+        try:
+            await store.renew(owner, 0.0)
+            return
+        except JournalUnavailable:
+            await trio.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ test that doctors the evidence.
     I7  no ghost   whatever the provider saw, the journal has the intent of
     I8  replay     the records replay to the same history
 
-I3 is about jobs, of which there are none here.
+I3, of jobs: `scripts.crashing.job_invariants`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-import attrs
-
-from scripts.crashing.evidence import STOCK, Call, Evidence, Story
+from scripts.crashing import errands, job_invariants
+from scripts.crashing.evidence import STOCK, Evidence, Story
+from scripts.crashing.violations import Violation, by_key, run_of
 from zerver.core import timeline as t
 from zerver.core.calls import Call as Asked
+from zerver.core.jobs import job_of_run
 from zerver.core.saga import Entry
 from zerver.core.timeline import Record
 from zerver.runtime.journal import UNRESOLVED
@@ -36,18 +37,6 @@ from zerver.runtime.journal import UNRESOLVED
 Place: TypeAlias = tuple[str, str]
 
 VOID: Final = ":void"  # the provider is told never to charge with a key: part of asking about it
-
-
-@attrs.frozen
-class Violation:
-    """invariant: its number. run_id: "" where no run can be named."""
-
-    invariant: str
-    run_id: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.invariant}  {self.run_id or '-'}  {self.what:.500}"
 
 
 def violations(evidence: Evidence) -> list[Violation]:
@@ -148,7 +137,7 @@ def check_keys(evidence: Evidence) -> Iterator[Violation]:
     for call in evidence.calls:
         if call.verb == "charge":
             charged[call.told].add(call.key)
-        elif not call.key.endswith(VOID):
+        elif call.verb == "refund" and not call.key.endswith(VOID):
             refunded[call.of].add(call.key)
             if call.key != f"{call.of}.undo":
                 yield Violation("I5", run_of(call.key), f"{call.of} was refunded with the key {call.key}")
@@ -180,8 +169,11 @@ def check_reverse(evidence: Evidence) -> Iterator[Violation]:
 
 def check_ghosts(evidence: Evidence) -> Iterator[Violation]:
     intents = {story.run_id: intents_of(story) for story in evidence.stories}
+    unwritten = {job.job_id for job in evidence.jobs if job.flow not in errands.DURABLE}
     for key in by_key(evidence):
         run_id = run_of(key)
+        if job_of_run(run_id) in unwritten:
+            continue
         if run_id not in intents:
             yield Violation("I7", run_id, f"the provider saw {key}, and the journal has no such run")
         elif place_of(key.removesuffix(VOID)) not in intents[run_id]:
@@ -204,22 +196,10 @@ CHECKS: Final[Sequence[Callable[[Evidence], Iterator[Violation]]]] = (
     check_reverse,
     check_ghosts,
     check_replay,
+    *job_invariants.CHECKS,
 )
 
 # ---- small questions --------------------------------------------------------------------------
-
-
-def by_key(evidence: Evidence) -> dict[str, list[Call]]:
-    """The calls that the provider saw."""
-    found: defaultdict[str, list[Call]] = defaultdict(list)
-    for call in evidence.calls:
-        found[call.key].append(call)
-    return dict(found)
-
-
-def run_of(key: str) -> str:
-    """Of a key, as `zerver.core.calls` makes them: run, step, ordinal."""
-    return key.split(":", 1)[0]
 
 
 def place_of(key: str) -> Place:

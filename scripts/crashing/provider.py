@@ -3,8 +3,9 @@
     python -m scripts.crashing.provider SEED DEDUPE
 
 Law: it outlives its callers, and believes nobody: every call is in its log before it is looked at. With dedupe a key is
-charged once; without, as often as it comes; one that was refunded is never charged again. `GET /log` is the log, and
-`POST /faults` says how often it declines, is out of order, cuts its caller off when all is done, or takes its time.
+charged once; without, as often as it comes; one that was refunded is never charged again. Errands are counted, and one
+that was withdrawn is never performed again. `GET /log` is the log, and `POST /faults` says how often it declines, is
+out of order, cuts its caller off when all is done, or takes its time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import trio
 
 SLOW = 0.25  # seconds at most
 
+#: What is asked for at which path.
+VERBS = {"/charges": "charge", "/refunds": "refund", "/errands": "errand", "/withdrawals": "withdrawal"}
+
 
 class Ledger:
     """What was charged and refunded, and every call. dedupe: whether a key is honoured."""
@@ -30,6 +34,20 @@ class Ledger:
         self.calls: list[dict[str, Any]] = []
         self.charges: dict[str, list[int]] = {}
         self.refunds: dict[str, int] = {}
+        self.performed: dict[str, int] = {}
+        self.withdrawn: list[str] = []
+
+    def perform(self, key: str) -> tuple[int, object]:
+        """An errand; the same key again has no effect of its own, but is counted."""
+        if key in self.withdrawn:
+            return 409, {"detail": "this errand was withdrawn"}
+        self.performed[key] = self.performed.get(key, 0) + 1
+        return 200, {"key": key}
+
+    def withdraw(self, key: str) -> tuple[int, object]:
+        if key not in self.withdrawn:
+            self.withdrawn.append(key)
+        return 200, {"key": key}
 
     def charge(self, key: str, amount: int) -> tuple[int, object]:
         if key in self.refunds:
@@ -61,7 +79,8 @@ class Provider:
         """Status and value; None: the caller is to hear nothing, though all is done."""
         ledger = self.ledger
         if (method, path) == ("GET", "/log"):
-            return 200, {"calls": ledger.calls, "charges": ledger.charges, "refunds": ledger.refunds}
+            told = ("calls", "charges", "refunds", "performed", "withdrawn")
+            return 200, {name: getattr(ledger, name) for name in told}
         if (method, path) == ("POST", "/faults"):
             self.faults = json.loads(body)
             return 200, {}
@@ -69,12 +88,13 @@ class Provider:
             return 202, {"accepted": True}
         if path.startswith("/charges/"):
             return ledger.find(unquote(path.removeprefix("/charges/")))
-        if path not in ("/charges", "/refunds"):
+        if path not in VERBS:
             return 404, {}
         return await self.book(path, key, json.loads(body))
 
     async def book(self, path: str, key: str, said: dict[str, Any]) -> tuple[int, object] | None:
-        call = {"verb": path[1:-1], "key": key, "of": said.get("key", key), "for": said.get("user", ""), "fault": ""}
+        told = said.get("user", said.get("for", ""))
+        call = {"verb": VERBS[path], "key": key, "of": said.get("key", key), "for": told, "fault": ""}
         self.ledger.calls.append(call)
         fault = call["fault"] = self.draw(call["verb"], call["of"] in self.ledger.charges)
         if fault == "slow":
@@ -85,8 +105,12 @@ class Provider:
             return 409, {"detail": "declined"}
         if call["verb"] == "charge":
             done = self.ledger.charge(key, said["amount"])
-        else:
+        elif call["verb"] == "refund":
             done = self.ledger.refund(said["key"])
+        elif call["verb"] == "errand":
+            done = self.ledger.perform(key)
+        else:
+            done = self.ledger.withdraw(said["key"])
         return None if fault == "cut" else done
 
     def draw(self, verb: str, is_charged: bool) -> str:
@@ -95,7 +119,7 @@ class Provider:
         for fault, rate in self.faults.items():
             chance -= rate
             if chance < 0:
-                return "" if fault == "decline" and (verb == "refund" or is_charged) else fault
+                return "" if fault == "decline" and (verb != "charge" or is_charged) else fault
         return ""
 
 

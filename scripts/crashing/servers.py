@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import attrs
 import trio
 
 ROOT: Final = Path(__file__).parents[2]
@@ -53,6 +54,10 @@ class Group:
         """Until it serves: where; None when it has ended before."""
         return await self.wait_said(b"listening on ")
 
+    @property
+    def lives(self) -> bool:
+        return is_alive(self.pid)
+
     def workers(self) -> list[int]:
         """Those that it has started, and that live."""
         return sorted(children_of(self.pid))
@@ -69,6 +74,12 @@ class Group:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
+    def signal(self, number: int) -> None:
+        """Send it to all of it, first to who would start others."""
+        for pid in (self.pid, *self.workers()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     async def drain(self) -> set[int]:
         """Tell it to, and wait."""
         pids = {self.pid, *self.workers()}
@@ -83,6 +94,38 @@ class Group:
                 await trio.sleep(0.005)
         await self._output.aclose()
         return pids
+
+
+@attrs.frozen(eq=False)
+class Crew:
+    """A server, and processes beside it that work on jobs alone. groups: the server first, while it is not left."""
+
+    groups: list[Group]
+
+    async def wait_ready(self) -> str | None:
+        """Until the server serves: where; None when it has ended before."""
+        return await self.groups[0].wait_ready()
+
+    def workers(self) -> list[int]:
+        """All processes that carry runs and jobs on, and that live."""
+        return [pid for group in self.groups for pid in group.workers() or [group.pid] if is_alive(pid)]
+
+    async def kill(self) -> set[int]:
+        """All of it, at once; the process ids, when none of them lives any more."""
+        for group in self.groups:
+            group.signal(signal.SIGKILL)
+        return {pid for group in self.groups for pid in await group.kill()}
+
+    def terminate(self) -> None:
+        """Tell all of it to drain."""
+        for group in self.groups:
+            group.terminate()
+
+    async def drain(self) -> None:
+        """Tell it to, and wait."""
+        self.terminate()
+        for group in self.groups:
+            await group.drain()
 
 
 def kill(pid: int) -> None:

@@ -5,8 +5,10 @@
 Law: whatever a crash cuts short can be asked about (an order by its id, stock by the order that took it), or asked for
 again with the same key (a charge). Of two routes one carries its runs on after a crash, the other undoes them.
 
-CRASH_RESOLVE: "key", charges that nobody has heard of are asked for again; "ask",
-the provider is asked first, and a charge that it does not know is forbidden for ever.
+With each order the jobs of `scripts.crashing.errands` are ordered, in the same transaction.
+
+CHECKOUT_DB: of the shop and its jobs. CRASH_RESOLVE: "key", charges that nobody has heard of are asked for again;
+"ask", the provider is asked first, and a charge that it does not know is forbidden for ever.
 """
 
 import os
@@ -16,13 +18,15 @@ from typing import Annotated, Any
 from examples.checkout import payments, store
 from examples.checkout.app import load_cart, render, verify
 from examples.checkout.domain import ActiveCart, Cart, Charge, CheckoutBody, CurrentUser, OrderId, Payment, User
+from scripts.crashing import errands
 from zerver import App, Effect, Fail, Flow, parallel, step
 from zerver.core.flows import OnCrash
 from zerver.core.stages import Stage
 from zerver.effects import http, random, sql
 from zerver.errors import EffectError, StatementError
 from zerver.http import Body, http_client
-from zerver.sql import sqlite
+from zerver.jobs import jobs
+from zerver.sql import postgres, sqlite
 
 #: Seconds that a checkout may take, the time when nobody worked on it included.
 DEADLINE = 20.0
@@ -69,9 +73,10 @@ async def create_order(
     insert = sql.transaction(
         store.insert_order(order_id, user, cart, payment),
         sql.execute("insert into reference values (?, ?)", order_id, body.note or ""),
+        *errands.errands_of(order_id),
     )
     await insert.compensate(
-        lambda _: store.cancel_order(order_id),
+        lambda _: sql.transaction(store.cancel_order(order_id), *_returned(order_id)),
         resolve=lambda _: one_of("select max(id) from orders where id = ?", order_id),
     )
     return order_id
@@ -97,10 +102,14 @@ def one_of(statement: str, order: str) -> Effect[Any]:
 
 
 def take_stock(order: str, cart: Cart) -> Effect[tuple[object, ...]]:
-    """All lines or none, and for which order."""
+    """All lines or none, for an order that stands: of one that was cancelled, whoever stood still and comes too late
+    takes nothing, and what came before it was cancelled is returned with it.
+    """
+    stands = "update orders set status = status where id = ? and status = 'placed'"
     take = "update stock set quantity = quantity - ? where sku = ? and quantity >= ?"
     note = "insert into taken values (?, ?, ?)"
     return sql.transaction(
+        sql.execute(stands, order, expect=1),
         *[sql.execute(take, line.quantity, line.sku, line.quantity, expect=1) for line in cart.lines],
         *[sql.execute(note, order, line.sku, line.quantity) for line in cart.lines],
     )
@@ -108,11 +117,15 @@ def take_stock(order: str, cart: Cart) -> Effect[tuple[object, ...]]:
 
 def return_stock(order: str) -> Effect[tuple[object, ...]]:
     """What the order has taken, once."""
+    return sql.transaction(*_returned(order))
+
+
+def _returned(order: str) -> list[Effect[Any]]:
     give = (
         "update stock set quantity = quantity + coalesce("
         "(select quantity from taken where order_id = ? and taken.sku = stock.sku), 0)"
     )
-    return sql.transaction(sql.execute(give, order), sql.execute("delete from taken where order_id = ?", order))
+    return [sql.execute(give, order), sql.execute("delete from taken where order_id = ?", order)]
 
 
 def telling(services: str) -> Stage:
@@ -130,7 +143,10 @@ def telling(services: str) -> Stage:
 
 
 def make_app(asks: bool, database: str, provider: str) -> App:
-    """asks: whether the provider is asked about charges in doubt; else they are asked for again by their key."""
+    """asks: whether the provider is asked about charges in doubt; else they are asked for again by their key.
+
+    database: a file, or the URL of a PostgreSQL database; the jobs are kept there too.
+    """
     stages: list[Stage] = [
         verify,
         load_cart,
@@ -143,12 +159,14 @@ def make_app(asks: bool, database: str, provider: str) -> App:
     made = App(
         "crashing",
         capabilities=[
-            sqlite(database, schema=SCHEMA),
+            postgres(database, schema=SCHEMA) if "://" in database else sqlite(database, schema=SCHEMA),
             http_client(allow_private=True),  # the provider listens on this machine
+            jobs(),
         ],
     )
     made.route("POST", "/v2/checkout", make_flow("checkout", stages, "resume"))
     made.route("POST", "/v2/cautious", make_flow("cautious", stages, "compensate"))
+    errands.declare(made)
     return made
 
 

@@ -20,6 +20,7 @@ import traceback
 import scripts.crashing.shop
 import zerver.cli.main
 import zerver.cli.serve  # imported when it is asked for; here, before that
+import zerver.cli.work
 
 __all__ = ["scripts", "zerver"]
 

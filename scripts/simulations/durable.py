@@ -44,7 +44,7 @@ class Profile:
 
     faults: Faults
     workers: int = 2
-    orders: int = 5
+    orders: int = 4
     steady: bool = False
 
 
@@ -58,6 +58,16 @@ PROFILES: Final[Mapping[str, Profile]] = {
     ),
     "suspend": Profile(Faults(every_page=True, seconds=10_000.0), orders=2, workers=1, steady=True),
 }
+
+
+@attrs.define
+class Told:
+    """What a run was told, and whether somebody said that it was taken; None when nobody knows."""
+
+    order: int
+    signal: str
+    value: int
+    taken: bool | None = None
 
 
 @attrs.define
@@ -97,6 +107,7 @@ class Played:
     orders: dict[int, Made]
     ids: dict[str, int]
     heard: list[Heard]
+    told: list[Told] = attrs.Factory(list)
     notation: OneReader = attrs.Factory(OneReader)
     waiting: int = 0
     stuck: dict[str, str] = attrs.Factory(dict)
@@ -150,6 +161,8 @@ async def _main(played: Played, how: Profile) -> None:
                 made = played.flows[order % len(played.flows)]
                 played.orders[order] = made
                 clients.start_soon(_client, played, order, made)
+                for signal in made.signals:
+                    nursery.start_soon(_signaller, played, order, signal)
         await _come_to_rest(played, how)
         world.over = world.calm = True
         played.stuck = {
@@ -186,6 +199,32 @@ async def _client(played: Played, order: int, made: Made) -> None:
             process.nursery.start_soon(_serve, played, process, order, made, patience)
             return
         await trio.sleep(0.5)
+
+
+async def _signaller(played: Played, order: int, signal: str) -> None:
+    """Gives a run its signal, now and then, at some worker that listens; of some runs it is forgotten."""
+    chance = played.world.chance
+    for _ in range(chance.choice((0, 2, 5, 5))):
+        await trio.sleep(chance.uniform(0.5, 6.0))
+        listening = [p for p in played.world.living() if p.runtime is not None and not p.told_to_end.is_set()]
+        if listening:
+            process = chance.choice(listening)
+            process.nursery.start_soon(_tell, played, process, order, signal)
+
+
+async def _tell(played: Played, process: Process, order: int, signal: str) -> None:
+    runtime = process.runtime
+    if runtime is None:
+        return
+    told = Told(order, signal, len(played.told))
+    played.told.append(told)
+    try:
+        taken = await runtime.signal(f"req_{order}", signal, told.value)
+    except (Killed, JournalUnavailable):
+        return
+    if process.alive:
+        played.world.note("told", process.name, order, signal, told.value, taken)
+        told.taken = taken
 
 
 async def _serve(played: Played, process: Process, order: int, made: Made, patience: float) -> None:

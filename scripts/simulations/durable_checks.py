@@ -3,6 +3,9 @@
 Law: a checker believes the database and the provider, and nobody else. Each of them says what is wrong in one line
 that names the order.
 
+Of durability "async" a crash may take the last moments along: such runs have ended, in whatever way, and those that
+say that they are done are held to it.
+
 One thing is forgiven: a charge that was on the wire while its successor asked for its key, was told that nothing is
 known of it, and believed that. No program can know better; `by_key=`, which voids the key, can do something about it.
 
@@ -15,6 +18,7 @@ known of it, and believed that. No program can know better; `by_key=`, which voi
     replays       the lines of every run can be read, and lead the same code to the same end
     promises      what a client was told is what the journal says
     resolved      nothing is unresolved, since the provider answers questions in the end
+    signalled     a signal that was taken is found by its run, once, and none that nobody has given
     as_ever       in a profile where no call goes wrong, every run ends as it does when nobody dies
 """
 
@@ -49,6 +53,11 @@ class Story:
     status: str
     timeline: Timeline
     at: Mapping[int, int]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its records are all that has happened: no crash has taken some of them along."""
+        return self.made.flow.durability == "sync"
 
     def says(self, what: str) -> str:
         return f"order {self.order} ({self.status or 'unfinished'}): {what}"
@@ -125,10 +134,10 @@ def money(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
     for order, found in standing.items():
         story = stories.get(order)
         if story is None:
-            if +found:
+            if +found and played.orders[order].flow.durability == "sync":
                 yield f"order {order} is not in the journal, and {dict(+found)} stands"
             continue
-        if story.status in ("", UNRESOLVED):
+        if story.status in ("", UNRESOLVED) or not (story.is_known or story.status == "done"):
             continue
         passed = any(record[0] == t.PIVOT for record in story.timeline.records)
         due = story.made.done(order) if story.status == "done" else story.made.kept(order) if passed else {}
@@ -140,8 +149,10 @@ def money(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
 
 def intent(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
     asked = {key: at for story in stories.values() for key, at in story.first((t.ASKED,)).items()}
+    known = {f"req_{order}" for order, made in played.orders.items() if made.flow.durability == "sync"}
     for called in played.world.provider.called:
-        if called.verb == "charge" and not asked.get(called.key, called.at) < called.at:
+        is_known = called.verb == "charge" and called.key.partition(":")[0] in known
+        if is_known and not asked.get(called.key, called.at) < called.at:
             yield f"{called.key} was called at note {called.at}, and its intent written after it, or never"
 
 
@@ -190,24 +201,52 @@ def replays(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
 _UNSURE: Final = ("another worker", "could not be told", "could not be reached")
 
 
+#: What a client is told when the journal has not taken a run. If it has all the same, and nobody could withdraw it
+#: before its lease lapsed, it is carried on by another worker, and the client's answer was a guess: forgiven.
+_UNWRITTEN: Final = "could not be written down"
+
+
 def promises(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
     for heard in played.heard:
         story, result = stories.get(heard.order), heard.result
         if any(said in result.reason for said in _UNSURE):
             continue
+        if result.status == "parked" or played.orders[heard.order].flow.durability == "async":
+            continue
         if story is None:
             calls = (call for kind, _, call, _ in result.timeline.records if kind == t.ASKED)
             if result.ok and any(call.effect.kind.access == "write" for call in calls):
                 yield f"order {heard.order}: its client was told {result.status}, and it is not in the journal"
+        elif _UNWRITTEN in result.reason and any(record[0] == t.RECOVERED for record in story.timeline.records):
+            continue
         elif story.status != UNRESOLVED and result.ok != (story.status == "done"):
             yield story.says(f"its client was told {result.status} {result.reason}")
 
 
 def resolved(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
     for story in stories.values():
-        if story.status == UNRESOLVED:
+        if story.status == UNRESOLVED and story.is_known:
             left = [str(record[2]) for record in story.timeline.records if record[0] == t.UNRESOLVED]
             yield story.says(f"unresolved: {', '.join(left)}")
+
+
+def signalled(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
+    given = {(told.order, told.signal, told.value) for told in played.told}
+    for story in stories.values():
+        waits = {subject.name: detail.signal for kind, _, subject, detail in story.timeline.records if kind == t.PARKED}
+        found = Counter(
+            (story.order, waits[subject.name], detail)
+            for kind, _, subject, detail in story.timeline.records
+            if kind == t.SIGNALLED
+        )
+        expired = {waits[subject.name] for kind, _, subject, _ in story.timeline.records if kind == t.EXPIRED}
+        for one, times in found.items():
+            if times > 1 or one not in given:
+                yield story.says(f"found {one[1]} {one[2]} {times} times")
+        for told in played.told:
+            is_lost = told.taken and not found[told.order, told.signal, told.value]
+            if told.order == story.order and is_lost and (told.signal in expired or story.status == "done"):
+                yield story.says(f"{told.signal} {told.value} was taken, and not found")
 
 
 def as_ever(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
@@ -217,4 +256,6 @@ def as_ever(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
                 yield story.says(f"undisturbed, it would have been {story.made.ends}")
 
 
-CHECKERS: Final = (*(finished, money, intent, once, in_reverse, one_owner, replays, promises, resolved, as_ever),)
+CHECKERS: Final = (
+    *(finished, money, intent, once, in_reverse, one_owner, replays, promises, resolved, signalled, as_ever),
+)

@@ -20,6 +20,7 @@ from zerver import (
     Fail,
     Flow,
     IdempotencyKey,
+    Pause,
     Policy,
     Slot,
     branch,
@@ -29,6 +30,7 @@ from zerver import (
     pivot,
     step,
 )
+from zerver.core.flows import Durability
 from zerver.core.stages import Stage
 
 Order = Annotated[int, Slot("order")]
@@ -72,13 +74,14 @@ Standing = Mapping[str, tuple[int, int]]
 @attrs.frozen
 class Made:
     """A flow, and what becomes of its charges. kept: those from before its pivot. done: all. Both by order. ends: its
-    status, if nothing goes wrong.
+    status, if nothing goes wrong. signals: that its pauses wait for.
     """
 
     flow: Flow
     kept: Callable[[int], Standing]
     done: Callable[[int], Standing]
     ends: str
+    signals: tuple[str, ...] = ()
 
 
 _WAYS: Final = (
@@ -96,6 +99,7 @@ class _Maker:
         self.count = 0
         self.standing: dict[str, tuple[int, int]] = {}
         self.of_order: list[Callable[[int], Standing]] = []
+        self.signals: list[str] = []
 
     def charged(self, order: int, label: str, cents: int = 7, way: int = 0) -> Effect[str]:
         how: Any = _WAYS[way]
@@ -146,6 +150,17 @@ class _Maker:
             "hedge": lambda order: join.hedge(one(order), after=0.01, limit=2),
         }
         return joined[what]
+
+    def pause(self) -> Stage:
+        """A step that waits for a signal: when nobody gives it in time, the run fails."""
+        self.count += 1
+        signal, expires = f"go{self.count}", self.chance.choice((1.0, 4.0, 12.0))
+        self.signals.append(signal)
+
+        def wait() -> Pause | None:
+            return Pause(signal, expires=expires, resume=lambda _: None)
+
+        return step(name=f"s{self.count}")(wait)
 
     def stages(self) -> list[Stage]:
         chance, stages = self.chance, []
@@ -219,6 +234,11 @@ def make_flow(chance: Random, name: str, *, steady: bool = False) -> Made:
     """A flow. steady: one that comes to the same whatever happens around it, so that two worlds can be compared."""
     maker = _Maker(chance)
     stages = maker.stages()
+    pauses = 0 if steady else chance.choice((0, 0, 0, 1, 2))
+    if pauses == 1:
+        stages.insert(chance.randrange(len(stages) + 1), maker.pause())
+    elif pauses == 2:  # at once, or while something else goes on
+        stages.append(parallel(maker.pause(), maker.pause() if chance.random() < 0.5 else maker.step(maker.asking())))
     kept: Callable[[int], Standing] = lambda order: {}  # noqa: E731 (one of two values of a variable)
     if chance.random() < 0.25:
         kept = maker.so_far()
@@ -227,16 +247,17 @@ def make_flow(chance: Random, name: str, *, steady: bool = False) -> Made:
         stages += maker.stages()
     ends = chance.choice((*("done",) * 6, "defect", *("failed",) * 3))
     stages.append({"done": tell, "defect": broken, "failed": no_more}[ends])
+    durability: Durability = "sync" if steady or chance.random() < 0.85 else "async"
     flow = Flow(
         name,
         stages,
         takes=[Order],
-        durability="sync",
-        on_crash="resume" if steady or chance.random() < 0.6 else "compensate",
+        durability=durability,
+        on_crash="resume" if steady or durability == "async" or chance.random() < 0.6 else "compensate",
         deadline=None if steady or chance.random() < 0.6 else chance.choice((1.0, 5.0, 20.0)),
         undo_deadline=60.0,
     )
-    return Made(flow, kept, maker.so_far(), ends)
+    return Made(flow, kept, maker.so_far(), ends, tuple(maker.signals))
 
 
 def _nothing(order: Order) -> None:

@@ -45,6 +45,7 @@ async def make_trouble(world: World) -> None:
     world.calm = True
     world.away.clear()
     world.provider_down = False
+    world.set_back = 0  # pauses expire by it: one that was begun an hour ahead would last for an hour longer
     for process in world.processes:
         process.let_go()
     world.note("calm")

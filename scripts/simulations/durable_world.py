@@ -31,9 +31,9 @@ import trio
 
 from zerver import IdempotencyKey
 from zerver.errors import ConnectFailed, ConnectionLost, DatabaseDown, Rejected
-from zerver.journal.schema import SCRIPTS, Dialect, first_script, script
-from zerver.journal.sqlite import _DIALECT as SQLITE
+from zerver.journal.schema import SCRIPTS, first_script, script
 from zerver.runtime import Runtime
+from zerver.sql.dialects import SQLITE, Dialect
 from zerver.sql.driver import Answer, Changed, Driver, DriverStatistics, Rows, Statement, check_answer
 from zerver.sql.sqlite_statements import explained, sendable
 
