@@ -150,6 +150,6 @@ if __name__ == "__main__":
         with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as server:
             try:
                 port = server.stdout.readline().strip() if server.stdout else ""
-                main(cases(f"http://127.0.0.1:{port}/"), "A keep-alive GET over loopback")
+                main(cases(f"http://127.0.0.1:{port}/"), "A keep-alive GET over loopback", ("trio", "httpx2", "httpx"))
             finally:
                 server.terminate()

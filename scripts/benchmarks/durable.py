@@ -13,30 +13,26 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from _peer import PEERS, Peer, peer, percentile
+from _postgres import as_url, postgres
+from _report import Figures, Table, told, turns, write_json
 
 PACKAGES: Final = ("trio", "psycopg", "dbos", "sqlalchemy", "procrastinate", "pgqueuer", "asyncpg")
 ZERVER: Final = "zerver"
-
-Figures: TypeAlias = list[dict[str, Any]]
-#: Values of the rounds by system.
-Table: TypeAlias = dict[str, list[float]]
 
 
 def main() -> None:
@@ -64,8 +60,7 @@ def main() -> None:
         bench = Bench(folder, options.rounds, options.seconds, options.instructions, stack)
         parts = {"sqlite": bench.sqlite, "postgres": bench.postgres, "dial": bench.dial, "jobs": bench.jobs}
         figures = [figure for name, part in parts.items() if options.only in (None, name) for figure in part()]
-    if options.json:
-        Path(options.json).write_text(json.dumps(figures, indent=1))
+    write_json(options.json, figures)
 
 
 class Bench:
@@ -107,7 +102,7 @@ class Bench:
         ours, theirs = self._database(), self._database()
         systems = {
             ZERVER: self._peer("durable_zerver.py", ours),
-            "dbos": self._peer("durable_dbos.py", _as_url(theirs)),
+            "dbos": self._peer("durable_dbos.py", as_url(theirs, "postgresql+psycopg")),
         }
         print(f"PostgreSQL {self._server.ask('show server_version')[0][0]}, fsync on, synchronous_commit on for all\n")
         return self._steps("PostgreSQL", systems)
@@ -119,15 +114,15 @@ class Bench:
             half: Table = {name: [] for name in systems}
             most: Table = {name: [] for name in systems}
             for name in self._turns(systems):
-                told = systems[name].ask(steps=steps, concurrency=concurrency, seconds=self.seconds)
-                took = told["steps"] if steps > 1 else told["runs"]
-                rate[name].append(told["rate"])
+                answer = systems[name].ask(steps=steps, concurrency=concurrency, seconds=self.seconds)
+                took = answer["steps"] if steps > 1 else answer["runs"]
+                rate[name].append(answer["rate"])
                 half[name].append(percentile(took, 0.5) * 1e3)
                 most[name].append(percentile(took, 0.99) * 1e3)
             self._drop_warm_up(rate, half, most)
             what = "a step, in runs of ten" if steps > 1 else "a run of one step"
             case = f"{where}: {what}, {concurrency} at once"
-            figures += _told(case, {("per second", "/s", 0): rate, ("p50", "ms", 2): half, ("p99", "ms", 2): most})
+            figures += told(case, {("per second", "/s", 0): rate, ("p50", "ms", 2): half, ("p99", "ms", 2): most})
         return figures
 
     # -- the dial --
@@ -141,11 +136,11 @@ class Bench:
             for dial in self._turns(cpu):
                 cpu[dial].append(it.ask(flow=flow, dial=dial, runs=runs, at_once=at_once)["cpu"] * 1e6)
             self._drop_warm_up(cpu)
-            figures += _told(f"the dial: {about}", {("CPU of a run", "µs", 1): cpu})
+            figures += told(f"the dial: {about}", {("CPU of a run", "µs", 1): cpu})
         if self.instructions:
             for flow, about, _, at_once in _DIAL:
                 counted = {dial: [self._instructions(flow, dial, at_once)] for dial in ("async", "off")}
-                figures += _told(f"the dial: {about}", {("instructions of a run", "k", 1): counted})
+                figures += told(f"the dial: {about}", {("instructions of a run", "k", 1): counted})
         return figures
 
     def _instructions(self, flow: str, dial: str, at_once: int) -> float:
@@ -159,15 +154,18 @@ class Bench:
 
     def jobs(self) -> Figures:
         systems = {
-            name: self._peer(script, self._database()) for name, script in _JOBS.items() if (PEERS / script).exists()
+            name: self._peer(script.split()[0], self._database(), *script.split()[1:])
+            for name, script in _JOBS.items()
+            if (PEERS / script.split()[0]).exists()
         }
+        print(_PROMISES)
         figures: Figures = []
         for task, about, count, at_once in _TASKS:
             rate: Table = {name: [] for name in systems}
             for name in self._turns(systems):
                 rate[name].append(count / systems[name].ask(task=task, count=count, at_once=at_once)["seconds"])
             self._drop_warm_up(rate)
-            figures += _told(f"jobs: {about}", {("jobs per second", "/s", 0): rate})
+            figures += told(f"jobs: {about}", {("jobs per second", "/s", 0): rate})
         return figures
 
     # -- what they share --
@@ -175,17 +173,12 @@ class Bench:
     def _database(self) -> str:
         """A new database, on a server of this benchmark's own."""
         if self._server is None:
-            from _postgres import postgres  # the tests' server, which SQLite does not need
-
             self._server = self._stack.enter_context(postgres(self.folder / "postgres"))
         return str(self._server.make_database())
 
     def _turns(self, systems: Mapping[str, Any]) -> Iterator[str]:
         """Who is next: all of them in every round, in rotated order, after a round to warm up."""
-        names = list(systems)
-        for number in range(-1, self.rounds):
-            turn = number % len(names)
-            yield from names[turn:] + names[:turn]
+        return (name for _, name in turns(systems, self.rounds))
 
     def _drop_warm_up(self, *tables: Table) -> None:
         for table in tables:
@@ -199,7 +192,23 @@ _DIAL: Final = (
     ("long", "the same, when they take 300 ms each, so that the runs are written behind", 200, 200),
 )
 
-_JOBS: Final = {ZERVER: "jobs_zerver.py", "procrastinate": "jobs_procrastinate.py", "pgqueuer": "jobs_pgqueuer.py"}
+_JOBS: Final = {
+    ZERVER: "jobs_zerver.py",
+    "procrastinate": "jobs_procrastinate.py",
+    "pgqueuer": "jobs_pgqueuer.py",
+    "pgqueuer, as it comes": "jobs_pgqueuer.py plain",
+}
+
+_PROMISES: Final = """\
+Jobs. An order is on the disk when the call returns, in all three; a job is taken, done and called done, and the clock
+stops when the last one is called done on the disk. A worker that dies leaves its jobs to others, who begin them again:
+zerver     16 seats; takes and settles in batches, and takes ahead while jobs are short; connections: 10 at most
+procrastinate  concurrency=16, takes and settles one by one; connections: 20 at most
+pgqueuer   its tables are logged (durability=durable, the default); says what is done in batches, after 0.1 s at most,
+           and begins others meanwhile; batch_size=16 and so max_concurrent_tasks=32, the least it allows; and beside it
+           as it comes: batch_size=10 and no bound; connections: 20 at most
+Nobody waits for a poll: the jobs are there when the worker starts, and it ends with the last one.
+"""
 
 _TASKS: Final = (
     ("one", "ordered one after the other", 100, 1),
@@ -223,12 +232,6 @@ def _counted(folder: Path, flow: str, dial: str, runs: int, at_once: int) -> int
     return int(found[1].replace(",", ""))
 
 
-def _as_url(conninfo: str) -> str:
-    """What SQLAlchemy calls it."""
-    said = dict(part.split("=", 1) for part in conninfo.split())
-    return f"postgresql+psycopg://{said['user']}@/{said['dbname']}?host={said['host']}&port={said['port']}"
-
-
 def _flushes(folder: Path) -> str:
     """How long the disk takes; what waits for it once cannot be quicker."""
     took = []
@@ -239,45 +242,6 @@ def _flushes(folder: Path) -> str:
             os.fdatasync(file.fileno())
             took.append((time.perf_counter() - began) * 1e3)
     return f"{percentile(took, 0.5):.2f} ms ({percentile(took, 0.1):.2f}-{percentile(took, 0.9):.2f})"
-
-
-def _told(case: str, tables: Mapping[tuple[str, str, int], Table]) -> Figures:
-    """One case as a table in Markdown. A ratio is the median of those of the rounds: what else the machine did then is
-    in both.
-    """
-    names = list(next(iter(tables.values())))
-    print(f"{case}\n\n| | {' | '.join(f'{about}, {unit}' for about, unit, _ in tables)} | {names[0]} is |")
-    print("|---" * (len(tables) + 2) + "|")
-    for name in names:
-        cells = [_range(table[name], digits) for (_, _, digits), table in tables.items()]
-        ratios = [
-            statistics.median(_ratio(mine, other) for mine, other in zip(table[names[0]], table[name], strict=True))
-            for table in tables.values()
-        ]
-        said = ", ".join(f"{ratio:.2f}x" for ratio in ratios) if name != names[0] else ""
-        print(f"| {' | '.join([name, *cells, said])} |")
-    print(flush=True)
-    return [
-        {
-            "case": f"{case}: {about}",
-            "unit": unit,
-            "systems": {
-                name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
-                for name, values in table.items()
-            },
-        }
-        for (about, unit, _), table in tables.items()
-    ]
-
-
-def _ratio(mine: float, other: float) -> float:
-    """inf when the other one has done nothing at all in a round, as when the disk stood still."""
-    return mine / other if other else float("inf")
-
-
-def _range(values: Sequence[float], digits: int) -> str:
-    low, high = min(values), max(values)
-    return f"{statistics.median(values):,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
 
 
 if __name__ == "__main__":

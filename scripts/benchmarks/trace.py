@@ -12,26 +12,24 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.metadata
-import json
 import os
-import platform
-import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import trio
-from _server import PEERS, cpu_seconds, serving
+from _load import Ask, check_loader, load
+from _rates import measured
+from _report import Figures, Table, figure, is_installed, print_versions, ranged, write_json
+from _server import PEERS, serving
 
 sys.path.insert(0, str(PEERS))
 from zerver_app import app
@@ -48,8 +46,6 @@ TRACED: Final = ("/steps/7",)  # what the peers have spans for
 BATCH: Final = 2_000
 PACKAGES: Final = ("trio", "fastapi", "uvicorn", "uvloop", "opentelemetry-sdk")
 
-Figures = list[dict[str, Any]]
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,8 +58,7 @@ def main() -> None:
     parser.add_argument("--system", default="", metavar="TEXT", help="only systems whose name has this text")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES if _is_installed(name))
-    print(f"Python {platform.python_version()}, {platform.machine()}; {versions}\n", flush=True)
+    print_versions(PACKAGES, f"Medians (least-most) of {options.rounds} rounds.")
     figures: Figures = []
     if options.only in (None, "rate"):
         figures += rates(options.rounds, options.seconds, options.connections, options.system)
@@ -71,16 +66,7 @@ def main() -> None:
         figures += memory(options.kept)
     if options.only in (None, "store"):
         figures += stored(options.stored, options.rounds)
-    if options.json:
-        Path(options.json).write_text(json.dumps(figures, indent=1))
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    write_json(options.json, figures)
 
 
 # ---- requests per second --------------------------------------------------------------------
@@ -125,29 +111,23 @@ def systems(folder: Path) -> list[System]:
 
 def rates(rounds: int, seconds: float, connections: int, only: str) -> Figures:
     """Every system in every round, in rotated order; all are up the whole time, and one at a time is loaded."""
-    if shutil.which("wrk") is None or (os.cpu_count() or 1) < 2:
-        raise SystemExit("requests per second need wrk (apt-get install wrk) and two cores; see --only")
+    check_loader("wrk")
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("requests per second need two cores; see --only")
     figures: Figures = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        there = [it for it in systems(Path(folder)) if all(map(_is_installed, it.packages)) and only in it.name]
+        there = [it for it in systems(Path(folder)) if all(map(is_installed, it.packages)) and only in it.name]
         up = {it.name: stack.enter_context(serving(it.command)) for it in there}
         for case, path in PATHS.items():
             names = [name for name in up if path in TRACED or "spans" not in name]
-            rate: dict[str, list[float]] = {name: [] for name in names}
-            cpu: dict[str, list[float]] = {name: [] for name in names}
-            for number in range(-1, rounds):  # the first one warms up
-                turn = number % len(names)
-                for name in names[turn:] + names[:turn]:
-                    done, took, used = _measure(*up[name], path, seconds, connections)
-                    if number >= 0:
-                        rate[name].append(done / took)
-                        cpu[name].append(used / done * 1e6)
+            wrk = partial(load, "wrk", connections=connections)
+            rate, cpu = measured({name: up[name] for name in names}, Ask(path), rounds, seconds, wrk)
             print(f"{path}, {case}: medians (min-max) of {rounds} rounds", flush=True)
             figures += _told(case, rate, cpu)
     return figures
 
 
-def _told(case: str, rate: dict[str, list[float]], cpu: dict[str, list[float]]) -> Figures:
+def _told(case: str, rate: Table, cpu: Table) -> Figures:
     """One case, printed. Ratios are of the same round: what else the machine did then is in both."""
     for name, values in rate.items():
         said = ""
@@ -155,7 +135,7 @@ def _told(case: str, rate: dict[str, list[float]], cpu: dict[str, list[float]]) 
             by_rate = statistics.median(on / other for on, other in zip(rate[ON], values, strict=True))
             by_cpu = statistics.median(other / on for on, other in zip(cpu[ON], cpu[name], strict=True))
             said = f"   {ON} is {by_rate:.2f}x of it by rate, {by_cpu:.2f}x by CPU"
-        print(f"  {name:34}{_range(values, '/s')}  {_range(cpu[name], ' µs CPU', 1)}{said}")
+        print(f"  {name:34}{ranged(values, 0)}/s  {ranged(cpu[name], 1)} µs CPU{said}")
     costs = {
         "records": _paired(cpu.get(RECORDS, []), cpu.get(OFF, [])),
         "the whole timeline": _paired(cpu.get(ON, []), cpu.get(OFF, [])),
@@ -164,41 +144,19 @@ def _told(case: str, rate: dict[str, list[float]], cpu: dict[str, list[float]]) 
     print("  what it adds to a request, by rounds:")
     for name, values in costs.items():
         if values:
-            print(f"    {name:32}{_range(values, ' µs CPU', 1)}")
+            print(f"    {name:32}{ranged(values, 1)} µs CPU")
     print(flush=True)
     added = {name: values for name, values in costs.items() if values}
     return [
-        _figure(f"{case}: rate", "requests/s", rate),
-        _figure(f"{case}: cpu", "µs/request", cpu),
-        _figure(f"{case}: added cpu", "µs/request", added),
+        figure(f"{case}: rate", "requests/s", rate),
+        figure(f"{case}: cpu", "µs/request", cpu),
+        figure(f"{case}: added cpu", "µs/request", added),
     ]
 
 
 def _paired(on: Sequence[float], off: Sequence[float]) -> list[float]:
     """The differences round by round: what else the machine did in a round is in both."""
     return [one - other for one, other in zip(on, off, strict=True)] if on and off else []
-
-
-def _measure(port: int, group: int, path: str, seconds: float, connections: int) -> tuple[int, float, float]:
-    """Requests that were answered with 200, the seconds it took, and the server's CPU meanwhile."""
-    before = cpu_seconds(group)
-    done, took = _load(port, path, seconds, connections)
-    return done, took, cpu_seconds(group) - before
-
-
-def _load(port: int, path: str, seconds: float, connections: int) -> tuple[int, float]:
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-    out = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True
-    ).stdout
-    found = re.search(r"(\d+) requests in ([\d.]+)(m?)s", out)
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    if found is None or "Socket errors" in out:
-        raise SystemExit(f"errors under load:\n{out}")
-    done, lost = int(found[1]), 0 if refused is None else int(refused[1])
-    if lost > done // 50:  # a few are refused when something else takes the core for a moment
-        raise SystemExit(f"{lost} of {done} requests had no good answer:\n{out}")
-    return done - lost, float(found[2]) / (1000 if found[3] else 1)
 
 
 # ---- memory ---------------------------------------------------------------------------------
@@ -223,7 +181,7 @@ def memory(count: int) -> Figures:
     grown = trio.run(fill)
     records = len(ring.latest(1)[0].timeline.records)
     print(f"a run of {records} records: {grown / count:.0f} bytes in memory", flush=True)
-    return [_figure("a kept run in memory", "bytes", {"zerver": [grown / count]})]
+    return [figure("a kept run in memory", "bytes", {"zerver": [grown / count]})]
 
 
 async def _runs(runtime: Any, count: int) -> list[Result]:
@@ -255,10 +213,10 @@ def stored(count: int, rounds: int) -> Figures:
         }
         took = {name: [_milliseconds(ask) for _ in range(max(3, rounds))] for name, ask in asked.items()}
     for name, values in took.items():
-        print(f"  {name:36}{_range(values, ' ms', 2)}")
+        print(f"  {name:36}{ranged(values, 2)} ms")
     print(flush=True)
-    return [_figure(f"{count} stored: {name}", "ms", {"zerver": values}) for name, values in took.items()] + [
-        _figure("a stored run", "bytes", {"zerver": [used]})
+    return [figure(f"{count} stored: {name}", "ms", {"zerver": values}) for name, values in took.items()] + [
+        figure("a stored run", "bytes", {"zerver": [used]})
     ]
 
 
@@ -307,19 +265,6 @@ def _milliseconds(ask: Callable[[], object]) -> float:
     began = time.perf_counter()
     ask()
     return (time.perf_counter() - began) * 1e3
-
-
-# ---- what is printed ------------------------------------------------------------------------
-
-
-def _range(values: Sequence[float], unit: str, digits: int = 0) -> str:
-    low, high = min(values), max(values)
-    return f"{statistics.median(values):9.{digits}f}{unit} ({low:.{digits}f}-{high:.{digits}f})"
-
-
-def _figure(case: str, unit: str, table: dict[str, list[float]]) -> dict[str, Any]:
-    about = {n: {"median": statistics.median(v), "min": min(v), "max": max(v)} for n, v in table.items()}
-    return {"case": case, "unit": unit, "systems": about}
 
 
 if __name__ == "__main__":

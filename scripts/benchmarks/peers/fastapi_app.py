@@ -1,9 +1,11 @@
-"""The same on FastAPI, with its dependencies as the steps."""
+"""The four cases on FastAPI, with its dependencies as the steps."""
 
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import PlainTextResponse
+from orders import AREAS
+from pydantic_orders import Order
 
 app = FastAPI()
 
@@ -24,3 +26,16 @@ async def total(user: Annotated[dict, Depends(find_user)]) -> int:
 @app.get("/steps/{id}")
 async def steps(user: Annotated[dict, Depends(find_user)], total: Annotated[int, Depends(total)]):
     return {"user": user, "total": total}
+
+
+@app.post("/echo")
+async def echo(order: Order) -> Order:
+    return order
+
+
+async def part(id: int):
+    return str(id)
+
+
+for number in range(AREAS):
+    app.get(f"/area{number}/{{id}}", response_class=PlainTextResponse)(part)

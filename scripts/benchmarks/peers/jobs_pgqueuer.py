@@ -1,4 +1,6 @@
-"""pgqueuer in a process of its own: orders and works on jobs that do nothing. Arguments: the database."""
+"""pgqueuer in a process of its own: orders and works on jobs that do nothing. Arguments: the database, and "plain" for
+a worker with the batches and bounds that pgqueuer has if it is told nothing.
+"""
 
 import asyncio
 import logging
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from _peer import Line
 
 logging.disable(logging.WARNING)
+PLAIN = sys.argv[2:] == ["plain"]
 
 
 async def order(queries: Queries, count: int, at_once: int) -> None:
@@ -43,7 +46,8 @@ async def work(pool: asyncpg.Pool, count: int, at_once: int) -> float:
         done += 1
 
     began = time.perf_counter()
-    await queue.qm.run(batch_size=at_once, max_concurrent_tasks=2 * at_once, mode=QueueExecutionMode.drain)
+    bounds = {} if PLAIN else {"batch_size": at_once, "max_concurrent_tasks": 2 * at_once}
+    await queue.qm.run(mode=QueueExecutionMode.drain, **bounds)
     if done != count:
         raise RuntimeError(f"{done} of {count} jobs were done")
     return time.perf_counter() - began

@@ -1,7 +1,9 @@
-"""The same on Starlette."""
+"""The four cases on Starlette, which brings no validation: msgspec's."""
 
+import msgspec
+from orders import AREAS, Order
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 
@@ -18,4 +20,22 @@ async def steps(request):
     return JSONResponse({"user": user, "total": user["id"] * 2})
 
 
-app = Starlette(routes=[Route("/plain", plain), Route("/steps/{id}", steps)])
+ORDERS = msgspec.json.Decoder(Order)
+
+
+async def echo(request):
+    return Response(msgspec.json.encode(ORDERS.decode(await request.body())), media_type="application/json")
+
+
+async def part(request):
+    return PlainTextResponse(str(int(request.path_params["id"])))
+
+
+app = Starlette(
+    routes=[
+        Route("/plain", plain),
+        Route("/steps/{id}", steps),
+        Route("/echo", echo, methods=["POST"]),
+        *(Route(f"/area{number}/{{id}}", part) for number in range(AREAS)),
+    ]
+)

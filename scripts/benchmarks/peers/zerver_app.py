@@ -1,12 +1,13 @@
-"""The same on Zerver: plaintext as one step, and a flow of three steps with one effect, all of it on the timeline."""
+"""The four cases on Zerver, all of it on the timeline; the three steps are a flow, and the effect is one of its own."""
 
 from typing import Annotated
 
 import attrs
 import trio
+from orders import AREAS, Order
 
 from zerver import App, Done, Flow, Slot, effect, step
-from zerver.http import Path, json, text
+from zerver.http import Body, Path, json, text
 
 
 @attrs.frozen
@@ -45,6 +46,20 @@ def render(user: Found, total: Total) -> Done:
     return Done(json({"user": user, "total": total}))
 
 
+@step
+def echo(order: Annotated[Order, Body()]) -> Done:
+    return Done(json(order))
+
+
+@step
+def part(id: Annotated[int, Path()]) -> Done:
+    return Done(text(str(id)))
+
+
 app = App()
 app.route("GET", "/plain", Flow("plain", [plain], deadline=5.0))
 app.route("GET", "/steps/{id}", Flow("steps", [load, add_up, render], deadline=5.0))
+app.route("POST", "/echo", Flow("echo", [echo], deadline=5.0))
+PART = Flow("part", [part], deadline=5.0)
+for number in range(AREAS):
+    app.route("GET", f"/area{number}/{{id}}", PART)
