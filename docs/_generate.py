@@ -30,7 +30,10 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "http": ("zerver.http",),
     "sql": ("zerver.sql",),
     "kv": ("zerver.kv",),
+    "journal": ("zerver.journal",),
+    "journal-port": ("zerver.runtime.journal",),
     "jobs": ("zerver.jobs",),
+    "jobs-port": ("zerver.jobs.port",),
     "trace": ("zerver.trace",),
     "observing": ("zerver.observing",),
     "ui": ("zerver.ui",),
@@ -119,15 +122,28 @@ def _methods(class_: type) -> Iterator[str]:
             continue
         function = value.fget if isinstance(value, property) else getattr(class_, name)
         if doc := inspect.getdoc(function):
-            shown = name if isinstance(value, property) else f"{name}{_parameters(function)}"
-            yield f"**`.{shown}`**\n\n{_prose(doc)}\n\n"
+            word = "async " if inspect.iscoroutinefunction(function) else ""
+            shown = f".{name}" if isinstance(value, property) else f"{word}.{name}{_parameters(function)}"
+            yield f"**`{shown}`**\n\n{_prose(doc)}\n\n"
 
 
 def _signature(name: str, value: Any) -> str:
     if inspect.isclass(value) and issubclass(value, Exception):
         return f"```text\nclass {name}({value.__bases__[0].__name__})\n```\n\n"
     word = "class" if inspect.isclass(value) else "async def" if inspect.iscoroutinefunction(value) else "def"
+    if word == "def" and _opened(value) is not None:
+        word = "async with"
     return f"```text\n{word} {name}{_parameters(value, wide=len(name) + len(word))}\n```\n\n"
+
+
+def _opened(function: Any) -> str | None:
+    """What an async context manager gives to its block; None for a function that makes none."""
+    gives = getattr(function, "__annotations__", {}).get("return")
+    kinds = "Iterator|Generator" if inspect.isasyncgenfunction(inspect.unwrap(function)) else "ContextManager"
+    found = (
+        re.fullmatch(rf"(?:Abstract)?Async(?:{kinds})\[(.*?)(?:, None)?\]", gives) if isinstance(gives, str) else None
+    )
+    return found[1] if found else None
 
 
 def _parameters(value: Any, wide: int = -1000) -> str:
@@ -148,7 +164,10 @@ def _parameters(value: Any, wide: int = -1000) -> str:
         stars = _STARS.get(parameter.kind, "")
         default = "" if parameter.default is parameter.empty else f" = {_default(parameter.default)}"
         shown.append(f"{stars}{parameter.name}{_annotation(': ', parameter.annotation)}{default}")
+    opened = None if inspect.isclass(value) or inspect.isasyncgenfunction(value) else _opened(value)
     gives = "" if inspect.isclass(value) else _annotation(" -> ", signature.return_annotation)
+    if opened is not None:
+        gives = "" if opened == "None" else f" as {opened}"
     line = f"({', '.join(shown)}){gives}"
     return line if wide + len(line) <= 100 else "(\n" + "".join(f"    {one},\n" for one in shown) + f"){gives}"
 
@@ -168,8 +187,16 @@ def _default(value: object) -> str:
 def _commands() -> Iterator[str]:
     with command.make_context("zerver", [], resilient_parsing=True) as context:
         for name in command.list_commands(context):
-            shown = CliRunner().invoke(command, [name, "--help"], prog_name="zerver", terminal_width=100).output
-            yield f"## zerver {name}\n\n```text\n{shown.rstrip()}\n```\n\n"
+            yield from _help(name, command.get_command(context, name), context, "##")
+
+
+def _help(words: str, of: click.Command | None, context: click.Context, heading: str) -> Iterator[str]:
+    """What `--help` says of a command, and of those below it."""
+    shown = CliRunner().invoke(command, [*words.split(), "--help"], prog_name="zerver", terminal_width=100).output
+    yield f"{heading} zerver {words}\n\n```text\n{shown.rstrip()}\n```\n\n"
+    if isinstance(of, click.Group):
+        for name in of.list_commands(context):
+            yield from _help(f"{words} {name}", of.get_command(context, name), context, "###")
 
 
 # ---- text -----------------------------------------------------------------------------------
