@@ -45,7 +45,7 @@ async def make_trouble(world: World) -> None:
     world.calm = True
     world.away.clear()
     world.provider_down = False
-    world.set_back = 0  # pauses expire by it: one that was begun an hour ahead would last for an hour longer
+    world.set_back = world.furthest  # pauses expire by it: one that was begun an hour ahead would last an hour longer
     for process in world.processes:
         process.let_go()
     world.note("calm")
@@ -91,3 +91,4 @@ async def _set_clock(world: World, at: float) -> None:
             process.kill("the machine was restarted")
     else:
         world.set_back += world.chance.choice((-3600, -61, -5, 5, 61, 3600))
+        world.furthest = max(world.furthest, world.set_back)

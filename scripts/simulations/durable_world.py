@@ -122,6 +122,7 @@ class World:
         self.processes: list[Process] = []
         self.restarts = 0  # of the machine
         self.set_back = 0  # seconds by which the wall clock is wrong
+        self.furthest = 0  # by which it was ahead at most
         self.calm = False  # no faults any more
         self.over = False  # no new processes any more
         self.away: set[str] = set()  # to whom the database is away; "" is everybody

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import closing
 from decimal import Decimal
@@ -16,7 +18,7 @@ import pytest
 import trio
 
 from zerver.errors import DriverClosed, DriverError, StatementError
-from zerver.sql.driver import Changed, Statement
+from zerver.sql.driver import Changed, Rows, Statement
 from zerver.sql.sqlite import SqliteDriver, has_table, open_sqlite
 
 SCHEMA = """
@@ -439,11 +441,96 @@ async def test_a_schema_is_all_or_nothing_and_may_run_again(path: Path) -> None:
 
 
 async def test_what_cannot_be_opened_is_a_driver_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is not a database, however long one looks at it" * 100)
+    for name, message in {"no/such/folder/x.db": "unable to open", "text": "not a database"}.items():
+        with pytest.raises(DriverError, match=f"cannot open .*{message}.*SQLITE_"):
+            async with open_sqlite(tmp_path / name):
+                pass
+    with pytest.raises(ValueError, match="readers must be at least 1"):
+        async with open_sqlite(tmp_path / "x.db", readers=0):
+            pass
+
+
+async def test_a_table_is_looked_for_without_making_or_changing_a_file(tmp_path: Path, path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, but a text that is long enough to look like none" * 10)
+    async with open_sqlite(path, schema="create table items (id integer)"):
+        pass
     before = path.read_bytes()
     assert has_table(path, "items")
+    assert not has_table(path, "nothing")
     assert path.read_bytes() == before
     for name in ("nothing", "text"):
         with pytest.raises(DriverError, match=f"cannot read .*{name}"):
             has_table(tmp_path / name, "orders")
     assert not (tmp_path / "nothing").exists()
+
+
+async def test_opening_can_be_cancelled(path: Path) -> None:
+    schema = f"create table t (n); insert into t {ENDLESS}"
+
+    def writers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if str(path) in thread.name]
+
+    async with trio.open_nursery() as nursery:
+
+        async def open_endlessly() -> None:
+            async with open_sqlite(path, schema=schema):
+                raise AssertionError("unreachable")
+
+        nursery.start_soon(open_endlessly)
+        await until(lambda: len(writers()) == 1)
+        nursery.cancel_scope.cancel()
+    assert writers() == []
+
+
+async def test_settings_are_what_was_asked_for(path: Path) -> None:
+    sql = "select (select foreign_keys from pragma_foreign_keys), (select * from pragma_journal_mode), synchronous"
+    for name, number in (("FULL", 2), ("NORMAL", 1)):
+        async with open_sqlite(path, synchronous=name) as db:
+            (answer,) = await db.transaction([Statement(f"{sql} from pragma_synchronous")])
+            assert isinstance(answer, Rows)
+            assert answer.rows == [(1, "wal", number)]
+
+
+async def test_databases_in_memory_are_apart_and_their_reads_only_read() -> None:
+    async with open_sqlite(":memory:", schema=SCHEMA) as one, open_sqlite(":memory:", schema=SCHEMA) as other:
+        await one.execute(insert(1))
+        assert (await keys(one), await keys(other)) == ([1], [])
+        with pytest.raises(StatementError, match="readonly"):
+            await one.fetch(insert(2))
+        await one.execute(insert(2))
+        assert one.statistics().connections == 1
+
+
+async def test_opening_and_closing_200_times_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def once(number: int) -> None:
+        async with open_sqlite(tmp_path / f"{number % 3}.db", readers=3, schema=SCHEMA) as db:
+            await db.execute(insert(number))
+            assert number in await keys(db)
+
+    await once(0)
+    before = threading.active_count(), len(os.listdir("/dev/fd"))
+    for number in range(1, 200):
+        await once(number)
+    assert (threading.active_count(), len(os.listdir("/dev/fd"))) <= before
+
+
+def test_threads_end_when_the_run_ends_without_closing(path: Path) -> None:
+    kept: list[object] = []
+
+    async def main() -> None:
+        opened = open_sqlite(path, schema=SCHEMA)
+        kept.append(opened)
+        await opened.__aenter__()
+
+    trio.run(main)
+    assert [thread.name for thread in threading.enumerate() if str(path) in thread.name] == []
+
+
+async def test_under_a_mock_clock_closing_still_waits_for_the_threads(
+    path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with open_sqlite(path, schema=SCHEMA) as db:
+        await db.execute(insert(1))
+        mock_clock.jump(10_000)
+    assert [thread.name for thread in threading.enumerate() if str(path) in thread.name] == []
