@@ -451,10 +451,11 @@ async def test_what_cannot_be_opened_is_a_driver_error(tmp_path: Path) -> None:
             pass
 
 
-async def test_a_table_is_looked_for_without_making_or_changing_a_file(tmp_path: Path, path: Path) -> None:
+def test_a_table_is_looked_for_without_making_or_changing_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
     (tmp_path / "text").write_text("this is no database, but a text that is long enough to look like none" * 10)
-    async with open_sqlite(path, schema="create table items (id integer)"):
-        pass
+    with closing(sqlite3.connect(path)) as made:
+        made.execute("create table items (id integer)")
     before = path.read_bytes()
     assert has_table(path, "items")
     assert not has_table(path, "nothing")
