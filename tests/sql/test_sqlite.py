@@ -535,3 +535,13 @@ async def test_under_a_mock_clock_closing_still_waits_for_the_threads(
         await db.execute(insert(1))
         mock_clock.jump(10_000)
     assert [thread.name for thread in threading.enumerate() if str(path) in thread.name] == []
+
+
+async def test_whoever_closes_last_takes_the_log_away(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with open_sqlite(folder / "shop.db", readers=8, schema="create table t (n)") as db:
+            await db.execute(Statement("insert into t values (1)"))
+            await db.fetch(Statement("select n from t"))
+        assert os.listdir(folder) == ["shop.db"]

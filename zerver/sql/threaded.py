@@ -119,17 +119,23 @@ class ThreadedDriver(Driver):
         """End every call, then every thread."""
         self._closed = True
         self._desk.close()
-        for lane in self._lanes:
-            lane.stop()
         ended = False
         # Bounded by join(), in real time, and not by a deadline: a mock clock would jump over a working thread.
         with trio.CancelScope(shield=True):
-            ended = await trio.to_thread.run_sync(self._join, limiter=trio.CapacityLimiter(1))
+            ended = await trio.to_thread.run_sync(self._end, limiter=trio.CapacityLimiter(1))
         if not ended:
             stuck = f"{self._name}: a thread did not end within {CLOSE_SECONDS} s; is the disk stuck?"
             self._desk.abandon(lambda: ConnectionLost(stuck))
             warnings.warn(stuck, ResourceWarning, stacklevel=2)
 
-    def _join(self) -> bool:
+    def _end(self) -> bool:
+        """End the threads, the first one last: whoever closes a SQLite file last takes its log away, and of two that
+        close it at the same moment each sees the other, and leaves it.
+        """
         until = time.monotonic() + CLOSE_SECONDS
-        return all([lane.join(until) for lane in self._lanes])  # noqa: C419  (a list: each lane is to be joined)
+        first, *others = self._lanes
+        for lane in others:
+            lane.stop()
+        ended = [lane.join(until) for lane in others]
+        first.stop()
+        return all([*ended, first.join(until)])
