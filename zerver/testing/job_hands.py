@@ -15,7 +15,7 @@ import trio
 from zerver.core.jobs import run_id_for
 from zerver.jobs.port import JobStore, QueueRule, ScheduleState, Verdict, Wanted
 from zerver.testing.job_case import DONE, LATER_NS, LONG, Case, ids_of, name
-from zerver.testing.laws import Laws, require
+from zerver.testing.laws import Laws, cut_after, require
 
 #: After how many turns of the loop calls are cancelled.
 _STEPS = (*(3 * tuple(range(6))), *range(6, 60, 6))
@@ -255,30 +255,11 @@ async def _fire(case: Case) -> None:
 # ---- cancellation ---------------------------------------------------------------------------
 
 
-async def _cut_after(call: Callable[[], Awaitable[object]], steps: int) -> str:
-    """Call, and cancel it after so many turns of the loop: "done" or "cancelled"."""
-    ended = "cancelled"
-
-    async def cut() -> None:
-        for _ in range(steps):
-            await trio.lowlevel.checkpoint()
-        scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        scope = trio.CancelScope()
-        nursery.start_soon(cut)
-        with scope:
-            await call()
-            ended = "done"
-        nursery.cancel_scope.cancel()
-    return ended
-
-
 @law("an order that raised Cancelled was not made; one that returned was")
 async def _cut_orders(case: Case) -> None:
     for steps in _STEPS:
         order = case.new()
-        ended = await _cut_after(partial(case.store.order, [order]), steps)
+        ended = await cut_after(partial(case.store.order, [order]), steps)
         found = await case.store.find(order.job_id)
         require((found is not None) == (ended == "done"), f"after {steps} turns it was {ended}, and there is {found!r}")
 
@@ -289,7 +270,7 @@ async def _cut_takes(case: Case) -> None:
     for steps in _STEPS:
         job_id = await case.order()
         taken = partial(case.store.take, owner, [QueueRule(case.queue)], 5)
-        ended = await _cut_after(taken, steps)
+        ended = await cut_after(taken, steps)
         state = await case.state(job_id)
         require(
             state == ("running" if ended == "done" else "available"), f"after {steps} turns it was {ended}: {state}"
@@ -302,7 +283,7 @@ async def _cut_verdicts(case: Case) -> None:
     for steps in _STEPS:
         await case.order()
         job = await case.one()
-        ended = await _cut_after(partial(case.store.settle, [(job.job_id, job.fence, DONE)]), steps)
+        ended = await cut_after(partial(case.store.settle, [(job.job_id, job.fence, DONE)]), steps)
         state = await case.state(job.job_id)
         require(state == ("done" if ended == "done" else "running"), f"after {steps} turns it was {ended}, and {state}")
 
