@@ -45,7 +45,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 #: Lines of a timeline that are there when something took long enough to be worth one.
 _FLEETING = re.compile(
-    r"^(?:SLOW |\s*[\d.]+m?s +\S+ +(?:admitted after|request read in|its turn came) ).*\n", re.MULTILINE
+    r"^(?:SLOW |\s*[\d.]+m?s +\S+ +(?:admitted after|request read in|its turn came|OVERRUN) ).*\n", re.MULTILINE
 )
 
 #: Commands that the page gives to somebody with a fresh clone, as what they come to once all is installed. The second

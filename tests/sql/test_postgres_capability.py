@@ -15,9 +15,7 @@ import pytest
 
 from examples.checkout import store
 from examples.checkout.domain import Cart, Charge, Line, Order, User
-from tests.sql.postgresql import Server, open_proxy
-from tests.sql.postgresql import conninfo as conninfo
-from tests.sql.postgresql import server as server
+from tests.sql.postgresql import Server, open_proxy, through
 from zerver import App, Capability, Done, Effect, Flow, effect, step
 from zerver.core.effects import INJECTED
 from zerver.effects import sql
@@ -128,18 +126,19 @@ async def test_types_that_postgresql_has_itself(conninfo: str) -> None:
 
 async def test_a_lost_commit_leaves_a_run_in_doubt_and_a_lost_statement_does_not(server: Server, conninfo: str) -> None:
     schema = "create table if not exists t (n integer)"
-    async with open_proxy(server) as proxy:
-        there = f"host=127.0.0.1 port={proxy.port} user=postgres dbname={conninfo.rpartition('=')[2]}"
-        async with opened(postgres(there, schema=schema, size=1)) as runtime:
-            proxy.lose_request = b"insert into t"
-            certain = await result_of(runtime, sql.execute("insert into t values (1)"))
-            assert isinstance(certain.cause, EffectError)
-            assert isinstance(certain.cause.cause, DatabaseDown)
-            assert certain.unresolved == ()
-            proxy.lose_request, proxy.lose_reply = None, b"commit"
-            made = sql.execute("insert into t values (2)").compensate(lambda _: sql.execute("delete from t"))
-            doubtful = await result_of(runtime, made)
-            assert isinstance(doubtful.cause, OutcomeUnknown)
+    async with (
+        open_proxy(server) as proxy,
+        opened(postgres(through(proxy.port, conninfo), schema=schema, size=1)) as runtime,
+    ):
+        proxy.lose_request = b"insert into t"
+        certain = await result_of(runtime, sql.execute("insert into t values (1)"))
+        assert isinstance(certain.cause, EffectError)
+        assert isinstance(certain.cause.cause, DatabaseDown)
+        assert certain.unresolved == ()
+        proxy.lose_request, proxy.lose_reply = None, b"commit"
+        made = sql.execute("insert into t values (2)").compensate(lambda _: sql.execute("delete from t"))
+        doubtful = await result_of(runtime, made)
+        assert isinstance(doubtful.cause, OutcomeUnknown)
 
 
 async def test_a_handler_may_take_the_driver_by_either_name(conninfo: str) -> None:

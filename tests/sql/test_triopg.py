@@ -18,9 +18,7 @@ import pytest
 import trio
 
 from examples.checkout import store
-from tests.sql.postgresql import Server, open_proxy, running_server
-from tests.sql.postgresql import conninfo as conninfo
-from tests.sql.postgresql import server as server
+from tests.sql.postgresql import Server, database_of, open_proxy, running_server, through
 from tests.sql.test_postgres import SCHEMA, SLEEP, SLOW_INSERT, cancelled_once, insert, keys, until, until_busy, value
 from tests.sql.test_postgres_capability import ADA, CART, SHOP, opened, result_of, value_of
 from zerver.effects import sql
@@ -52,10 +50,6 @@ async def other(conninfo: str) -> AsyncGenerator[Driver, None]:
     """The same database, by another driver."""
     async with open_postgres(conninfo, schema=SCHEMA) as driver:
         yield driver
-
-
-def through(port: int, conninfo: str) -> str:
-    return f"host=127.0.0.1 port={port} user=postgres dbname={conninfo.rpartition('=')[2]}"
 
 
 async def test_it_keeps_the_promises_of_the_port(conninfo: str) -> None:
@@ -258,7 +252,7 @@ async def test_the_pools_own_command_timeout(conninfo: str) -> None:
 async def test_deadlocks_are_tried_again(conninfo: str, other: Driver) -> None:
     await other.transaction([insert(1, "0"), insert(2, "0")])
     update = "update t set label = (label::int + 1)::text where id = ?"
-    name = conninfo.rpartition("=")[2]
+    name = database_of(conninfo)
     await other.execute(Statement(f"alter database {name} set deadlock_timeout = 20"))
 
     async with opened_on(conninfo) as db:
