@@ -898,6 +898,25 @@ async def test_a_reset_in_the_middle() -> None:
             await client.request("POST", f"http://127.0.0.1:{port}/", body=b"x" * 10_000)
 
 
+async def test_what_nobody_waits_for_is_not_sent() -> None:
+    asked: list[bytes] = []
+
+    async def noting(line: Line) -> None:
+        while await line.read():
+            asked.append(line.asked[-1][1])
+            await line.say(HELLO)
+
+    async with serving(noting) as port, open_http_client(allow_private=True) as client:
+        url = f"http://127.0.0.1:{port}/"
+        await client.request("POST", url, body=b"1")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.request("POST", url, body=b"2")
+        assert (scope.cancelled_caught, idle(client)) == (True, 0)
+        assert (await client.request("POST", url, body=b"3")).body == b"hello"
+    assert asked == [b"1", b"3"]
+
+
 async def test_cut_at_random_over_real_sockets() -> None:
     rng = random.Random(5)
 

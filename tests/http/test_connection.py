@@ -252,6 +252,27 @@ async def test_a_body_can_be_read_again_and_after_a_cancelled_read(autojump_cloc
         assert bytes(await client.receive_some()).endswith(b"\r\n\r\nhello")
 
 
+async def test_a_body_that_is_here_can_be_read_without_waiting(autojump_clock: MockClock) -> None:
+    came: list[bool] = []
+
+    async def hasty(exchange: Exchange) -> Response:
+        body = exchange.read_body_nowait()
+        came.append(body is not None)
+        assert exchange.read_body_nowait() is None or body == b""
+        again = await exchange.read_body()
+        assert body is None or body == again
+        return text(again.decode())
+
+    for sent, here in ((post(b"hello"), True), (post(b""), True), (chunked(b"hello"), False)):
+        for cut in (bytewise, lambda data: [data]):
+            came.clear()
+            seen = await talk(*cut(sent), handler=hasty)
+            assert ([answer.status for answer in seen.answers], seen.defects) == ([200], [])
+            assert came == [here and (cut is not bytewise or not seen.answers[0].body)]
+    limited = await talk(post(b"123456"), handler=hasty, limits=Limits(body=5))
+    assert (limited.statuses, came[-1], limited.defects) == ([413], False, [])
+
+
 @pytest.mark.parametrize("sent", [lambda size: post(b"x" * size), lambda size: chunked(b"x", b"x" * (size - 1))])
 async def test_the_body_limit_holds_exactly(sent: Callable[[int], bytes], autojump_clock: MockClock) -> None:
     for cut in (bytewise, lambda data: [data]):

@@ -8,6 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -294,6 +295,45 @@ def test_a_name_given_twice_is_found_wherever_it_is(text: str) -> None:
             READERS["anything"](text.encode())
     else:
         assert READERS["anything"](text.encode()) == expected
+
+
+@attrs.define
+class Pair:
+    a: Any
+    b: list[str]
+
+
+@attrs.define
+class Clock:
+    at: datetime.time  # which is written with more colons than it may be read from
+    b: Annotated[int, msgspec.Meta(gt=0)] = 1  # and this may be left out
+
+
+PAIRS = st.lists(st.tuples(st.sampled_from(['"a"', '"b"', '"c"', '"\\u0061"']), st.sampled_from(["[]", '[":"]', "{}"])))
+
+
+@pytest.mark.parametrize("type_", [Pair, dict[str, Any], list[Pair | None]])
+@given(pairs=PAIRS)
+def test_a_name_given_twice_is_found_by_every_type(type_: Any, pairs: list[tuple[str, str]]) -> None:
+    text = "{" + ",".join(f"{name}:{value}" for name, value in pairs) + "}"
+    text = f"[{text},null]" if type_ not in (Pair, dict[str, Any]) else text
+    names = [json.loads(name) for name, _ in pairs]
+    with suppress(InvalidData):
+        try:
+            compile_json(type_, "here")(text.encode())
+        except ProtocolViolation:
+            assert len(set(names)) < len(names)
+        else:
+            assert len(set(names)) == len(names)
+
+
+def test_what_a_type_fills_in_hides_no_name_given_twice() -> None:
+    read = compile_json(Clock, "here")
+    assert read(b'{"at": "10:20:00"}') == Clock(datetime.time(10, 20))
+    with pytest.raises(ProtocolViolation, match="one name twice"):
+        read(b'{"at": "10:20:00", "at": "10:20:00"}')
+    with pytest.raises(ProtocolViolation):
+        compile_json(Pair, "here")(b'{"a": ' + b"9" * 5000 + b', "b": []}')
 
 
 @given(st.integers(1, 130), st.lists(st.sampled_from(["[", '{"a":', '["]", ', '{"\\\\\\"":']), max_size=130))

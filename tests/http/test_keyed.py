@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from zerver import AdmissionPolicy, App, Capability, Done, Fail, Flow, Slot, Tenant, effect, step
+from zerver import AdmissionPolicy, App, Capability, Done, Fail, Flow, Pause, Slot, Tenant, effect, step
 from zerver.core import timeline as t
 from zerver.core.tenants import Identity
 from zerver.errors import DefinitionError, JournalUnavailable
@@ -545,6 +545,14 @@ class Breaking:
         await self._reach("store")
         return await self.receipts.store(run_id, answer, lifetime)
 
+    async def begin(self, run_id: str) -> None:
+        await self._reach("begin")
+        await self.receipts.begin(run_id)
+
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+        await self._reach("give_back")
+        return await self.receipts.give_back(run_id, before, lease)
+
     async def release(self, run_id: str) -> bool:
         await self._reach("release")
         return await self.receipts.release(run_id)
@@ -693,6 +701,97 @@ async def test_another_request_does_not_get_the_answer_of_a_process_that_died(au
     first, second, third = await after_its_end(world, {"note": "another"})
     assert (first.status, second.status, third.status) == (201, 422, 422)
     assert world.paid == [5]
+
+
+async def test_whose_key_another_request_has_found_lapsed_gets_its_own_answer_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    world, store = World(), Forgetful()
+    async with open_memory_journal(Disk()) as journal:
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as one:
+            first = await pay(one)
+        store.dying = False
+        await trio.sleep(LONGEST_LEASE + 1)
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as two:
+            other, again = await pay(two, note="another"), await pay(two)
+    assert (first.status, other.status, again.status) == (201, 422, 201)
+    assert (again.body, is_repeated(again)) == (first.body, True)
+    assert world.paid == [5]
+
+
+@pytest.mark.parametrize("second", [{}, {"note": "another"}], ids=["the same", "another"])
+async def test_a_second_death_before_it_has_looked_does_not_forget_the_first_run(
+    second: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    world, store = World(), Forgetful()
+    async with open_memory_journal(Disk()) as journal:
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as one:
+            first = await pay(one)
+        store.dying = False
+        await trio.sleep(LONGEST_LEASE + 1)
+        dying = Breaking(store, "give_back")  # its process dies when it has taken the place, and can do no more
+        async with client(app_in(world, dying, flow=SYNC), journal=journal) as two:
+            assert (await pay(two, **second)).status == (422 if second else 201)
+            dying.dead = True
+        await trio.sleep(LONGEST_LEASE + 1)
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as three:
+            third, other = await pay(three), await pay(three, note="a third")
+    assert (third.status, third.body, other.status) == (201, first.body, 422)
+    assert world.paid == [5]
+
+
+async def test_a_run_that_had_come_to_nothing_is_begun_anew_only_when_that_is_written(
+    autojump_clock: MockClock,
+) -> None:
+    world, store = World(), Forgetful()
+    async with open_memory_journal(Disk()) as journal:
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as one:
+            assert (await pay(one, end="defect")).status == 500
+        store.dying = False
+        await trio.sleep(LONGEST_LEASE + 1)
+        broken = Breaking(store, "begin")
+        async with client(app_in(world, broken, flow=SYNC), journal=journal) as two:
+            assert (await pay(two)).status == 503
+            broken.broken.clear()
+            await trio.sleep(10)
+        await trio.sleep(LONGEST_LEASE + 1)
+        async with client(app_in(world, store, flow=SYNC), journal=journal) as three:
+            assert (await pay(three)).status == 201
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+@pytest.mark.parametrize("late", [1.0, LONGEST_LEASE + 1], ids=["at once", "when its claim has lapsed"])
+async def test_whose_202_was_lost_gets_it_again(late: float, durability: str, autojump_clock: MockClock) -> None:
+    @step
+    async def ask() -> Annotated[str, Slot("said")] | Pause:
+        return Pause("go", 86_400)
+
+    @step
+    def tell(said: Annotated[str, Slot("said")]) -> Done:
+        return Done(said)
+
+    def app() -> App:
+        made = App(capabilities=[borrowed(store)])
+        made.route("POST", "/pay", Flow("pay", [ask, tell], idempotency="required", durability=durability))  # type: ignore[arg-type]  # parametrized
+        return made
+
+    store, disk = Forgetful(), Disk()
+    async with open_memory_journal(disk) as journal:
+        async with client(app(), journal=journal) as one:
+            first = await pay(one)
+            assert first.status == 202
+        store.dying = False
+        await trio.sleep(late)
+        async with client(app(), journal=journal) as two:
+            second = await pay(two)
+            assert (second.status, is_repeated(second)) == (202, True), second.text
+            assert second.json()["run"] == first.json()["run"]
+            assert (await pay(two, note="another")).status == 422
+            done = await two.post(second.headers["location"], json="yes")
+            assert (done.status, done.json()) == (200, "yes")
+            assert (await two.post(first.headers["location"], json="again")).status == 409
+            assert (await pay(two)).status == 202
+    assert len(disk.runs) == 1
 
 
 async def test_a_run_that_was_undone_before_its_process_died_frees_its_key(autojump_clock: MockClock) -> None:

@@ -26,7 +26,8 @@ from zerver.http.conditions import Validators, judge, read_range
 from zerver.http.conversions import check_is_json, compile_json
 from zerver.http.extract import compile_extractor
 from zerver.http.gate import HeadLimits
-from zerver.http.messages import Headers, RequestHead
+from zerver.http.messages import Headers, RequestHead, ResponseHead
+from zerver.http.outgoing import outgoing
 from zerver.http.parsers import head_parser
 from zerver.http.parts import Cookie, Form, Header, Query
 from zerver.http.reading import Mark
@@ -340,7 +341,12 @@ ABOVE: dict[str, Callable[[int], Callable[[], object]]] = {
     "parameters of a form": lambda n: (
         lambda: FORM(asked("/", ("content-type", "multipart/form-data" + "; a=b" * n + "; boundary=x")), body=b"--x--")
     ),
-    "a Location": lambda n: lambda: next_hop("GET", "http://a/" + "b/" * n, Headers(), 302, "../" * n + "?" * n),
+    "a Location": lambda n: (
+        lambda: next_hop(
+            outgoing("GET", "http://a/" + "b/" * n, None, b"", None),
+            ResponseHead(302, Headers.of({"location": "../" * n + "?" * n})),
+        )
+    ),
     "headers of an answer": lambda n: lambda: _joined(Headers.of([("x", "y")] * n)),
     "JSON nesting": lambda n: lambda: ANY(b"[" * n + b"]" * n),
     "JSON lists": lambda n: lambda: ANY(b"[" + b"[]," * n + b"0]"),

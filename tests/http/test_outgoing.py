@@ -7,11 +7,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zerver.errors import DefinitionError
-from zerver.http.messages import RequestHead
+from zerver.http.messages import Headers, RequestHead
 from zerver.http.outgoing import Origin, outgoing, read_url
 from zerver.http.wire import ClientWire, ServerWire
 
@@ -144,6 +145,18 @@ def test_what_is_given_wins() -> None:
     assert {name: sent.get_all(name) for name in given} == {name: [value] for name, value in given.items()}
 
 
+def test_what_is_told_differs_from_call_to_call_and_gives_way() -> None:
+    def fields(headers: dict[str, str] | None, told: dict[str, str], key: str | None = None) -> dict[str, str]:
+        return dict(outgoing("POST", "http://a/", headers, b"", key, told).head.headers)
+
+    ours = {"host": "a", "user-agent": "zerver", "accept": "*/*", "accept-encoding": "identity"}
+    assert fields(None, {"X-B": "1"}) == {**ours, "x-b": "1"}
+    assert fields(None, {"X-B": "2"}, "k") == {**ours, "x-b": "2", "idempotency-key": "k"}
+    assert fields({"x-b": "mine"}, {"X-B": "2"}) == {**ours, "x-b": "mine"}
+    with pytest.raises(DefinitionError, match="x-b"):
+        fields(None, {"X-B": "1\r\nEvil: 1"})
+
+
 async def pieces() -> AsyncIterator[bytes]:
     yield b"x"
 
@@ -168,17 +181,26 @@ def test_what_may_be_repeated() -> None:
     st.sampled_from(["GET", "POST", "DELETE"]),
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20),
     st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+    st.dictionaries(st.just("x-told"), st.text(max_size=8)),
 )
-@example("GET", "[::1]x:80/", {})
-@example("GET", "a/", {"host": "[1:2]"})
-def test_what_passes_reads_on_the_other_side_as_it_was_meant(method: str, rest: str, headers: dict[str, str]) -> None:
+@example("GET", "[::1]x:80/", {}, {})
+@example("GET", "a/", {"host": "[1:2]"}, {})
+@example("POST", "a/", {"connection": "close"}, {"x-told": "1"})
+def test_what_passes_reads_on_the_other_side_as_it_was_meant(
+    method: str, rest: str, headers: dict[str, str], told: dict[str, str]
+) -> None:
     with suppress(DefinitionError):
-        request = outgoing(method, "http://" + rest, headers, b"hello", "key")
+        request = outgoing(method, "http://" + rest, headers, b"hello", "key", told)
+        sent = ClientWire().send_whole(request.head, b"hello")
+        # Fields that were written beforehand are written as all others are.
+        assert sent == ClientWire().send_whole(
+            evolve(request.head, headers=Headers(request.head.headers.raw)), b"hello"
+        )
         server = ServerWire()
-        server.receive(ClientWire().send_head(request.head, request.length))
+        server.receive(sent)
         head = server.next_event()
         assert isinstance(head, RequestHead)
         assert (head.method, head.target) == (method, read_url("http://" + rest)[1])
-        for name, value in headers.items():
+        for name, value in {**told, **headers}.items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                 assert value.strip(" \t") in head.headers.get_all(name)

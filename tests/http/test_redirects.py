@@ -8,7 +8,9 @@ import trio
 
 from zerver.errors import AddressRefused
 from zerver.http import Exchange, Headers, Response, open_http_client, open_http_listeners, serve_http
-from zerver.http.redirects import Hop, next_hop
+from zerver.http.messages import ResponseHead
+from zerver.http.outgoing import Outgoing, outgoing
+from zerver.http.redirects import next_hop
 
 SECRETS = Headers.of(
     {"Authorization": "Bearer t", "Cookie": "a=b", "Host": "a.example", "X-Api-Key": "k", "Accept": "x/y"}
@@ -16,38 +18,43 @@ SECRETS = Headers.of(
 HERE = "https://a.example/x/y"
 
 
+def hop(location: str | None, method: str = "GET", status: int = 302) -> Outgoing | None:
+    told = {"X-Request-Id": "7"}
+    asked = outgoing(method, HERE, SECRETS, b"", None, told)
+    return next_hop(asked, ResponseHead(status, Headers.of({"Location": location} if location is not None else {})))
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize(
-    ("location", "url"),
-    [
-        ("/z", "https://a.example/z"),
-        ("z?q=1#part", "https://a.example/x/z?q=1"),
-        ("https://a.example:443/", "https://a.example:443/"),
-    ],
+    ("location", "target"), [("/z", "/z"), ("z?q=1#part", "/x/z?q=1"), ("https://a.example:443/", "/")]
 )
-def test_the_same_origin_is_told_everything(status: int, location: str, url: str) -> None:
-    assert next_hop("GET", HERE, SECRETS, status, location) == Hop(url, SECRETS)
+def test_the_same_origin_is_told_everything(status: int, location: str, target: str) -> None:
+    asked, next_ = outgoing("GET", HERE, SECRETS, b"", None, {"X-Request-Id": "7"}), hop(location, status=status)
+    assert next_ is not None
+    assert (next_.origin, next_.target, next_.body) == (asked.origin, target, b"")
+    assert next_.head.headers == asked.head.headers
 
 
 @pytest.mark.parametrize("location", ["https://b.example/", "//b.example/", "https://a.example:444/"])
 def test_another_origin_is_told_what_anybody_may_know(location: str) -> None:
-    hop = next_hop("GET", HERE, SECRETS, 302, location)
-    assert hop is not None
-    assert hop.headers == Headers.of({"Accept": "x/y"})
+    next_ = hop(location)
+    assert next_ is not None
+    ours = {"Host": next_.origin.authority, "User-Agent": "zerver", "Accept-Encoding": "identity"}
+    assert next_.head.headers.raw == Headers.of({**ours, "Accept": "x/y"}).raw
 
 
 @pytest.mark.parametrize(
     "location", [None, "http://a.example/", "ftp://a.example/", "https://u@a.example/", "https://["]
 )
 def test_nothing_to_ask_for_is_the_answer(location: str | None) -> None:
-    assert next_hop("GET", HERE, SECRETS, 302, location) is None
+    assert hop(location) is None
 
 
 @pytest.mark.parametrize(
     ("method", "status"), [("POST", 303), ("PUT", 308), ("DELETE", 302), ("GET", 200), ("GET", 304)]
 )
 def test_a_writes_redirect_and_any_other_status_is_the_answer(method: str, status: int) -> None:
-    assert next_hop(method, HERE, SECRETS, status, "/z") is None
+    assert hop("/z", method, status) is None
 
 
 @asynccontextmanager

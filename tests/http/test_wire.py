@@ -50,6 +50,24 @@ def test_requests_are_read(step: int) -> None:
     assert bare == [RequestHead("GET", "/", http_version="1.0"), EndOfMessage(), Mark.PAUSED]
 
 
+def test_a_body_is_taken_at_once_only_if_all_of_it_is_here() -> None:
+    wire = ServerWire()
+    wire.receive(POST[:-1])
+    assert wire.next_event() == RequestHead("POST", "/x", Headers.of([("host", "a"), ("content-length", "5")]))
+    assert wire.take_body(5) is None
+    wire.receive(b"oGET")
+    assert wire.take_body(4) is None
+    assert wire.take_body(5) == b"hello"
+    assert wire.request_complete
+    assert wire.take_rest() == b"GET"
+    assert (wire.take_body(5), wire.next_event()) == (None, Mark.PAUSED)
+    for other, body in ((CHUNKED, None), (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"")):
+        wire = ServerWire()
+        wire.receive(other)
+        wire.next_event()
+        assert wire.take_body(5) == body
+
+
 @pytest.mark.parametrize("step", [1, 1000])
 def test_pipelined_requests_wait_their_turn(step: int) -> None:
     wire = ServerWire()
@@ -299,6 +317,62 @@ def test_a_client_reuses_only_a_clean_connection() -> None:
     assert not closing.reusable
 
 
+def test_a_body_is_taken_whole_once_all_of_it_has_come() -> None:
+    wire = client()
+    wire.receive(OK[:-1])
+    assert isinstance(wire.next_event(), ResponseHead)
+    assert (wire.body_length, wire.take_body(), wire.reusable) == (2, None, False)
+    wire.receive(OK[-1:])
+    assert (wire.take_body(), wire.take_body(), wire.reusable) == (b"ok", None, True)
+    assert wire.next_event() is Mark.PAUSED
+    head_only = client("HEAD")
+    head_only.receive(OK[:-2])
+    assert isinstance(head_only.next_event(), ResponseHead)
+    assert (head_only.body_length, head_only.take_body(), head_only.reusable) == (0, b"", True)
+    chunked = client()
+    chunked.receive(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    assert isinstance(chunked.next_event(), ResponseHead)
+    assert (chunked.body_length, chunked.take_body()) == (None, None)
+
+
+ANSWERS = [
+    OK,
+    OK[:-1],
+    OK + b"unasked",
+    OK.replace(b"ok", b"no"),
+    OK.replace(b"200", b"304"),
+    OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"),
+    b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK,
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n\r\nok",
+    b"HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\nok",
+]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["GET", "HEAD", "POST"]), st.sampled_from(ANSWERS)), max_size=6),
+    st.integers(1, 60),
+)
+def test_what_was_read_before_changes_nothing_of_what_an_answer_means(
+    exchanges: list[tuple[str, bytes]], step: int
+) -> None:
+    def read(wire: ClientWire, method: str, answer: bytes) -> object:
+        wire.send_whole(RequestHead(method, "/", HOST), b"")
+        try:
+            return feed(wire, answer, step), wire.body_length, wire.reusable
+        except ProtocolViolation as violation:
+            return str(violation)
+
+    wire = ClientWire()
+    for method, answer in exchanges:
+        assert read(wire, method, answer) == read(ClientWire(), method, answer)
+        if wire.reusable:
+            wire.next_cycle()
+        else:
+            wire = ClientWire()
+
+
 # ---- both ends, and h11 ---------------------------------------------------------------------------
 
 BODIES = st.lists(st.binary(max_size=30), max_size=5)
@@ -452,13 +526,23 @@ FIELDS = (
 )  # fmt: skip
 
 
-def verdict(wire: ServerWire, raw: bytes) -> object:
+def verdict(wire: ServerWire, raw: bytes, step: int = 1_000_000) -> object:
     """What a wire says to a head, and what it then holds of the connection."""
     try:
-        event = feed(wire, raw)
+        event = feed(wire, raw, step)
     except ProtocolViolation as violation:
         return violation.status, str(violation)
     return event, wire.body_length, wire.may_keep_alive, wire.expects_continue
+
+
+def goes_on(wire: ServerWire) -> bool:
+    """Answer, and begin the next cycle; whether there is one."""
+    if wire.request_complete:
+        wire.send_whole(200, Headers(), b"", 0)
+    if wire.reusable:
+        wire.next_cycle()
+        return True
+    return False
 
 
 @pytest.mark.parametrize("parser", [H11Parser(), HttptoolsParser()], ids=["h11", "httptools"])
@@ -472,15 +556,41 @@ def test_what_a_client_said_before_changes_no_verdict(parser: HeadParser, before
         told = verdict(
             used, b"GET /first HTTP/1.1\r\n" + before + b"\r\n\r\n" + (b"abc" if b"-Length" in before else b"")
         )
-        if not used.request_complete:
-            assert told  # there is no second request on such a connection
-            continue
-        used.send_whole(200, Headers(), b"", 0)
-        if used.reusable:
-            used.next_cycle()
+        assert told
+        if goes_on(used):
             known.append(before)
-            assert verdict(used, raw) == verdict(ServerWire(parser=parser), raw)
+            fresh = verdict(ServerWire(parser=parser), raw)
+            assert verdict(used, raw) == fresh
+            for step in (1_000_000, 7):  # and the very same once more, whole and in pieces
+                if not goes_on(used):
+                    break
+                assert verdict(used, raw, step) == fresh
     assert known or any(word in before for word in (b"chunked", b"close", b"X: y"))
+
+
+@pytest.mark.parametrize("limits", [HeadLimits(start_line=24), HeadLimits(head=60), HeadLimits(field=20)])
+def test_what_a_client_said_before_lifts_no_limit(limits: HeadLimits) -> None:
+    for length in range(1, 60):
+        raw = b"GET /%b HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n" % (b"x" * length)
+        used = ServerWire(limits)
+        feed(used, b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n")
+        assert goes_on(used)
+        assert verdict(used, raw) == verdict(ServerWire(limits), raw)
+
+
+def test_pipelined_requests_that_are_alike_are_told_apart() -> None:
+    wire = ServerWire()
+    wire.receive(GET * 3 + HEAD + GET + b"POST /x HTTP/1.1\r\nContent-Length: 27\r\nHost: a\r\n\r\n" + GET)
+    methods = []
+    while isinstance(head := wire.next_event(), RequestHead):
+        methods.append(head.method)
+        if head.method == "POST":
+            break
+        assert wire.pass_empty_body()
+        assert goes_on(wire)
+    assert methods == ["GET"] * 3 + ["HEAD", "GET", "POST"]
+    assert wire.next_event() == GET  # a body that looks like a head is a body
+    assert wire.next_event() == EndOfMessage()
 
 
 def test_a_body_that_is_announced_is_not_passed() -> None:

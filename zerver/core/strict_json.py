@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import accumulate, islice
 from typing import Final
 
@@ -69,6 +69,14 @@ def check_value(body: bytes, value: object = None) -> None:
         colons += escapes.count(b"\\u003a") + escapes.count(b"\\u003A")
     if written.count(b":") != colons:
         raise ProtocolViolation("the body is not JSON that can be trusted: an object has one name twice")
+
+
+def says_no_more(body: bytes, value: object) -> bool:
+    """Whether a text has no member that is not in the value read from it: none twice, and none that was passed over.
+    To be asked of values that fill nothing in: then it is what `check_value` finds out, at a third of the cost. A text
+    with escapes for colons is always said to have more.
+    """
+    return b"\\u003" not in body and encode_json(value).count(b":") == body.count(b":")
 
 
 # ---- arrays and objects ----------------------------------------------------------------------------------
@@ -134,16 +142,20 @@ def _check_numbers(body: bytes) -> None:
 _LARGE: Final = 16 * 1024  # bytes of text, of which no more than 8,192 containers are made
 
 
-@contextmanager
-def collected_later(body: bytes) -> Generator[None, None, None]:
+def collected_later(body: bytes) -> AbstractContextManager[None]:
     """The garbage collector waits while a large text is read.
 
     What is being read is no garbage, yet with each 700 new lists some of those before are looked at, again and again:
     1 MiB of `[],` took 80 ms, of which 65 were the collector's. Once, at the end, is enough.
     """
-    if len(body) < _LARGE or not gc.isenabled():
-        yield
-        return
+    return _AT_ONCE if len(body) < _LARGE or not gc.isenabled() else _uncollected()
+
+
+_AT_ONCE: Final = nullcontext()
+
+
+@contextmanager
+def _uncollected() -> Generator[None, None, None]:
     gc.disable()
     try:
         yield

@@ -14,6 +14,7 @@ Source: https://www.w3.org/TR/trace-context/ (level 2, which level 1 readers und
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -92,9 +93,14 @@ def outgoing(run_id: str, parent: str, key: str) -> str:
 
     Sampled as who called says; a run that nobody called may be kept, and its trace begins with it.
     """
+    trace, flags = _part_of(run_id, parent)
+    return str(TraceParent(trace, effect_span_id(key), flags))
+
+
+@lru_cache(maxsize=256)  # it is asked for with each effect of a run
+def _part_of(run_id: str, parent: str) -> tuple[str, int]:
     caller = read_traceparent(parent) if parent else None
-    flags = _SAMPLED if caller is None else caller.flags
-    return str(TraceParent(trace_id(run_id, parent), effect_span_id(key), flags))
+    return trace_id(run_id, parent), _SAMPLED if caller is None else caller.flags
 
 
 def _digits(text: str, size: int) -> str:

@@ -20,7 +20,9 @@ else:
 
     def value(cls=None, *, eq=True, cache_hash=False):
         """`attrs.frozen` without the run-time check."""
-        decorate = attrs.define(eq=eq, unsafe_hash=eq or None, cache_hash=cache_hash)
+        # NO_OP: nothing is set twice, and a converter would make `__init__` set every field through a hook.
+        fast = attrs.setters.NO_OP
+        decorate = attrs.define(eq=eq, unsafe_hash=eq or None, cache_hash=cache_hash, on_setattr=fast)
         return decorate if cls is None else decorate(cls)
 
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-
-import attrs
 
 from zerver.core.codec import decode_json, encode_json
 from zerver.core.effects import Effect, EffectKind
 from zerver.core.strict_json import check_text, collected_later
+from zerver.core.values import value
 from zerver.effects.catalogue import makes
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 
 T = TypeVar("T")
 
 
-@attrs.frozen
+@value
 class Reply:
     """What the other service answered. headers: names in lower case; repeated ones joined by ", "."""
 
@@ -51,7 +51,7 @@ class Reply:
             return decode_json(self.body, type_, where="reply")
 
 
-@attrs.frozen
+@value
 class Exchange:
     """One request to make. limit: bytes of the answer's body; more is a failure. redirects: how many to follow."""
 
@@ -63,23 +63,29 @@ class Exchange:
     redirects: int = 0
 
 
-def _target(exchange: Exchange) -> str:
-    return urlsplit(exchange.url).netloc.lower()
-
-
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _NAMES_NOTHING = re.compile(r"v\d+|api|")
 _NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,31}")
 
 
-def _operation(exchange: Exchange) -> str:
-    """`read /offers`: reads and writes of what the path's first segment names, `/api` and `/v2` left out. A segment
-    that is no name, as one with a number in it, would make an operation of every id.
+@lru_cache(maxsize=1024)
+def _place(url: str) -> tuple[str, str]:
+    """The target of a URL, and what the path's first segment names, `/api` and `/v2` left out. A segment that is no
+    name, as one with a number in it, would make an operation of every id.
     """
-    segments = urlsplit(exchange.url).path.split("/")
-    first = next((segment for segment in segments if not _NAMES_NOTHING.fullmatch(segment)), "")
+    parts = urlsplit(url)
+    first = next((segment for segment in parts.path.split("/") if not _NAMES_NOTHING.fullmatch(segment)), "")
+    return parts.netloc.lower(), first if _NAME.fullmatch(first) else "…"
+
+
+def _target(exchange: Exchange) -> str:
+    return _place(exchange.url)[0]
+
+
+def _operation(exchange: Exchange) -> str:
+    """`read /offers`: reads and writes of one name."""
     verb = "read" if exchange.method in _READS else "write"
-    return f"{verb} /{first if _NAME.fullmatch(first) else '…'}"
+    return f"{verb} /{_place(exchange.url)[1]}"
 
 
 READ: EffectKind[..., Reply] = EffectKind("http.read", "read", target=_target, operation=_operation)
@@ -160,7 +166,7 @@ def _effect(
     if not method.isupper():
         raise DefinitionError(f"{what}: the method is not in capitals", f"write {method.upper()!r}")
     _check_url(what, url)
-    fields = list((headers or {}).items())
+    fields = list(headers.items()) if headers else []
     if json is not None and body is not None:
         raise DefinitionError(f"{what} {url}: it was given json= and body=", "give one of them")
     if not isinstance(body, bytes | None):
@@ -175,6 +181,7 @@ def _effect(
     return Effect(kind, (Exchange(method, url, tuple(fields), body or b"", limit, redirects),))
 
 
+@lru_cache(maxsize=1024)
 def _check_url(what: str, url: str) -> None:
     """What every client would refuse. The rest of the grammar is the client's to check, for its own wire."""
     try:

@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import Final
 
 import trio
@@ -74,22 +75,22 @@ class Strain(trio.abc.Instrument):
         self._memory = limits.memory
         self._files = _most_files() * self._FILES
         self._lags = False
-        self._began = self._turned = trio.current_time()  # the window; and when the loop last looked at its sockets
-        self._looks = 0  # in the window
+        self._now = trio.lowlevel.current_clock().current_time  # `trio.current_time` goes through three calls to it
+        self._began = self._now()  # the window
+        self._waited = inf  # since when the loop waits; it does not while it has something to do
+        self._looks = 0  # of the loop at its sockets, in the window
         self._looked = -self._MEMORY_SECONDS
         self._resident = 0
 
     def before_io_wait(self, timeout: float) -> None:
-        now = self._turned = trio.current_time()
-        self._looks += 1
-        if now - self._began >= self._window:
-            self._lags = self._looks < self._SPANS
-            self._began, self._looks = now, 0
+        self._waited = self._now() if timeout > 0 else inf
 
     def after_io_wait(self, timeout: float) -> None:
-        now = trio.current_time()
-        if now - self._turned >= self._REST_SECONDS:
-            self._lags = False
+        now = self._now()
+        self._looks += 1
+        rested = now - self._waited >= self._REST_SECONDS
+        if rested or now - self._began >= self._window:
+            self._lags = not rested and self._looks < self._SPANS
             self._began, self._looks = now, 0
 
     def shortage(self, descriptor: int) -> str | None:
@@ -98,7 +99,7 @@ class Strain(trio.abc.Instrument):
             return "time"
         if descriptor > self._files:
             return "files"
-        if self._memory is not None and self._read_resident(trio.current_time()) > self._memory * self._MEMORY:
+        if self._memory is not None and self._read_resident(self._now()) > self._memory * self._MEMORY:
             return "memory"
         return None
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 import ssl
 from contextlib import AbstractAsyncContextManager
 
-import trio
-
 from zerver.core.app import Capability
 from zerver.core.effects import INJECTED, CallInfo, IdempotencyKey
 from zerver.effects.http import READ, WRITE, Exchange, Reply
 from zerver.errors import AddressRefused, DefinitionError, Rejected
-from zerver.http.client import DEFAULT_LIMITS, DEFAULT_TIMEOUT, ClientLimits, HttpClient, open_http_client
+from zerver.http.client import DEFAULT_LIMITS, ClientLimits, HttpClient, open_http_client
 
 
 def http_client(
@@ -64,21 +62,7 @@ async def perform_write(
 
 
 async def _perform(http: HttpClient, exchange: Exchange, info: CallInfo, key: IdempotencyKey | None) -> Reply:
-    given = {name.lower() for name, _ in exchange.headers}
-    said = [field for field in downstream(info).items() if field[0].lower() not in given]
-    # A policy or a run that says how long is obeyed; where nobody says, a dead peer must not hold the run for ever.
-    bounded = trio.current_effective_deadline() != float("inf")
     try:
-        return await http.request(
-            exchange.method,
-            exchange.url,
-            headers=[*said, *exchange.headers],
-            body=exchange.body,
-            key=key,
-            timeout=None if bounded else DEFAULT_TIMEOUT,
-            limit=exchange.limit,
-            redirects=exchange.redirects,
-            priority=info.priority,
-        )
+        return await http.perform(exchange, downstream(info), key, info.priority)
     except (AddressRefused, DefinitionError) as refused:
         raise Rejected(str(refused)) from refused

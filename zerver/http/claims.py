@@ -24,6 +24,7 @@ from zerver.core.flows import Flow
 from zerver.core.timeline import Ending, Timeline
 from zerver.errors import DefinitionError, JournalError
 from zerver.http import idempotency as rules
+from zerver.http.continuation import open_continuations
 from zerver.http.messages import Response
 from zerver.http.render import render
 from zerver.runtime.groups import open_body_nursery
@@ -69,12 +70,14 @@ class Claims:
         flows: Mapping[str, Flow],
         nursery: trio.Nursery,
         on_defect: Callable[[Exception], None],
+        answer_parked: Callable[[Result], Response] | None = None,
     ) -> None:
-        """flows: those with idempotency, by name."""
+        """flows: those with idempotency, by name. answer_parked: to whose run was put down; None where none can be."""
         self.runtime = runtime
         self.receipts = receipts
         self.nursery = nursery
         self.on_defect = on_defect
+        self.answer_parked = answer_parked
         self.here: dict[bytes, tuple[str, bytes]] = {}  # by place, requests that have come and not gone: run id, head
         self._flows = flows
         self._held: dict[str, float] = {}  # run ids, and for how long each claims
@@ -129,17 +132,23 @@ class Claims:
 
     async def recall(self, flow: Flow, run_id: str) -> tuple[Result, StoredAnswer | None] | None:
         """What an earlier run of a "sync" flow came to, and its answer if that is final, by what the journal has of it;
-        None when it has nothing of it. It may have died between its end and its receipt. Raises JournalError.
+        None when it has nothing of it. It may have died between its end and its receipt; or when it had parked, and
+        before its 202 was sent: then that is its answer. Of an "async" run the journal knows only that it has parked.
+        Raises JournalError.
         """
-        if flow.durability != "sync":
+        if flow.durability == "off":
             return None
         try:
             result = await self.runtime.recall(run_id)
         except Astray:  # it was carried out by other code; what it said, nobody knows any more
             result = Result(Timeline(run_id, flow.name, flow.version, "", "default", []), Ending("done"))
             return result, rules.not_stored(run_id)
-        if result is None or not result.sealed:
-            return None if result is None else (result, None)
+        if result is not None and result.status == "parked" and self.answer_parked is not None:
+            return result, rules.stored(self.answer_parked(result))
+        if result is None or flow.durability != "sync":
+            return None
+        if not result.sealed:
+            return result, None
         response = render(result, on_error=flow.on_error or self.runtime.app.on_error, on_defect=self.on_defect)
         return result, self._to_store(flow, result, response)
 
@@ -169,23 +178,23 @@ class Claims:
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def give_back(self, flow: Flow, run_id: str, before: str, unlike: bool) -> bool:
+    async def give_back(self, flow: Flow, run_id: str, before: str) -> bool:
         """Make the run's place that of the earlier run again, from whom it was taken. False when the store does not
-        take it now: then the claim is held. unlike: see `Receipts.give_back`.
+        take it now: then the claim is held.
         """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
             try:
-                await self.receipts.give_back(run_id, before, lease_of(flow), unlike=unlike)
+                await self.receipts.give_back(run_id, before, lease_of(flow))
             except JournalError:
                 return False
             self.drop(run_id)
             return True
         return False
 
-    async def give_back_behind(self, flow: Flow, run_id: str, before: str, unlike: bool) -> None:
+    async def give_back_behind(self, flow: Flow, run_id: str, before: str) -> None:
         """The same, as often as it takes."""
         pause = _FIRST_PAUSE
-        while not await self.give_back(flow, run_id, before, unlike):
+        while not await self.give_back(flow, run_id, before):
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -220,7 +229,9 @@ async def open_claims(runtime: Runtime, on_defect: Callable[[Exception], None]) 
     longest = max((flow.undo_deadline for flow in keyed.values()), default=0.0) + SETTLE_SECONDS
     receipts = receipts_in(runtime.resources) or MemoryReceipts()
     async with open_body_nursery() as nursery:
-        claims = Claims(runtime, receipts, keyed, nursery, on_defect)
+        continuations = await open_continuations(runtime) if keyed else None
+        answer_parked = None if continuations is None else continuations.parked
+        claims = Claims(runtime, receipts, keyed, nursery, on_defect, answer_parked)
         if keyed:
             nursery.start_soon(claims.keep_renewing)
         recovers = any(flow.durability == "sync" for flow in keyed.values())

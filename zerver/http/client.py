@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final
 
@@ -23,11 +23,11 @@ import attrs
 import trio
 
 from zerver.core.priorities import Priority
-from zerver.effects.http import Reply
+from zerver.effects.http import Exchange, Reply
 from zerver.errors import ConnectFailed
 from zerver.http.dial import Dial, TcpDialer
 from zerver.http.gate import HeadLimits
-from zerver.http.messages import Headers, HeadersLike, ResponseHead, as_headers
+from zerver.http.messages import Headers, HeadersLike, ResponseHead
 from zerver.http.outgoing import Body, Origin, Outgoing, outgoing
 from zerver.http.pool import Pool, PoolStatistics
 from zerver.http.reading import DEFAULT_HEAD_LIMITS
@@ -37,6 +37,8 @@ from zerver.runtime.groups import open_body_nursery
 
 DEFAULT_TIMEOUT: Final = 30.0  # seconds
 DEFAULT_BODY_LIMIT: Final = 8 * 1024 * 1024
+
+_NO_NURSERY: Final = nullcontext()
 
 
 @attrs.frozen(kw_only=True)
@@ -127,19 +129,23 @@ class HttpClient:
         Raises ConnectFailed (AddressRefused), ExchangeFailed, ProtocolViolation; DefinitionError, before anything is
         sent, for a URL, method or header that cannot be sent.
         """
-        deadline = math.inf if timeout is None else trio.current_time() + timeout
-        terms = Terms(deadline, limit, self._tell_deadline, priority)
-        while True:
-            asked = outgoing(method, url, headers, body, key)
-            async with self._stream(asked, terms) as response:
-                whole = await response.read()
-            reply = Reply(response.status, _joined(response.headers), whole)
-            if redirects <= 0:
-                return reply
-            hop = next_hop(method, url, as_headers(headers or ()), reply.status, reply.headers.get("location"))
-            if hop is None:
-                return reply
-            redirects, url, headers, body = redirects - 1, hop.url, hop.headers, b""
+        asked = outgoing(method, url, headers, body, key)
+        return await self._answer(asked, redirects, self._terms(timeout, limit, priority))
+
+    def perform(
+        self, exchange: Exchange, told: Mapping[str, str], key: str | None, priority: Priority
+    ) -> Awaitable[Reply]:
+        """As `request`, for an effect. told: fields that differ from call to call; the exchange's own win over them.
+
+        It may take as long as the scopes around it say. Where they say nothing, 30 s: a dead peer must not hold a run
+        for ever.
+        """
+        until, deadline = trio.current_effective_deadline(), math.inf
+        if until == math.inf:
+            until = deadline = trio.current_time() + DEFAULT_TIMEOUT
+        terms = Terms(deadline, exchange.limit, priority, until if self._tell_deadline else math.inf)
+        asked = outgoing(exchange.method, exchange.url, exchange.headers, exchange.body, key, told)
+        return self._answer(asked, exchange.redirects, terms)
 
     def stream(
         self,
@@ -159,9 +165,7 @@ class HttpClient:
         it ends the client's own waits, and never cuts what the block itself does. Leaving the block before the end
         of the answer closes the connection.
         """
-        deadline = math.inf if timeout is None else trio.current_time() + timeout
-        terms = Terms(deadline, limit, self._tell_deadline, priority)
-        return self._stream(outgoing(method, url, headers, body, key), terms)
+        return self._stream(outgoing(method, url, headers, body, key), self._terms(timeout, limit, priority))
 
     @property
     def serves_at_once(self) -> int:
@@ -181,10 +185,27 @@ class HttpClient:
             return Connection(await self._dial(origin), self._limits.head)
         raise ConnectFailed(f"{origin}: no connection within {seconds:g} s")
 
+    def _terms(self, timeout: float | None, limit: int | None, priority: Priority) -> Terms:
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
+        return Terms(deadline, limit, priority, None if self._tell_deadline else math.inf)
+
+    async def _answer(self, asked: Outgoing, redirects: int, terms: Terms) -> Reply:
+        while True:
+            trip = RoundTrip(self.pool, self.connect, asked, terms)
+            async with open_body_nursery() if trip.needs_nursery else _NO_NURSERY as trip.nursery:
+                try:
+                    head, body = await trip.whole()
+                finally:
+                    await trip.end()
+            hop = next_hop(asked, head) if redirects > 0 else None
+            if hop is None:
+                return Reply(head.status, _joined(head.headers), body)
+            asked, redirects = hop, redirects - 1
+
     @asynccontextmanager
-    async def _stream(self, request: Outgoing, terms: Terms) -> AsyncGenerator[ClientResponse, None]:
-        trip = RoundTrip(self.pool, self.connect, request, terms)
-        async with open_body_nursery() if trip.needs_nursery else nullcontext() as trip.nursery:
+    async def _stream(self, asked: Outgoing, terms: Terms) -> AsyncGenerator[ClientResponse, None]:
+        trip = RoundTrip(self.pool, self.connect, asked, terms)
+        async with open_body_nursery() if trip.needs_nursery else _NO_NURSERY as trip.nursery:
             try:
                 yield ClientResponse(await trip.begin(), trip)
             finally:
@@ -210,15 +231,16 @@ class ClientResponse:
 
     async def read(self) -> bytes:
         """The rest of the body. Raises ExchangeFailed, ProtocolViolation."""
-        pieces: list[bytes] = []
-        while piece := await self._trip.next_piece():
-            pieces.append(piece)
-        return b"".join(pieces)
+        return await self._trip.rest()
 
 
 def _joined(headers: Headers) -> dict[str, str]:
     """By name, repeated fields joined as Headers.get does."""
-    found: dict[str, list[str]] = {}
-    for name, value in headers:
-        found.setdefault(name, []).append(value)
-    return {name: ", ".join(values) for name, values in found.items()}
+    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers.raw]
+    joined = dict(fields)
+    if len(joined) < len(fields):
+        found: dict[str, list[str]] = {}
+        for name, value in fields:
+            found.setdefault(name, []).append(value)
+        joined = {name: ", ".join(values) for name, values in found.items()}
+    return joined

@@ -217,9 +217,15 @@ class Connection:
         return False
 
     async def _answer(self, head: RequestHead) -> bool:
-        """Answer one request. Whether another may follow."""
-        exchange = WireExchange(head, self._channel)
-        response = await self._ask(exchange)
+        """Answer one request. Whether another may follow; then the rest of this one has been read, if it is small."""
+        wire, exchange = self._wire, WireExchange(head, self._channel)
+        try:
+            if "%" in head.target:
+                _ = head.segments  # a bad escape is refused here, never found by a router
+            wire.pass_empty_body()  # a request without one is complete
+            response = await ask(self._service, exchange)
+        except ProtocolViolation as violation:
+            response = self._service.refuse(violation)
         if exchange.failed:
             self._closing = True
         crash_point("ack.before")
@@ -228,7 +234,10 @@ class Connection:
         self.requests += 1
         if response.refusal or self._refusals:
             self._count_refusal(response)
-        return await self._next_cycle()
+        if wire.closing or not (wire.request_complete or await self._read_unread()):
+            return False
+        wire.next_cycle()
+        return True
 
     def _count_refusal(self, response: Response) -> None:
         self._refusals = self._refusals + 1 if response.refusal else 0
@@ -239,16 +248,33 @@ class Connection:
         return self._wire.may_keep_alive or not self._wire.request_complete
 
     async def _read_head(self) -> RequestHead | None:
-        """The next head, or None when there will be none."""
+        """The next head, or None when there will be none. When the time of a wait is up, the connection's is too."""
+        wire, alarms, limits = self._wire, self._alarms, self._limits
         event: ServerEvent = Mark.NEED_DATA
         if self._refusals >= Brake.AFTER and not self._closing:
             await self._hold_back()
-        if self._wire.has_rest:
+        if wire.has_rest:
             if self.requests:
                 await trio.lowlevel.checkpoint()  # whoever pipelines waits for nothing else; others want their turn
-            event = self._wire.next_event()
-        if event is Mark.NEED_DATA:
-            event = await self._wait_head()
+            event = wire.next_event()
+        elif self._closing:
+            return None
+        else:
+            self._idle = True
+        silence = limits.idle_seconds if self._idle and self.requests else limits.head_seconds
+        alarms.set(self, silence)
+        try:
+            while event is Mark.NEED_DATA:
+                wire.receive(await self._inlet.receive())
+                event = wire.next_event()
+                if self._idle and event is Mark.NEED_DATA:  # from the first byte on, the whole head has a deadline
+                    self._idle = False
+                    alarms.take_back(self, silence)
+                    silence = limits.head_seconds
+                    alarms.set(self, silence)
+        finally:
+            self._idle = False
+            alarms.take_back(self, silence)
         return event if isinstance(event, RequestHead) else None
 
     async def _hold_back(self) -> None:
@@ -269,48 +295,6 @@ class Connection:
             self._held = None
             self._idle = False
         self._inlet.expect()  # it has asked again long since
-
-    async def _wait_head(self) -> ServerEvent:
-        """The event that ends the wait. When its time is up, the connection's is too."""
-        wire, limits, alarms = self._wire, self._limits, self._alarms
-        event: ServerEvent = Mark.NEED_DATA
-        if not wire.has_rest:
-            if self._closing:
-                return event
-            self._idle = True
-        silence = limits.idle_seconds if self.requests and self._idle else limits.head_seconds
-        alarms.set(self, silence)
-        try:
-            while event is Mark.NEED_DATA:
-                wire.receive(await self._inlet.receive())
-                event = wire.next_event()
-                if self._idle and event is Mark.NEED_DATA:  # from the first byte on, the whole head has a deadline
-                    self._idle = False
-                    alarms.take_back(self, silence)
-                    silence = limits.head_seconds
-                    alarms.set(self, silence)
-        finally:
-            self._idle = False
-            alarms.take_back(self, silence)
-        return event
-
-    async def _ask(self, exchange: Exchange) -> Response:
-        """The handler's answer, or one in its stead."""
-        try:
-            if "%" in exchange.head.target:
-                _ = exchange.head.segments  # a bad escape is refused here, never found by a router
-            self._wire.pass_empty_body()  # a request without one is complete
-        except ProtocolViolation as violation:
-            return self._service.refuse(violation)
-        return await ask(self._service, exchange)
-
-    async def _next_cycle(self) -> bool:
-        """Whether another request may follow. Reads the rest of this one, if it is small."""
-        wire = self._wire
-        if wire.closing or not (wire.request_complete or await self._read_unread()):
-            return False
-        wire.next_cycle()
-        return True
 
     async def _read_unread(self) -> bool:
         """Throw away a body that nobody asked for. False when it is not worth the wait."""
@@ -351,7 +335,10 @@ class Connection:
     async def _send(self, response: Response) -> None:
         body = response.body
         if isinstance(body, bytes):
-            await self._send_whole(response, body)
+            if len(body) > Outlet.PIECE:
+                await self._send_large(response, body)
+            elif rest := self._outlet.send_nowait(self._whole(response, body)):  # one write; one packet, if it fits
+                await self._outlet.send(rest)
             return
         if isinstance(body, Deferred):
             raise InternalError(f"{body!r} was not opened")
@@ -360,10 +347,7 @@ class Connection:
         finally:
             await dispose(body, self._limits.cleanup_seconds, self._service.report)
 
-    async def _send_whole(self, response: Response, body: bytes) -> None:
-        if len(body) <= Outlet.PIECE:
-            await self._outlet.send_soon(self._whole(response, body))  # one write; one packet, if it fits
-            return
+    async def _send_large(self, response: Response, body: bytes) -> None:
         try:
             start = self._start(response, self._told_length(response, body))
         except Exception as defect:
@@ -392,7 +376,7 @@ class Connection:
         try:
             start = self._start(response, _declared_length(response))
         except Exception as defect:
-            await self._send_whole(self._service.stumble(defect, response), _DEFECT_BODY)
+            await self._outlet.send_soon(self._whole(self._service.stumble(defect, response), _DEFECT_BODY))
             return
         with trio.CancelScope() as scope:
             try:
@@ -441,8 +425,10 @@ class Connection:
 async def ask(service: Service, exchange: Exchange) -> Response:
     """The handler's answer with its body opened, or one in its stead. Raises PeerGone when the client has left."""
     try:
-        response = _check_response(await service.handler(exchange))
-        return response if isinstance(response.body, bytes) else await finish(response, exchange.head)
+        response: object = await service.handler(exchange)
+        if isinstance(response, Response) and isinstance(response.body, bytes):
+            return response
+        return await finish(_check_response(response), exchange.head)
     except Exception as error:
         if not exchange.owns(error):
             return service.stumble(error)

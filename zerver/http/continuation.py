@@ -6,7 +6,8 @@ takes one signal. Nobody learns anything from a URL that was not signed here, no
 
     202      the run is parked: {"run", "status": "parked", "continue": {signal: URL}, "expires"}, and Location
     POST     the signal, its value as JSON; answered with what the run then comes to, 202 if that is another pause,
-             or if another worker carries it on; 409 when it was used, 410 when it has expired, 404 for no such URL
+             or if another worker carries it on; 409 when it was used, 410 when it has expired or the run was cancelled,
+             422 for a value that is not what the step waits for (nothing is used up), 404 for no such URL
     GET      how it stands; nothing is used up. So that a preview of a link in a mail approves no payment
 
 The URL is a path, so it holds behind any proxy, and whatever name a client knows the server by.
@@ -30,7 +31,7 @@ from zerver.errors import InvalidData, JournalUnavailable, ProtocolViolation
 from zerver.http.conversions import check_is_json, compile_json
 from zerver.http.exchange import Exchange
 from zerver.http.messages import RequestHead, Response
-from zerver.http.render import stamped
+from zerver.http.render import detail_of, listed, stamped
 from zerver.http.response import json, problem
 from zerver.runtime.journal import Journal, StoredRun
 from zerver.runtime.result import Continuation, Result
@@ -146,14 +147,18 @@ class Continuations:
         except ProtocolViolation as violation:
             return self._problem(violation.status, str(violation))
         except InvalidData as bad:
-            return self._problem(422, str(bad))
-        continuation = place.continuation
-        if not await self._wakes.give(place.run_id, continuation.signal, value, continuation.number):
+            return self._invalid(bad)
+        signal, number = place.continuation.signal, place.continuation.number
+        try:
+            taken = await self._wakes.give(place.run_id, signal, value, number, "body")
+        except InvalidData as bad:
+            return self._invalid(bad)
+        if not taken:
             return self._refused(place, await self._journal.read(place.run_id))
         result = await self._wakes.carry(place.run_id)
         if result is not None:
             return result
-        told = {"run": place.run_id, "status": "accepted", "signal": continuation.signal}
+        told = {"run": place.run_id, "status": "accepted", "signal": signal}
         return stamped(json(told, 202, dict(_NO_STORE)), place.run_id)
 
     def _refused(self, place: Place, stored: StoredRun | None) -> Response:
@@ -161,6 +166,8 @@ class Continuations:
         about = {"run": place.run_id, "signal": place.continuation.signal}
         if stands == "used":
             return self._problem(409, "the continuation was used before", about)
+        if stands == "cancelled":
+            return self._problem(410, "the run was cancelled", about)
         return self._problem(410, "the continuation has expired", about)
 
     def _told(self, place: Place, stored: StoredRun | None) -> Response:
@@ -174,8 +181,12 @@ class Continuations:
         }
         return stamped(json(told, 200, dict(_NO_STORE)), place.run_id)
 
+    def _invalid(self, bad: InvalidData) -> Response:
+        """The value is not what the run waits for, and it waits on."""
+        return self._problem(422, detail_of(bad), {"errors": listed(bad)})
+
     def _problem(
-        self, status: int, detail: str = "", about: Mapping[str, str] = _NOTHING, headers: Mapping[str, str] = _NOTHING
+        self, status: int, detail: str = "", about: Mapping[str, Any] = _NOTHING, headers: Mapping[str, str] = _NOTHING
     ) -> Response:
         answer = problem(status, detail=detail, **about)
         fields = answer.headers
@@ -185,12 +196,14 @@ class Continuations:
 
 
 def _standing(place: Place, stored: StoredRun | None) -> str:
-    """ "parked", "used" or "expired"."""
+    """ "parked", "used", "cancelled" or "expired"."""
     if stored is None:
         return "expired"
     signal = next((one for one in stored.signals if one.number == place.continuation.number), None)
     if signal is not None and signal.value is not None:
         return "used"
+    if stored.cut is not None:
+        return "cancelled"
     return "expired" if signal is None or stored.status else "parked"
 
 

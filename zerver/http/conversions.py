@@ -15,10 +15,11 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Final, Union
 
+import attrs
 from msgspec import inspect
 
 from zerver.core.codec import convert, decode_json
-from zerver.core.strict_json import check_text, check_value, collected_later
+from zerver.core.strict_json import check_text, check_value, collected_later, says_no_more
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
 from zerver.http.messages import RequestHead
 
@@ -84,9 +85,11 @@ def _check_finite(value: Any, place: str) -> None:
 
 def compile_json(type_: Any, where: str) -> Callable[[bytes], Any]:
     """From JSON to a type. The function raises InvalidData for JSON of another shape, ProtocolViolation for no JSON."""
-    for inner in _within(_type_info(type_, where)):
+    inside = list(_within(_type_info(type_, where)))
+    for inner in inside:
         if isinstance(inner, inspect.CustomType) and inner.cls is not object:
             raise DefinitionError(f"{where}: JSON cannot become {_shown(inner.cls)}", _SUPPORTED)
+    tells_all = all(map(_tells_all, inside))
 
     def become(body: bytes) -> Any:
         check_text(body)
@@ -96,7 +99,7 @@ def compile_json(type_: Any, where: str) -> Callable[[bytes], Any]:
             except (InvalidData, UnicodeDecodeError):
                 check_value(body)
                 raise
-            if b":" in body:
+            if b":" in body and not (tells_all and says_no_more(body, value)):
                 check_value(body, value if type_ is Any else None)
         return value
 
@@ -190,6 +193,33 @@ def _within(info: inspect.Type) -> Iterable[inspect.Type]:
 
 #: Members of a description that are values of the described type, or its class, and not types.
 _DATA: Final = frozenset(("cls", "values", "default", "default_factory"))
+
+
+def _tells_all(info: inspect.Type) -> bool:
+    """Whether a value of this type, written again, has as many members as its text had, or fewer: nothing is filled
+    in, and nothing becomes a text that it was not.
+    """
+    if isinstance(info, inspect.DataclassType):
+        converted = attrs.has(info.cls) and any(field.converter is not None for field in attrs.fields(info.cls))
+        changed = hasattr(info.cls, "__attrs_post_init__") or hasattr(info.cls, "__post_init__")
+        return not (converted or changed) and all(field.required for field in info.fields)
+    if isinstance(info, inspect.DictType):
+        return isinstance(info.key_type, inspect.StrType)
+    return isinstance(info, _AS_TEXT_SAYS)
+
+
+_AS_TEXT_SAYS: Final = (
+    inspect.AnyType,
+    inspect.BoolType,
+    inspect.FloatType,
+    inspect.IntType,
+    inspect.ListType,
+    inspect.NoneType,
+    inspect.StrType,
+    inspect.TupleType,
+    inspect.UnionType,
+    inspect.VarTupleType,
+)
 
 
 def _shown(type_: Any) -> str:

@@ -109,6 +109,17 @@ class Exchange(ABC):
         pieces[:] = [b"".join(pieces)]
         return pieces[0]
 
+    def read_body_nowait(self) -> bytes | None:
+        """The same, if all of it has come, which that of most requests has when its head has. None when it has not, or
+        when something is wrong with it: `read_body` says what.
+        """
+        if self._pieces is not None or self._piecewise or self._ended or self._failure is not None:
+            return None
+        body = self._take_whole()
+        if body is not None:
+            self._pieces, self._size, self._complete = [body], len(body), True
+        return body
+
     async def next_piece(self, limit: int | None = None) -> bytes:
         """The next bytes of the body; b"" at its end. None is kept, and no more is read than is asked for.
 
@@ -148,6 +159,10 @@ class Exchange(ABC):
     def owns(self, error: BaseException) -> bool:
         """Whether the error came out of this exchange, and so is the client's doing and not the handler's."""
         return error is self._failure
+
+    def _take_whole(self) -> bytes | None:
+        """The whole body, if it is here and within the limit."""
+        return None
 
     @abstractmethod
     async def _fetch(self) -> bytes | None:
@@ -205,6 +220,13 @@ class WireExchange(Exchange):
     def end(self) -> None:
         super().end()
         self._channel.inlet.forget()
+
+    def _take_whole(self) -> bytes | None:
+        channel = self._channel
+        body = channel.wire.take_body(self.limits.body)
+        if body is not None:
+            channel.inlet.keep_watching()
+        return body
 
     async def _fetch(self) -> bytes | None:
         wire, inlet = self._channel.wire, self._channel.inlet

@@ -38,11 +38,11 @@ class Body(Protocol):
 
 def body_of(framing: Framing, limits: HeadLimits) -> Body:
     """The decoder for the body that a head announced."""
+    if framing.length == 0:
+        return _EMPTY
     if framing.until_close:
         return UnboundedBody()
-    if framing.length is None:
-        return ChunkedBody(limits)
-    return SizedBody(framing.length) if framing.length else _EMPTY
+    return ChunkedBody(limits) if framing.length is None else SizedBody(framing.length)
 
 
 class SizedBody:

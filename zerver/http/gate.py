@@ -20,6 +20,7 @@ import re
 
 import attrs
 
+from zerver.core import values
 from zerver.errors import ProtocolViolation
 from zerver.http.messages import RawField
 
@@ -39,7 +40,7 @@ class HeadLimits:
     fields: int = 100
 
 
-@attrs.frozen
+@values.value
 class Framing:
     """What a head says about the connection. length: of the body in bytes; None means chunked."""
 
@@ -236,8 +237,8 @@ def _body_length(crucial: dict[bytes, list[bytes]], minor: bytes) -> int | None:
 
 
 def _says_close(crucial: dict[bytes, list[bytes]]) -> bool:
-    values = crucial.get(b"connection", ())
-    return any(token.strip(b" \t").lower() == b"close" for value in values for token in value.split(b","))
+    said = crucial.get(b"connection")
+    return said is not None and b"close" in [token.strip(b" \t").lower() for token in b",".join(said).split(b",")]
 
 
 def _expects_continue(crucial: dict[bytes, list[bytes]], minor: bytes) -> bool:

@@ -23,10 +23,8 @@ nothing of a request that fails validation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from zerver.core import timeline as t
 from zerver.core.flows import Flow
 from zerver.core.tenants import NOBODY
 from zerver.core.timeline import Ending, Keyed
@@ -36,7 +34,8 @@ from zerver.http.claims import Claims, lease_of
 from zerver.http.exchange import Exchange
 from zerver.http.messages import Response
 from zerver.http.render import render
-from zerver.runtime.receipts import Claim, Foregone, Receipt, StoredAnswer
+from zerver.runtime.receipts import Asked, Claim, Foregone, Receipt, StoredAnswer
+from zerver.runtime.request import Values
 from zerver.runtime.result import Result
 from zerver.runtime.run import Parts
 
@@ -99,9 +98,10 @@ class Visit:
             return parts
         place = self._place
 
-        async def read() -> Sequence[Any]:
-            values = await parts() if callable(parts) else parts
-            await self._claim(place, await self._exchange.read_body(), values)
+        async def read() -> Values:
+            given = parts() if callable(parts) else parts
+            values = given if isinstance(given, (list, tuple)) else await given
+            await self._claim(place, await self._exchange.read_body())
             return values
 
         return read
@@ -151,7 +151,7 @@ class Visit:
             return receipt
         try:
             known = await claims.recall(self.flow, receipt.run_id)
-            if known is None or not known[0].sealed:
+            if known is None or not (known[0].sealed or known[1] is not None):
                 return receipt
             if known[1] is None:
                 await claims.receipts.release(receipt.run_id)
@@ -179,7 +179,7 @@ class Visit:
             raise
         return digest.digest() == receipt.body
 
-    async def _claim(self, place: bytes, body: bytes, parts: Sequence[Any]) -> None:
+    async def _claim(self, place: bytes, body: bytes) -> None:
         """Take the place for this run. Raises Foregone or KeyRefused when there is nothing to run."""
         digest = rules.new_body_digest()
         digest.update(body)
@@ -192,7 +192,7 @@ class Visit:
             raise _unavailable(trouble) from trouble
         if receipt.run_id == self.run_id:
             if receipt.before:
-                await self._heed(claim, receipt.before, parts)
+                await self._heed(claim, receipt.before, receipt.asked)
             self._claims.runtime.keyed(self.run_id, "took over" if receipt.before else "claimed", receipt.before)
             return
         self._claiming = False
@@ -203,47 +203,34 @@ class Visit:
             self._claims.runtime.keyed(self.run_id, *self.keyed)
         raise Foregone(ending)
 
-    async def _heed(self, claim: Claim, before: str, parts: Sequence[Any]) -> None:
+    async def _heed(self, claim: Claim, before: str, asked: Asked | None) -> None:
         """The claim of an earlier run has lapsed. One that survives crashes may have ended before its process died, or
-        may go on yet: then this request gets what that one came to, or is to come again. Raises Foregone or KeyRefused.
+        may go on yet: then the place is its own again, and this request gets what that one came to, or is to come
+        again. asked: by the earlier request. Raises Foregone or KeyRefused.
         """
         claims = self._claims
         try:
             known = await claims.recall(self.flow, before)
+            if known is None or (known[0].sealed and known[1] is None):
+                return await claims.receipts.begin(self.run_id)  # it had done nothing, or was undone: its key is free
         except JournalError as trouble:
             await self._hand_back(before)
             raise _unavailable(trouble) from trouble
-        if known is None or (known[0].sealed and known[1] is None):
-            return  # it had done nothing, or was undone: its key is free
-        result, answer = known
-        records = result.timeline.records
-        is_same = not records or any(r[0] == t.INPUT and list(r[3][0]) == list(parts) for r in records)
-        if not is_same:
-            await self._leave_to(before, answer)
-        elif answer is not None:
-            self._claiming = False
-            claims.drop(self.run_id)
-            await claims.receipts.store(self.run_id, answer, self.flow.idempotency_expires)
-        else:
-            await self._hand_back(before)
+        _, answer = known
+        if await self._hand_back(before) and answer is not None:
+            try:
+                await claims.receipts.store(before, answer, self.flow.idempotency_expires)
+            except JournalError as trouble:
+                raise _unavailable(trouble) from trouble
+        is_same = asked == Asked(claim.head, claim.body, claim.size)
         ending = self._judged(Receipt(before, claim.head, claim.body, claim.size, answer), is_same)
         claims.runtime.keyed(self.run_id, *(self.keyed or ("in use", before)))
         raise Foregone(ending)
 
-    async def _leave_to(self, before: str, answer: StoredAnswer | None) -> None:
-        """The place is the earlier run's, whose request was another one than this. What it said is not known any more,
-        since this claim has taken its place: so the key is no request's from now on, and nobody gets what is another's.
-        """
-        if await self._hand_back(before, unlike=True) and answer is not None:
-            try:
-                await self._claims.receipts.store(before, answer, self.flow.idempotency_expires)
-            except JournalError as trouble:
-                raise _unavailable(trouble) from trouble
-
-    async def _hand_back(self, before: str, unlike: bool = False) -> bool:
+    async def _hand_back(self, before: str) -> bool:
         """The place is the earlier run's again: whoever comes next must find it there. Whether it is already."""
         self._claiming = False
-        claims, told = self._claims, (self.flow, self.run_id, before, unlike)
+        claims, told = self._claims, (self.flow, self.run_id, before)
         given = await claims.give_back(*told)
         if not given:
             claims.nursery.start_soon(claims.give_back_behind, *told)

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 import attrs
 
 from zerver.core.slots import Part
+from zerver.core.values import value
 from zerver.errors import ProtocolViolation
 from zerver.http.parts import WholeRequest
 
@@ -28,7 +29,7 @@ HeadersLike = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]]]
 """What constructors accept where headers are meant."""
 
 
-@attrs.frozen
+@value
 class Headers:
     """The fields of one message, in order of arrival, names compared without case.
 
@@ -68,11 +69,11 @@ class Headers:
         """
         wanted = _wire_name(name)
         found: bytes | None = None
-        for field, value in self.raw:  # a comprehension would cost a call, and this is asked for each request
+        for field, said in self.raw:  # a comprehension would cost a call, and this is asked for each request
             if field == wanted:
                 if found is not None:
                     break
-                found = value
+                found = said
         else:
             return None if found is None else found.decode("latin-1")
         values = [value for field, value in self.raw if field == wanted]
@@ -103,8 +104,8 @@ class Headers:
         return wanted in [field for field, _ in self.raw]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        for field, value in self.raw:
-            yield field.decode("latin-1"), value.decode("latin-1")
+        for field, said in self.raw:
+            yield field.decode("latin-1"), said.decode("latin-1")
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -131,10 +132,10 @@ PHRASES: Final[Mapping[int, str]] = {
 
 def as_headers(fields: HeadersLike) -> Headers:
     """Headers.of as a plain function, which is what type checkers take for a converter."""
-    return Headers.of(fields)
+    return fields if isinstance(fields, Headers) else Headers.of(fields)  # most are already, and this saves a call
 
 
-@attrs.frozen
+@attrs.frozen  # at run time too: one of them may stand for many requests of a connection
 class RequestHead:
     """A request without its body.
 
@@ -208,7 +209,7 @@ class ResponseHead:
     http_version: str = "1.1"
 
 
-@attrs.frozen
+@value
 class Caller:
     """Who sent a request, and how, as far as the server believes it (`trust.py`).
 
@@ -226,7 +227,7 @@ class Caller:
 NOBODY = Caller()
 
 
-@attrs.frozen
+@value
 class Request:
     """A whole request, as a step may read it. peer, client, scheme, host: see Caller."""
 
@@ -257,7 +258,7 @@ class Request:
         return self.head.headers
 
 
-@attrs.frozen
+@value
 class Response:
     """An answer.
 

@@ -11,14 +11,18 @@ import re
 from collections.abc import AsyncIterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address
+from types import MappingProxyType
 from typing import Final, cast
 from urllib.parse import urlsplit
 
 import attrs
 
+from zerver.core import values
 from zerver.errors import DefinitionError
 from zerver.http import gate
+from zerver.http.framing import written
 from zerver.http.messages import Headers, HeadersLike, RawField, RequestHead
+from zerver.http.prewritten import FRAMING_FIELDS
 
 Body = bytes | AsyncIterable[bytes]
 
@@ -37,8 +41,11 @@ READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # Nothing is decoded here, so nothing encoded is asked for.
 _DEFAULTS: Final = ((b"user-agent", b"zerver"), (b"accept", b"*/*"), (b"accept-encoding", b"identity"))
 
+# Who gives one of these must hear from the wire what becomes of it.
+_OF_THE_WIRE: Final = FRAMING_FIELDS | {b"expect"}
 
-@attrs.frozen
+
+@attrs.frozen(cache_hash=True)  # the pool looks its connections up by it
 class Origin:
     """Whom to talk to. host: in lower case, an IPv6 address without its brackets."""
 
@@ -56,7 +63,27 @@ class Origin:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-@attrs.frozen
+@values.value
+class Written(Headers):
+    """A request's fields, judged, Host among them, and none that frames the message. lines: as they go on the wire.
+    Made here only.
+    """
+
+    lines: bytes = b""
+
+
+@values.value
+class _Standing:
+    """What is the same from call to call: fields, judged. given: by the program. names: of those. headers: these and
+    our own; `Written`, unless it is for the wire to say what becomes of one of them.
+    """
+
+    given: tuple[RawField, ...]
+    headers: Headers
+    names: frozenset[bytes]
+
+
+@values.value
 class Outgoing:
     """One request. body: bytes, or pieces of bytes that are sent chunked.
 
@@ -65,44 +92,71 @@ class Outgoing:
     """
 
     origin: Origin
-    head: RequestHead
+    method: str
+    target: str
     body: Body
     repeatable: bool
+    _standing: _Standing
+    _told: tuple[RawField, ...]
 
     @property
     def length(self) -> int | None:
         """Of the body in bytes; None when it is not known before it is sent."""
         return len(self.body) if isinstance(self.body, bytes) else None
 
+    @property
+    def head(self) -> RequestHead:
+        return self._head(self._told)
+
     def head_with(self, name: bytes, value: bytes) -> RequestHead:
         """The head with one more field, unless it has that field already."""
-        raw = self.head.headers.raw
-        if any(field == name for field, _ in raw):
-            return self.head
-        return attrs.evolve(self.head, headers=Headers((*raw, (name, value))))
+        return self.head if name in self._standing.names else self._head((*self._told, (name, value)))
+
+    def sent_on(self, url: str, only: frozenset[bytes] | None) -> Outgoing:
+        """The same, for another URL, and without a body. only: the names of those of its fields that it takes along."""
+        origin, target = read_url(url)
+        given, told = self._standing.given, self._told
+        if only is not None:
+            given, told = tuple([field for field in given if field[0] in only]), ()
+        return attrs.evolve(self, origin=origin, target=target, body=b"", standing=_judged(origin, given), told=told)
+
+    def _head(self, told: tuple[RawField, ...]) -> RequestHead:
+        standing = self._standing.headers
+        fields = standing.raw + told
+        headers = Written(fields, standing.lines + written(told)) if isinstance(standing, Written) else Headers(fields)
+        return RequestHead(self.method, self.target, headers)
 
 
-def outgoing(method: str, url: str, headers: HeadersLike | None, body: Body, key: str | None) -> Outgoing:
+def outgoing(
+    method: str,
+    url: str,
+    headers: HeadersLike | None,
+    body: Body,
+    key: str | None,
+    told: Mapping[str, str] = MappingProxyType({}),
+) -> Outgoing:
     """The request that these arguments ask for.
 
-    headers win over the fields that are sent by default. key: sent as Idempotency-Key.
-    Raises DefinitionError for what cannot be sent, naming it.
+    headers: the same from call to call, mostly; they win over all others. told: what differs from call to call.
+    key: sent as Idempotency-Key. Raises DefinitionError for what cannot be sent, naming it.
     """
     origin, target = read_url(url)
     _check_method(method, target)
-    if not isinstance(body, bytes | AsyncIterable):
+    if not isinstance(body, bytes) and not isinstance(body, AsyncIterable):  # an ABC is slow to tell
         raise DefinitionError(f"http request: the body is {type(body).__name__}", "give bytes, or pieces of bytes")
-    given = _given_fields(headers)
-    names = {name for name, _ in given}
-    defaults: list[RawField] = [(b"host", origin.authority.encode("ascii")), *_DEFAULTS]
+    standing = _standing_fields(origin, headers)
+    names = standing.names
+    fields = [_encoded(*pair) for pair in told.items()]
     if key is not None:
-        defaults += _given_fields([("Idempotency-Key", key)])
-    fields = (*(field for field in defaults if field[0] not in names), *given)
+        fields.append(_encoded("Idempotency-Key", key))
+    ours = tuple([field for field in fields if field[0] not in names])
+    _check_fields(ours)
     keyed = key is not None or b"idempotency-key" in names
     repeatable = (keyed or method in READS) and isinstance(body, bytes)
-    return Outgoing(origin, RequestHead(method, target, Headers(fields)), body, repeatable)
+    return Outgoing(origin, method, target, body, repeatable, standing, ours)
 
 
+@lru_cache(maxsize=1024)
 def _check_method(method: str, target: str) -> None:
     if not method.isupper():
         raise DefinitionError(f"http request: the method {method!r} is not in capitals", f"write {method.upper()!r}")
@@ -114,24 +168,36 @@ def _check_method(method: str, target: str) -> None:
         raise DefinitionError(f"http request: {method!r} is not a method", 'use "GET", "POST", …') from None
 
 
-def _given_fields(headers: HeadersLike | None) -> tuple[RawField, ...]:
-    if headers is None:
-        return ()
-    if isinstance(headers, Headers):
-        fields = headers.raw
-    else:
-        try:
-            # The cast: an iterable of pairs cannot be a mapping too.
-            pairs = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
-            fields = tuple(_encoded(name, value) for name, value in pairs)
-        except (AttributeError, TypeError, ValueError):
-            raise DefinitionError("http request: a header is not a pair of str", 'give {"name": "value"}') from None
+# ---- fields -----------------------------------------------------------------------------------
+
+
+def _standing_fields(origin: Origin, headers: HeadersLike | None) -> _Standing:
+    if not headers:
+        return _known(origin, ())
+    if isinstance(headers, Headers):  # somebody else's, as a proxy passes them on: each time others
+        return _judged(origin, tuple([(name.lower(), text) for name, text in headers.raw]))
     try:
-        gate.check_outgoing_fields(fields)
-    except ValueError as error:
-        raise DefinitionError(f"http request: {error}", "leave out line breaks and control characters") from None
-    _check_meaning(fields)
-    return fields
+        # The cast: an iterable of pairs cannot be a mapping too.
+        pairs = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
+        return _known(origin, tuple([(name, value) for name, value in pairs]))
+    except (AttributeError, TypeError, ValueError):
+        raise DefinitionError("http request: a header is not a pair of str", 'give {"name": "value"}') from None
+
+
+@lru_cache(maxsize=256)
+def _known(origin: Origin, pairs: tuple[tuple[str, str], ...]) -> _Standing:
+    """A program says the same to a service each time: that is judged and written once."""
+    return _judged(origin, tuple([_encoded(*pair) for pair in pairs]))
+
+
+def _judged(origin: Origin, given: tuple[RawField, ...]) -> _Standing:
+    _check_fields(given)
+    _check_meaning(given)
+    names = {name for name, _ in given}
+    defaults = ((b"host", origin.authority.encode("ascii")), *_DEFAULTS)
+    fields = (*(field for field in defaults if field[0] not in names), *given)
+    headers = Headers(fields) if names & _OF_THE_WIRE else Written(fields, written(fields))
+    return _Standing(given, headers, frozenset(names))
 
 
 def _encoded(name: str, value: str) -> RawField:
@@ -140,6 +206,13 @@ def _encoded(name: str, value: str) -> RawField:
     except UnicodeEncodeError as error:
         wrong = error.object[error.start : error.end]
         raise DefinitionError(f"http request: header {name!r} has {wrong!r} in it", "encode it to latin-1") from None
+
+
+def _check_fields(fields: tuple[RawField, ...]) -> None:
+    try:
+        gate.check_outgoing_fields(fields)
+    except ValueError as error:
+        raise DefinitionError(f"http request: {error}", "leave out line breaks and control characters") from None
 
 
 def _check_meaning(fields: tuple[RawField, ...]) -> None:

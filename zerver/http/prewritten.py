@@ -8,8 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-import attrs
-
+from zerver.core.values import value
 from zerver.http import gate
 from zerver.http.framing import written
 from zerver.http.messages import PHRASES, Headers, HeadersLike, RawField
@@ -27,7 +26,7 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-@attrs.frozen
+@value
 class Prewritten(Headers):
     """Fields that have been checked and written already. lines: as they go on the wire. Made by `of` and `extended`."""
 
@@ -49,12 +48,12 @@ class Prewritten(Headers):
 
 
 @lru_cache(maxsize=256)
-def of_content_type(headers: Headers) -> Prewritten | None:
+def of_content_type(fields: tuple[RawField, ...]) -> Prewritten | None:
     """These, written; None for what is more or less than a Content-Type that can be sent."""
-    if len(headers.raw) != 1 or headers.raw[0][0] != b"content-type":
+    if len(fields) != 1 or fields[0][0] != b"content-type":
         return None
     try:
-        return Prewritten.of(headers)
+        return _prewritten(fields, (), b"")
     except ValueError:
         return None
 

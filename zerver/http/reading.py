@@ -51,11 +51,7 @@ class MessageReader:
         self._buffer = bytearray()
         self._searched = 0
         self._eof = False
-        self._violation: ProtocolViolation | None = None
-
-    @property
-    def broken(self) -> bool:
-        return self._violation is not None
+        self.violation: ProtocolViolation | None = None  # what was wrong; the same for ever
 
     @property
     def ended(self) -> bool:
@@ -66,6 +62,18 @@ class MessageReader:
             self._buffer += data
         else:
             self._eof = True
+
+    def take(self, raw: bytes) -> bool:
+        """Take these bytes off the start of the buffer; whether they are there."""
+        if not self._buffer.startswith(raw):
+            return False
+        del self._buffer[: len(raw)]
+        self._searched = 0
+        return True
+
+    def line_above(self, lines: bytes) -> bytes | None:
+        """What stands in the buffer above these bytes, if it ends with them."""
+        return bytes(self._buffer[: -len(lines)]) if self._buffer.endswith(lines) else None
 
     def next_head(self) -> bytes | Mark:
         """The raw head at the start of the buffer."""
@@ -93,12 +101,20 @@ class MessageReader:
             return EndOfMessage(body.trailers) if body.trailers.raw else _END
         return Mark.PEER_CUT if self._eof else Mark.NEED_DATA
 
-    def check(self) -> None:
-        if self._violation is not None:
-            raise self._violation
+    def take_sized(self, length: int) -> bytes | None:
+        """The next so many bytes, and with them the message; None when they have not all come. Of a body of which
+        nothing has been given out.
+        """
+        buffer = self._buffer
+        if len(buffer) < length:
+            return None
+        data = bytes(buffer[:length])
+        del buffer[:length]
+        self.over = True
+        return data
 
     def fail(self, violation: ProtocolViolation) -> ProtocolViolation:
-        self._violation = violation
+        self.violation = violation
         return violation
 
     def next_message(self) -> None:

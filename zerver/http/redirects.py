@@ -12,35 +12,24 @@ from __future__ import annotations
 
 from urllib.parse import urldefrag, urljoin
 
-import attrs
-
 from zerver.errors import DefinitionError
-from zerver.http.messages import Headers
-from zerver.http.outgoing import READS, read_url
+from zerver.http.messages import ResponseHead
+from zerver.http.outgoing import READS, Outgoing, read_url
 
 _ELSEWHERE = frozenset({301, 302, 303, 307, 308})
 _FOR_ANYBODY = frozenset({b"accept", b"accept-encoding", b"accept-language", b"range", b"user-agent"})
 
 
-@attrs.frozen
-class Hop:
-    """The next request; a read has no body to send again."""
-
-    url: str
-    headers: Headers
-
-
-def next_hop(method: str, url: str, headers: Headers, status: int, location: str | None) -> Hop | None:
+def next_hop(asked: Outgoing, answer: ResponseHead) -> Outgoing | None:
     """What to ask next, or None when the answer is the answer; as it is when its Location is nothing to ask for."""
-    if method not in READS or status not in _ELSEWHERE or location is None:
+    location = answer.headers.get("location")
+    if asked.method not in READS or answer.status not in _ELSEWHERE or location is None:
         return None
     try:
-        target = urldefrag(urljoin(url, location)).url
-        here, there = read_url(url)[0], read_url(target)[0]
+        url = urldefrag(urljoin(f"{asked.origin}{asked.target}", location)).url
+        there = read_url(url)[0]
     except (DefinitionError, ValueError):  # ValueError: urllib's own word for a host like "["
         return None
-    if here.scheme == "https" and there.scheme != "https":
+    if asked.origin.scheme == "https" and there.scheme != "https":
         return None
-    if here != there:
-        headers = Headers(tuple(field for field in headers.raw if field[0] in _FOR_ANYBODY))
-    return Hop(target, headers)
+    return asked.sent_on(url, None if there == asked.origin else _FOR_ANYBODY)

@@ -110,7 +110,8 @@ def render_miss(miss: Miss) -> Response:
 
 def stamped(response: Response, request_id: str) -> Response:
     """The response with this `X-Request-Id`, of our own making, and no other."""
-    written = of_content_type(response.headers) if len(response.headers.raw) == 1 else None  # as most answers have
+    fields = response.headers.raw
+    written = of_content_type(fields) if len(fields) == 1 else None  # as most answers have
     if written is not None:
         return Response(response.status, written.stamped(request_id.encode("ascii")), response.body, response.refusal)
     return _with(response, "x-request-id", request_id)
@@ -191,12 +192,19 @@ def _render_fail(cause: Fail, result: Result) -> Response:
 
 @_render_cause.register
 def _render_invalid(cause: InvalidData, result: Result) -> Response:
-    listed = [{"at": at, "problem": what} for at, what in cause.problems[:MAX_ERRORS]]
+    return problem(422, "", detail_of(cause), errors=listed(cause), instance=result.run_id)
+
+
+def listed(cause: InvalidData) -> list[dict[str, str]]:
+    """The problems of a request, as a client gets them."""
+    return [{"at": at, "problem": what} for at, what in cause.problems[:MAX_ERRORS]]
+
+
+def detail_of(cause: InvalidData) -> str:
+    """How many there are."""
     count = len(cause.problems)
     detail = "the request has a problem" if count == 1 else f"the request has {count} problems"
-    if count > MAX_ERRORS:
-        detail += f", of which {MAX_ERRORS} are listed"
-    return problem(422, "", detail, errors=listed, instance=result.run_id)
+    return f"{detail}, of which {MAX_ERRORS} are listed" if count > MAX_ERRORS else detail
 
 
 @_render_cause.register

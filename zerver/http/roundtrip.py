@@ -8,13 +8,15 @@ connection lives on.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Final
+from contextlib import nullcontext
+from typing import Final, cast
 
-import attrs
 import trio
 
 from zerver.core.priorities import Priority
+from zerver.core.values import value
 from zerver.errors import ConnectFailed, ExchangeFailed, ProtocolViolation
 from zerver.http.bodies import close_body
 from zerver.http.dial import Quiet
@@ -23,7 +25,7 @@ from zerver.http.messages import RequestHead, ResponseHead
 from zerver.http.outgoing import READS, Body, Origin, Outgoing
 from zerver.http.pool import Lease, Pool
 from zerver.http.reading import EndOfMessage, Mark
-from zerver.http.streams import Outlet, PeerGone
+from zerver.http.streams import Outlet, PeerGone, descriptor_of
 from zerver.http.wire import ClientWire
 
 #: Seconds that the other side is told it has beyond our own deadline. Without them its 504 and our timeout would race,
@@ -34,29 +36,47 @@ _READ_SIZE: Final = 64 * 1024  # bytes
 _DISPOSE_SECONDS: Final = 5.0  # that a body's iterator may take to close
 
 
-@attrs.frozen
+_UNBOUNDED: Final = cast("trio.CancelScope", nullcontext())  # which it is, as far as `with` can tell
+
+
+@value
 class Terms:
-    """deadline: in Trio's time. limit: bytes of the answer's body. tell_deadline: as in open_http_client. priority: the
-    class in which it waits for a connection.
+    """deadline: in Trio's time. limit: bytes of the answer's body. priority: the class in which it waits for a
+    connection. until: when, as the other side is told, nobody waits any more: inf for never, None for the deadline that
+    is in force when it is sent.
     """
 
     deadline: float
     limit: int | None
-    tell_deadline: bool
     priority: Priority = "default"
+    until: float | None = math.inf
 
 
 class Connection:
-    """One connection: its stream, and our end of the wire."""
+    """One connection: its stream, and our end of the wire.
+
+    Of a bare TCP stream one system call reads and one writes (see `streams`).
+    """
 
     def __init__(self, stream: trio.abc.Stream, limits: HeadLimits) -> None:
         self.stream = stream
         self.wire = ClientWire(limits)
+        self.outlet = Outlet(stream, math.inf)
+        self._descriptor = descriptor_of(stream)
         self._quiet = Quiet(stream)
 
     async def receive(self) -> bytes:
-        """The next bytes; b"" when the peer has closed."""
-        return bytes(await self.stream.receive_some(_READ_SIZE))
+        """The next bytes; b"" when the peer has closed. Raises PeerGone when the connection broke."""
+        try:
+            while self._descriptor >= 0:
+                await trio.lowlevel.wait_readable(self._descriptor)
+                try:
+                    return os.read(self._descriptor, _READ_SIZE)
+                except BlockingIOError:  # the kernel may wake us for a packet that it then throws away
+                    continue
+            return bytes(await self.stream.receive_some(_READ_SIZE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            raise PeerGone("the connection broke") from error
 
     def is_silent(self) -> bool:
         """Whether nothing has arrived that nobody asked for. A closed connection is not silent."""
@@ -64,10 +84,11 @@ class Connection:
 
     async def is_read_up(self) -> bool:
         """Whether nothing lies between socket and wire."""
-        return await self._quiet.is_read_up()
+        return self._descriptor >= 0 or await self._quiet.is_read_up()
 
     async def close(self) -> None:
         """Close at once, without ceremony: whoever has something left to say has said it, or will not be heard."""
+        self._descriptor = -1  # which may be another connection's from now on
         try:
             await trio.aclose_forcefully(self.stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -75,7 +96,7 @@ class Connection:
 
 
 class RoundTrip:
-    """Open with `begin`, read with `next_piece`, and `end` in every case.
+    """Open with `begin`, read with `next_piece` or `rest`, or do all of that with `whole`; and `end` in every case.
 
     nursery: where a body is sent that does not fit into one write.
     """
@@ -96,6 +117,7 @@ class RoundTrip:
         self._lease: Lease[Connection] | None = None
         self._sender: Sender | None = None
         self._sending = False  # at least one byte may be out
+        self._sent = False  # all of it is, and there was no sender
         self._heard = False  # of the answer, at least one byte has come
         self._over = False  # the answer is whole
         self._read = 0  # bytes of its body
@@ -113,27 +135,40 @@ class RoundTrip:
 
     async def begin(self) -> ResponseHead:
         """Send the request; the head of the answer. The body may still be on its way."""
-        with trio.CancelScope(deadline=self._terms.deadline):
+        with self._in_time():
             return await self._ask()
         raise self._late()
+
+    async def whole(self) -> tuple[ResponseHead, bytes]:
+        """Send the request; the whole answer."""
+        with self._in_time():
+            return await self._ask(), await self._rest()
+        raise self._late()
+
+    def _in_time(self) -> trio.CancelScope:
+        deadline = self._terms.deadline
+        return _UNBOUNDED if deadline == math.inf else trio.CancelScope(deadline=deadline)
 
     async def _ask(self) -> ResponseHead:
         origin = self._request.origin
         lease = self._lease = await self._pool.acquire(origin, self._terms.priority)
-        if lease.connection is None:
-            lease.connection = await self._connect(origin)
-        head = await self._ask_on(lease.connection)
+        connection = lease.connection
+        if connection is None:
+            connection = lease.connection = await self._connect(origin)
+        head = await self._ask_on(connection)
         if head is None and lease.reused and self._request.repeatable:
             # It hung up before it heard us. Once more, on a connection that cannot be stale.
             await self._renew(lease)
-            head = await self._ask_on(await self._connect_again(lease))
-            if head is not None and self._request.head.method not in READS and _is_no_answer(head.status):
+            connection = await self._connect_again(lease)
+            head = await self._ask_on(connection)
+            if head is not None and self._request.method not in READS and _is_no_answer(head.status):
                 # It may have heard us after all, and gone while it was at work. "I cannot now" speaks of the second
                 # time alone, and callers take it for a definite no.
                 raise self._failed(f"the peer closed the connection, and answered {head.status} when asked again")
         if head is None:
             raise self._failed("the peer closed the connection before it answered")
-        self._check_announced(head)
+        if (connection.wire.body_length or 0) > self._limit:
+            raise self._too_large()
         return head
 
     async def _renew(self, lease: Lease[Connection]) -> None:
@@ -151,25 +186,17 @@ class RoundTrip:
 
     async def _ask_on(self, connection: Connection) -> ResponseHead | None:
         """Send the request, read the head. None when the peer has gone without a word."""
-        request = self._request
-        start = connection.wire.send_head(self._head(), request.length)
-        sender = self._sender = Sender(connection, start, request.body)
-        self._sending = True
-        if self.nursery is not None:
-            self.nursery.start_soon(sender.run)
-        else:
-            await sender.send()
-        return await self._read_head(connection)
-
-    def _head(self) -> RequestHead:
-        left = trio.current_effective_deadline() - trio.current_time()
-        if not self._terms.tell_deadline or left == math.inf:
-            return self._request.head
-        return self._request.head_with(b"x-request-timeout-ms", b"%d" % max(0.0, (left + _GRACE) * 1000))
-
-    async def _read_head(self, connection: Connection) -> ResponseHead | None:
+        await self._send(connection)
         wire = connection.wire
         while True:
+            try:
+                data = await connection.receive()
+            except PeerGone as error:
+                if self._heard:
+                    raise self._failed("the connection broke in the middle of a head") from error
+                return None
+            self._heard = self._heard or bool(data)
+            wire.receive(data)
             event = wire.next_event()
             if isinstance(event, ResponseHead):
                 return event
@@ -177,26 +204,61 @@ class RoundTrip:
                 if self._heard:
                     raise self._failed("the peer closed the connection in the middle of a head")
                 return None
-            try:
-                data = await connection.receive()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                if self._heard:
-                    raise self._failed("the connection broke in the middle of a head") from error
-                return None
-            self._heard = self._heard or bool(data)
-            wire.receive(data)
 
-    def _check_announced(self, head: ResponseHead) -> None:
-        if self._limit == math.inf or self._request.head.method == "HEAD" or head.status in (204, 304):
-            return
-        announced = head.headers.get("content-length")
-        if announced is not None and int(announced) > self._limit:
-            raise self._too_large()
+    async def _send(self, connection: Connection) -> None:
+        """Send the request, or begin to. A peer that stops listening is no error here: what it had to say about that is
+        for the reader of the answer.
+        """
+        request = self._request
+        await trio.lowlevel.checkpoint_if_cancelled()  # what nobody wants any more is not sent
+        self._sending, self._sent = True, False
+        if self.nursery is None and isinstance(request.body, bytes):
+            try:  # one write; one packet, if it fits
+                await connection.outlet.send_soon(connection.wire.send_whole(self._head(), request.body))
+                self._sent = True
+            except PeerGone:
+                pass
+        elif self.nursery is not None:
+            start = connection.wire.send_head(self._head(), request.length)
+            self._sender = Sender(connection, start, request.body)
+            self.nursery.start_soon(self._sender.run)
+
+    def _head(self) -> RequestHead:
+        until = self._terms.until
+        if until is None:
+            until = trio.current_effective_deadline()
+        if until == math.inf:
+            return self._request.head
+        left = until - trio.current_time() + _GRACE
+        return self._request.head_with(b"x-request-timeout-ms", b"%d" % max(0.0, left * 1000))
 
     # ---- the body of the answer ---------------------------------------------------------------
 
     async def next_piece(self) -> bytes:
         """The next bytes of the body; b"" at its end."""
+        with self._in_time():
+            return await self._piece()
+        raise self._late()
+
+    async def rest(self) -> bytes:
+        """The rest of the body."""
+        with self._in_time():
+            return await self._rest()
+        raise self._late()
+
+    async def _rest(self) -> bytes:
+        lease = self._lease
+        if not self._read and lease is not None and lease.connection is not None:
+            body = lease.connection.wire.take_body()
+            if body is not None:  # it came together with the head, as most do
+                self._over = True
+                return body
+        pieces: list[bytes] = []
+        while piece := await self._piece():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _piece(self) -> bytes:
         if self._over:
             return b""
         if self._lease is None or self._lease.connection is None:
@@ -214,16 +276,10 @@ class RoundTrip:
                 return b""
             if event is not Mark.NEED_DATA:
                 raise self._failed("the peer closed the connection in the middle of its answer")
-            await self._receive_more(connection)
-
-    async def _receive_more(self, connection: Connection) -> None:
-        with trio.CancelScope(deadline=self._terms.deadline):
             try:
                 connection.wire.receive(await connection.receive())
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except PeerGone as error:
                 raise self._failed("the connection broke in the middle of the answer") from error
-            return
-        raise self._late()
 
     # ---- the end ------------------------------------------------------------------------------
 
@@ -232,28 +288,25 @@ class RoundTrip:
         lease, self._lease = self._lease, None
         if lease is None:
             return
-        keep = False
+        connection, keep = lease.connection, False
         try:
-            keep = lease.connection is not None and await self._is_fit(lease.connection)
+            if connection is not None and self._is_whole(connection.wire) and await connection.is_read_up():
+                connection.wire.next_cycle()
+                keep = True
         finally:
             if self._sender is not None:
                 self._sender.cancel()
             await self._pool.give_back(lease, keep=keep)
 
-    async def _is_fit(self, connection: Connection) -> bool:
-        if self._sender is None or not self._sender.sent:
-            return False
-        if not self._over and (self._read or not _is_over(connection.wire)):
-            return False
-        if not (connection.wire.reusable and await connection.is_read_up()):
-            return False
-        connection.wire.next_cycle()
-        return True
+    def _is_whole(self, wire: ClientWire) -> bool:
+        """Whether the exchange is over on both sides, and the next may begin."""
+        sent = self._sent if self._sender is None else self._sender.sent
+        return sent and (self._over or (not self._read and _is_over(wire))) and wire.reusable
 
     # ---- what went wrong ----------------------------------------------------------------------
 
     def _failed(self, what: str) -> ExchangeFailed:
-        return ExchangeFailed(f"{self._request.head.method} {self._request.origin}: {what}")
+        return ExchangeFailed(f"{self._request.method} {self._request.origin}: {what}")
 
     def _too_large(self) -> ProtocolViolation:
         return ProtocolViolation(f"{self._request.origin}: the body of the answer is over {self._limit} bytes", 502)
@@ -261,7 +314,7 @@ class RoundTrip:
     def _late(self) -> ConnectFailed | ExchangeFailed:
         if self._sending:
             return self._failed("its time was up before the answer was whole")
-        return ConnectFailed(f"{self._request.origin}: its time was up before there was a connection")
+        return ConnectFailed(f"{self._request.origin}: its time was up before anything was sent")
 
 
 def _is_no_answer(status: int) -> bool:
@@ -278,36 +331,32 @@ def _is_over(wire: ClientWire) -> bool:
 
 
 class Sender:
-    """Sends one request. sent: whether all of it is out.
+    """Sends one request, of which not all can be at hand or under way at once, in a task of its own, until `cancel`.
 
-    A peer that stops listening is no error here: what it had to say about that is for the reader of the answer.
+    sent: whether all of it is out.
     """
 
     def __init__(self, connection: Connection, start: bytes, body: Body) -> None:
         self.sent = False
         self._wire = connection.wire
-        self._outlet = Outlet(connection.stream, math.inf)
+        self._outlet = connection.outlet
         self._start = start
         self._body = body
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
 
-    async def send(self) -> None:
+    async def run(self) -> None:
         """Send all of it, unless the peer is gone."""
         try:
-            if isinstance(self._body, bytes):
-                await self._send_bytes(self._body)
-            else:
-                await self._send_pieces(self._body)
-            self.sent = True
+            with self._scope:
+                await self._outlet.send(self._start)
+                if isinstance(self._body, bytes):
+                    await self._outlet.send(self._wire.send_data(self._body) + self._wire.send_end())
+                else:
+                    await self._send_pieces(self._body)
+                self.sent = True
         except PeerGone:
             pass
-
-    async def run(self) -> None:
-        """`send` in a task of its own, until `cancel`."""
-        try:
-            with self._scope:
-                await self.send()
         finally:
             self._ended.set()
 
@@ -317,16 +366,7 @@ class Sender:
     async def wait_ended(self) -> None:
         await self._ended.wait()
 
-    async def _send_bytes(self, body: bytes) -> None:
-        data, end = self._wire.send_data(body), self._wire.send_end()
-        if len(data) <= Outlet.PIECE:
-            await self._outlet.send(self._start + data + end)  # one write; one packet, if it fits
-        else:
-            await self._outlet.send(self._start)
-            await self._outlet.send(data)
-
     async def _send_pieces(self, body: AsyncIterable[bytes]) -> None:
-        await self._outlet.send(self._start)
         pieces = aiter(body)
         try:
             async for piece in pieces:

@@ -12,7 +12,7 @@ methods add to that, for streams that several tasks may use, is half of what a s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -21,9 +21,12 @@ from zerver.http.hangups import Hangups
 _READ_SIZE = 64 * 1024
 
 
-def _socket_of(stream: object) -> trio.socket.SocketType | None:
-    """The socket that is all there is to a stream; None for TLS, for streams in memory, and on Windows."""
-    return stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
+def descriptor_of(stream: object) -> int:
+    """Of the socket that is all there is to a stream; -1 for TLS, for streams in memory, and on Windows.
+
+    Asked once, since whoever has an Inlet and an Outlet owns the stream: nobody else closes it.
+    """
+    return stream.socket.fileno() if isinstance(stream, trio.SocketStream) and os.name == "posix" else -1
 
 
 class PeerGone(Exception):
@@ -49,7 +52,7 @@ class Inlet:
         self._hangups = hangups
         self._alarm = -1  # the descriptor that hangups keep watch on
         self._stream = stream
-        self._socket = _socket_of(stream)
+        self._descriptor = descriptor_of(stream)
         self._report = report
         self._on_gone: Callable[[], None] | None = None
         self._pending: trio.Event | None = None  # set when the read behind has ended
@@ -59,21 +62,16 @@ class Inlet:
     @property
     def needs_nursery(self) -> bool:
         """Whether only a read behind can tell that the peer goes."""
-        return self._hangups is None or self._socket is None
+        return self._hangups is None or self._descriptor < 0
 
     def expect(self) -> None:
         """Something has probably come by now: the next `receive` looks before it waits."""
         self._expects = True
 
-    async def receive(self) -> bytes:
+    def receive(self) -> Awaitable[bytes]:
         """The next bytes, at most 64 KiB; b"" once the peer is gone."""
-        if self._pending is not None:
-            await self._pending.wait()
-        if self._kept:
-            await trio.lowlevel.checkpoint()  # whoever pipelines waits for nothing else, and others want their turn
-            kept, self._kept = self._kept, b""
-            return kept
-        return await self._read()
+        # No coroutine of its own: a wake of the task goes through each of them.
+        return self._read() if self._pending is None and not self._kept else self._take_kept()
 
     def watch(self, on_gone: Callable[[], None]) -> None:
         """Call on_gone once when the peer goes.
@@ -84,10 +82,9 @@ class Inlet:
             on_gone()
             return
         self._on_gone = on_gone
-        if self._alarm < 0 and self._hangups is not None and self._socket is not None:
-            descriptor = self._socket.fileno()
-            if self._hangups.add(descriptor, self._notice_hangup):
-                self._alarm = descriptor
+        descriptor, hangups = self._descriptor, self._hangups
+        if self._alarm < 0 <= descriptor and hangups is not None and hangups.add(descriptor, self._notice_hangup):
+            self._alarm = descriptor
         self.keep_watching()
 
     def keep_watching(self) -> None:
@@ -113,15 +110,32 @@ class Inlet:
             self._pending = None
             ended.set()
 
+    async def _take_kept(self) -> bytes:
+        if self._pending is not None:
+            await self._pending.wait()
+        if not self._kept:
+            return await self._read()
+        await trio.lowlevel.checkpoint()  # whoever pipelines waits for nothing else, and others want their turn
+        kept, self._kept = self._kept, b""
+        return kept
+
     async def _read(self) -> bytes:
         if self.gone:
             await trio.lowlevel.checkpoint()
             return b""
+        data: bytes | None = None
         try:
-            if self._socket is not None:
-                data = await self._read_socket(self._socket)
-            else:
+            if self._descriptor < 0:
                 data = bytes(await self._stream.receive_some(_READ_SIZE))
+            while data is None:
+                # Wait first: a client sends when it has our answer, so an attempt to read before that would fail.
+                if not self._expects:
+                    await trio.lowlevel.wait_readable(self._descriptor)
+                self._expects = False
+                try:
+                    data = os.read(self._descriptor, _READ_SIZE)
+                except BlockingIOError:  # the kernel may wake us for a packet that it then throws away
+                    continue
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             data = b""  # a reset is a way of leaving
         except Exception as defect:  # a stream that breaks the rules of streams must not break the connection's
@@ -131,17 +145,6 @@ class Inlet:
             self.gone = True
             self._notice_hangup()
         return data
-
-    async def _read_socket(self, socket: trio.socket.SocketType) -> bytes:
-        expects, self._expects = self._expects, False
-        while True:
-            # Wait first: a client sends when it has our answer, so an attempt to read before that would fail.
-            if not expects:
-                await trio.lowlevel.wait_readable(socket)
-            try:
-                return os.read(socket.fileno(), _READ_SIZE)
-            except BlockingIOError:  # the kernel may wake us for a packet that it then throws away
-                expects = False
 
     def _notice_hangup(self) -> None:
         self._left = True
@@ -161,24 +164,26 @@ class Outlet:
 
     def __init__(self, stream: trio.abc.SendStream, seconds: float) -> None:
         self._stream = stream
-        self._socket = _socket_of(stream)
+        self._descriptor = descriptor_of(stream)
         self._seconds = seconds
 
     async def send_soon(self, data: bytes | memoryview) -> None:
         """Like `send`, but a checkpoint only if the peer's buffer is full, as it seldom is for a first answer."""
-        if self._socket is not None:
-            try:
-                written = os.write(self._socket.fileno(), data)
-            except BlockingIOError:
-                written = 0
-            except OSError as error:
-                raise PeerGone("the peer closed the connection") from error
-            if written == len(data):
-                return
-            if written:
-                data = memoryview(data)[written:]  # no copy: thousands may be slow to read one large answer
-        if data:
-            await self.send(data)
+        if rest := self.send_nowait(data):
+            await self.send(rest)
+
+    def send_nowait(self, data: bytes | memoryview) -> bytes | memoryview:
+        """Send what the kernel takes at once, and return the rest: what is left to `send`. Raises PeerGone."""
+        if self._descriptor < 0:
+            return data
+        try:
+            written = os.write(self._descriptor, data)
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            raise PeerGone("the peer closed the connection") from error
+        # No copy of the rest: thousands may be slow to read one large answer.
+        return b"" if written == len(data) else memoryview(data)[written:]
 
     async def send(self, data: bytes | memoryview) -> None:
         """Send all of it. Raises PeerGone when the peer has left, or has taken no piece for too long."""

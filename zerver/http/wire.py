@@ -24,11 +24,13 @@ from typing import Final
 
 import attrs
 
+from zerver.core.values import value
 from zerver.errors import ProtocolViolation
 from zerver.http import gate
 from zerver.http.framing import BodyWriter, written
 from zerver.http.gate import Framing, HeadLimits
 from zerver.http.messages import NO_HEADERS, Headers, RawField, RequestHead, ResponseHead
+from zerver.http.outgoing import Written
 from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.prewritten import FRAMING_FIELDS, Prewritten, status_line
 from zerver.http.reading import DEFAULT_HEAD_LIMITS, ClientEvent, Mark, MessageReader, ServerEvent
@@ -44,19 +46,20 @@ def _checked(headers: Headers) -> list[RawField]:
 
 # ---- server -----------------------------------------------------------------------------------
 
-_KNOWN_BYTES: Final = 2 * 1024  # of fields that are kept; thousands of clients may be connected
+_KNOWN_BYTES: Final = 2 * 1024  # of a head that is kept; thousands of clients may be connected
 
 
-@attrs.frozen
-class _KnownFields:
-    """The fields of the last request. lines: as they came, from the end of the request line on. host: as the gate is
-    told of it. framing, headers: what they mean.
+@attrs.define
+class _KnownHead:
+    """The last head that was judged. raw: as it came. lines: the fields of that, from the end of the request line on.
+    host: as the gate is told of it. framing, head: what all of it means.
     """
 
+    raw: bytes
     lines: bytes
     host: bytes | None
     framing: Framing
-    headers: Headers
+    head: RequestHead
 
 
 class ServerWire:
@@ -70,7 +73,8 @@ class ServerWire:
         self._head: RequestHead | None = None
         self._framing = _NOT_FRAMED
         self._keep_alive = False
-        self._known: _KnownFields | None = None
+        self._known: _KnownHead | None = None
+        self._most_known = min(_KNOWN_BYTES, limits.start_line, limits.head)  # so that no limit can be over
 
     # reading
 
@@ -80,38 +84,49 @@ class ServerWire:
 
     def next_event(self) -> ServerEvent:
         """The next event. Raises ProtocolViolation, whose status is the answer to give before closing."""
-        reader = self._reader
-        reader.check()
+        reader, known = self._reader, self._known
+        if reader.violation is not None:
+            raise reader.violation
         try:
             if reader.body is not None:
                 return reader.next_of_body(reader.body)
-            raw = reader.next_head()
-            if isinstance(raw, Mark):
-                return raw
-            self._framing, self._head = self._read(raw)
+            if known is None or not (reader.take(known.raw) or self._take_similar(known)):
+                raw = reader.next_head()
+                if isinstance(raw, Mark):
+                    return raw
+                known = self._judge(raw)
         except ProtocolViolation as violation:
             raise reader.fail(violation) from None
-        reader.start_body(self._framing)
-        return self._head
+        self._framing, self._head = known.framing, known.head
+        reader.start_body(known.framing)
+        return known.head
 
-    def _read(self, raw: bytes) -> tuple[Framing, RequestHead]:
-        """A client says nearly the same in each of its requests: fields that have been judged and parsed need not be
-        again, when the very same bytes stand below another request line.
+    def _take_similar(self, known: _KnownHead) -> bool:
+        """Take what differs from the known head in its first line alone, and know that; whether there is such a head.
+
+        A client says nearly the same in each of its requests. A verdict depends on the bytes alone: fields that have
+        been judged and parsed need not be again, when the very same bytes stand below another request line.
         """
-        cut = raw.find(b"\r\n")
-        known = self._known
-        if known is not None and raw.endswith(known.lines) and len(raw) == cut + len(known.lines):
-            line = gate.check_request_line(raw[:cut], known.host)
-            if line is not None:
-                method, target = line
-                return known.framing, RequestHead(method.decode("ascii"), target.decode("ascii"), known.headers)
+        line = self._reader.line_above(known.lines)
+        if line is None or len(line) + len(known.lines) > self._most_known:
+            return False
+        judged = gate.check_request_line(line, known.host)
+        if judged is None:
+            return False
+        method, target = judged
+        known.raw = line + known.lines
+        known.head = RequestHead(method.decode("ascii"), target.decode("ascii"), known.head.headers)
+        return self._reader.take(known.raw)
+
+    def _judge(self, raw: bytes) -> _KnownHead:
         framing = gate.check_request_head(raw, self._limits)
         head = self._parser.request(raw)
-        if len(raw) - cut <= _KNOWN_BYTES and head.http_version == "1.1":
-            host = head.headers.get("host")
-            named = None if host is None else host.encode("latin-1")
-            self._known = _KnownFields(raw[cut:], named, framing, head.headers)
-        return framing, head
+        host = head.headers.get("host")
+        lines = raw[raw.find(b"\r\n") :]
+        known = _KnownHead(raw, lines, None if host is None else host.encode("latin-1"), framing, head)
+        if len(raw) <= self._most_known and head.http_version == "1.1":
+            self._known = known
+        return known
 
     def pass_empty_body(self) -> bool:
         """Give out EndOfMessage unseen, if the head says that there is no body; whether it does."""
@@ -119,6 +134,17 @@ class ServerWire:
         if self._framing.length == 0 and reader.body is not None:
             reader.over = True
         return reader.over
+
+    def take_body(self, limit: int) -> bytes | None:
+        """The whole body, when its length was announced, is within the limit, and all of it has come; EndOfMessage is
+        given out unseen then.
+        """
+        length, reader = self._framing.length, self._reader
+        if length == 0:
+            return b"" if self.pass_empty_body() else None
+        if length is None or length > limit or reader.over or reader.body is None:
+            return None
+        return reader.take_sized(length)
 
     @property
     def body_length(self) -> int | None:
@@ -198,16 +224,15 @@ class ServerWire:
             lines.append(headers.lines)
         else:
             close = _write_checked(headers, lines) or close
-        head = self._head
-        modern = head is None or head.http_version != "1.0"
-        bodiless = status in (204, 304)
-        until_close = length is None and not modern and not bodiless
-        if bodiless:
-            pass
+        until_close = False
+        if status in (204, 304):
+            pass  # no body, and nothing that would announce one
         elif length is not None:
             lines.append(b"content-length: %d\r\n" % length)
-        elif modern:
+        elif self._head is None or self._head.http_version != "1.0":
             lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            until_close = True
         self._keep_alive = self.may_keep_alive and not close and not until_close
         if not self._keep_alive:
             lines.append(b"connection: close\r\n")
@@ -230,12 +255,12 @@ class ServerWire:
 
         HTTP/1.0 peers never do: h11 refuses their keep-alive too.
         """
-        return self._head is not None and self._framing.keep_alive and not self._reader.broken
+        return self._head is not None and self._framing.keep_alive and self._reader.violation is None
 
     @property
     def closing(self) -> bool:
         """Whether the response's head has said that the connection ends with it."""
-        return self._writer.started and not self._keep_alive
+        return not self._keep_alive and self._writer.started
 
     @property
     def answers_head_only(self) -> bool:
@@ -250,7 +275,8 @@ class ServerWire:
     @property
     def reusable(self) -> bool:
         """Whether next_cycle() may be called: both messages complete, and nobody said close."""
-        return self._keep_alive and self._reader.over and self._writer.over and not self._reader.broken
+        reader = self._reader
+        return self._keep_alive and reader.over and self._writer.over and reader.violation is None
 
     def next_cycle(self) -> None:
         """Start the next exchange. Raises RuntimeError unless reusable."""
@@ -281,6 +307,16 @@ def _write_checked(headers: Headers, lines: list[bytes]) -> bool:
 # ---- client -----------------------------------------------------------------------------------
 
 
+@value
+class _KnownAnswer:
+    """The last head that was judged. raw: as it came. framing, head: what it means to a request with this method."""
+
+    raw: bytes
+    method: str
+    framing: Framing
+    head: ResponseHead
+
+
 class ClientWire:
     """The client's end of one connection."""
 
@@ -296,6 +332,8 @@ class ClientWire:
         self._keep_alive = False
         self._upgrade_asked = False
         self._informational = 0
+        self._framing = _NOT_FRAMED
+        self._known: _KnownAnswer | None = None
 
     # writing
 
@@ -306,26 +344,43 @@ class ClientWire:
         kept. Raises ValueError for what cannot be sent: a method, target or field that would read
         differently on the other side, or no Host, or more than one.
         """
+        raw = self._head_lines(head, length)
+        self._writer.start(length)
+        return raw
+
+    def send_whole(self, head: RequestHead, body: bytes) -> bytes:
+        """A request whose body is at hand: what send_head(), send_data() and send_end() would give, in one piece."""
+        raw = self._head_lines(head, len(body))
+        self._writer.skip()
+        return raw + body
+
+    def _head_lines(self, head: RequestHead, length: int | None) -> bytes:
         start = f"{head.method} {head.target}".encode("latin-1")
         gate.check_outgoing_request(start)
-        connection = head.headers.tokens("connection")
-        fields = _checked(head.headers)
+        close = upgrade = False
+        if isinstance(head.headers, Written):
+            lines = head.headers.lines
+        else:
+            connection = head.headers.tokens("connection")
+            close, upgrade = "close" in connection, "upgrade" in connection
+            lines = written(_checked(head.headers))
         if length is None:
-            fields.append((b"transfer-encoding", b"chunked"))
+            lines += b"transfer-encoding: chunked\r\n"
         elif length or head.method not in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"):
-            fields.append((b"content-length", b"%d" % length))
-        for token in (b"close", b"upgrade"):
-            if token.decode() in connection:
-                fields.append((b"connection", token))
-        raw = b"%b HTTP/1.1\r\n%b\r\n" % (start, written(fields))
-        try:
-            gate.check_request_head(raw, _UNLIMITED)  # nobody shall be sent what we would refuse ourselves
-        except ProtocolViolation as violation:
-            raise ValueError(f"not a request that can be sent: {violation}") from None
-        self._writer.start(length)
+            lines += b"content-length: %d\r\n" % length
+        if close:
+            lines += b"connection: close\r\n"
+        if upgrade:
+            lines += b"connection: upgrade\r\n"
+        raw = b"%b HTTP/1.1\r\n%b\r\n" % (start, lines)
+        if not isinstance(head.headers, Written):
+            try:
+                gate.check_request_head(raw, _UNLIMITED)  # nobody shall be sent what we would refuse ourselves
+            except ProtocolViolation as violation:
+                raise ValueError(f"not a request that can be sent: {violation}") from None
         self._method = head.method
-        self._keep_alive = "close" not in connection
-        self._upgrade_asked = "upgrade" in connection
+        self._keep_alive = not close
+        self._upgrade_asked = upgrade
         return raw
 
     def send_data(self, data: bytes) -> bytes:
@@ -348,7 +403,8 @@ class ClientWire:
         PEER_CLOSED means that the peer closed before any byte of a response; PEER_CUT, after some.
         """
         reader = self._reader
-        reader.check()
+        if reader.violation is not None:
+            raise reader.violation
         try:
             if reader.body is not None:
                 return reader.next_of_body(reader.body)
@@ -357,21 +413,43 @@ class ClientWire:
             raise reader.fail(violation) from None
 
     def _next_response(self) -> ResponseHead | Mark:
+        reader, known = self._reader, self._known
+        # A verdict depends on the bytes and the method alone, and a service answers much alike.
+        if known is not None and known.method == self._method and self._writer.started and reader.take(known.raw):
+            return self._begin(known.framing, known.head)
         while True:
-            raw = self._reader.next_head()
+            raw = reader.next_head()
             if isinstance(raw, Mark):
                 return raw
             if not self._writer.started:
                 raise ProtocolViolation("a response to no request")
             framing = gate.check_response_head(raw, self._method, self._limits)
             head = self._parser.response(raw)
+            if head.status >= 200 and len(raw) <= _KNOWN_BYTES:
+                self._known = _KnownAnswer(raw, self._method, framing, head)
             if head.status >= 200 or (head.status == 101 and self._upgrade_asked):
-                self._keep_alive = self._keep_alive and framing.keep_alive and head.status != 101
-                self._reader.start_body(framing)
-                return head
+                return self._begin(framing, head)
             self._informational += 1
             if head.status == 101 or self._informational > self.MAX_INFORMATIONAL:
                 raise ProtocolViolation("an interim response that nobody asked for")
+
+    def _begin(self, framing: Framing, head: ResponseHead) -> ResponseHead:
+        self._keep_alive = self._keep_alive and framing.keep_alive and head.status != 101
+        self._framing = framing
+        self._reader.start_body(framing)
+        return head
+
+    @property
+    def body_length(self) -> int | None:
+        """What the head under way announced: bytes, 0 where there can be no body; None where it does not say."""
+        return self._framing.length
+
+    def take_body(self) -> bytes | None:
+        """The whole body, if its length was announced and all of it has come; EndOfMessage is given out unseen then. Of
+        a body of which nothing has been given out.
+        """
+        length = self._framing.length
+        return None if length is None or self._reader.over else self._reader.take_sized(length)
 
     @property
     def has_rest(self) -> bool:
@@ -391,7 +469,7 @@ class ClientWire:
         Both messages whole, nobody said close, nothing unasked came.
         """
         reader = self._reader
-        clean = not (reader.broken or reader.ended or reader.has_rest)
+        clean = reader.violation is None and not (reader.ended or reader.has_rest)
         return self._keep_alive and reader.over and self._writer.over and clean
 
     def next_cycle(self) -> None:
@@ -399,7 +477,7 @@ class ClientWire:
         if not self.reusable:
             raise RuntimeError("the connection is not reusable")
         self._reader.next_message()
-        self._writer = BodyWriter()
+        self._writer.renew()
         self._informational = 0
 
 

@@ -1,40 +1,47 @@
-"""Five services in one process, each on a port of its own: an answer of JSON, 5 ms after the request. Beyond loopback,
-this is all that a backend for frontends waits for. They are at --port and the four ports after it.
+"""Five services in one process, each on a port of its own: an answer of JSON, 5 ms after the request, with a Date as of
+all servers, so that no client sees the same bytes for ever. Beyond loopback, this is all that a backend for frontends
+waits for. They are at --port and the four ports after it.
 """
 
 import argparse
 import asyncio
 import json
-from functools import partial
+import time
+from email.utils import formatdate
+from functools import lru_cache, partial
 
 SERVICES = 5
 WAIT_SECONDS = 0.005
 
 
-def answer(number: int) -> bytes:
+@lru_cache(maxsize=SERVICES)
+def answer(number: int, second: int) -> bytes:
     body = json.dumps({"service": number, "values": [{"id": i, "name": f"value {i}"} for i in range(5)]}).encode()
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    fields = f"Date: {formatdate(second, usegmt=True)}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + body
 
 
 class Answering(asyncio.Protocol):
     """Nobody pipelines here: whole heads are counted, and not read."""
 
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
+    def __init__(self, number: int) -> None:
+        self.number = number
 
     def connection_made(self, transport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         if data.endswith(b"\r\n\r\n"):
-            asyncio.get_running_loop().call_later(WAIT_SECONDS, self.transport.write, self.answer)
+            asyncio.get_running_loop().call_later(WAIT_SECONDS, self.answer)
+
+    def answer(self) -> None:
+        self.transport.write(answer(self.number, int(time.time())))
 
 
 async def main(port: int) -> None:
     loop = asyncio.get_running_loop()
     for number in reversed(range(SERVICES)):  # the first port last: who can connect to it finds all of them
-        await loop.create_server(partial(Answering, answer(number)), "127.0.0.1", port + number, backlog=1024)
+        await loop.create_server(partial(Answering, number), "127.0.0.1", port + number, backlog=1024)
     await asyncio.Event().wait()
 
 
