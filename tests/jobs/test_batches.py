@@ -55,6 +55,44 @@ async def test_what_comes_meanwhile_is_done_together(autojump_clock: MockClock) 
     assert told == {number: [2 * number, 2 * number + 200] for number in (1, 2, 3, 4)}
 
 
+async def test_those_who_ask_again_go_with_the_next(autojump_clock: MockClock) -> None:
+    desk = Desk()
+
+    async def often(batches: Batches[int, int], number: int) -> None:
+        for _ in range(3):
+            await batches.ask([number])
+
+    async with running(desk) as batches, trio.open_nursery() as nursery:
+        nursery.start_soon(often, batches, 1)
+        await wait_all_tasks_blocked()
+        for number in (2, 3, 4):
+            nursery.start_soon(often, batches, number)
+    assert [sorted(batch) for batch in desk.batches] == [[1], [1, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4]]
+
+
+async def test_a_mistake_in_it_is_its_own_and_others_have_their_turn(autojump_clock: MockClock) -> None:
+    done: list[Sequence[int]] = []
+
+    async def perform(things: Sequence[int]) -> Sequence[int]:
+        await trio.sleep(1)
+        if 1 in things:
+            raise ZeroDivisionError
+        done.append(things)
+        return things
+
+    batches = Batches(perform, 10)
+
+    async def wrong() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await batches.ask([1])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wrong)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(batches.ask, [2])
+    assert done == [[2]]
+
+
 async def test_more_than_fits_is_a_batch_of_its_own(autojump_clock: MockClock) -> None:
     desk = Desk()
     async with running(desk, most=2) as batches:
@@ -87,6 +125,8 @@ async def test_each_is_told_of_trouble_with_an_error_of_its_own(autojump_clock: 
 
     async with running(desk) as batches:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(batches.ask, [1])
+            await wait_all_tasks_blocked()
             for number in (-2, 6):
                 nursery.start_soon(one, batches, number)
         assert [error.retry_after for error in told] == [3.0, 3.0]

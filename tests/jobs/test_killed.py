@@ -12,7 +12,6 @@ from pathlib import Path
 import trio
 import trio.lowlevel
 
-from tests.sql.postgresql import Server, conninfo, server  # noqa: F401
 from zerver.jobs.places import open_postgres_jobs, open_sqlite_jobs
 from zerver.jobs.port import JobStore, Order, Wanted
 
@@ -92,5 +91,5 @@ async def test_sqlite(tmp_path: Path) -> None:
     await check(open_sqlite_jobs(file), f"sqlite:///{file}", tmp_path / "notes")
 
 
-async def test_postgres(conninfo: str, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+async def test_postgres(conninfo: str, tmp_path: Path) -> None:
     await check(open_postgres_jobs(conninfo), conninfo, tmp_path / "notes")

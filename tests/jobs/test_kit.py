@@ -176,6 +176,15 @@ class CancelsTheRunning(JobDisk):
         return super().cancel(wanted, why)
 
 
+class LosesTheReason(JobDisk):
+    def settle(self, job_id: str, fence: int, verdict: Verdict) -> bool:
+        held = super().settle(job_id, fence, verdict)
+        row = self.rows.get(job_id)
+        if row is not None and row.job.state == "cancelled" and verdict.error:
+            row.set(error=verdict.error)
+        return held
+
+
 class DeletesAll(JobDisk):
     def _is_unread(self, row: Row) -> bool:
         return False
@@ -232,9 +241,9 @@ class OldestFirst(MemoryJobs):
 
 
 class TellsNobody(MemoryJobs):
-    async def cancelled(self, owner: str) -> list[str]:
+    async def cancelled(self, owner: str) -> dict[str, str]:
         await trio.lowlevel.checkpoint()
-        return []
+        return {}
 
 
 class NoReasons(MemoryJobs):
@@ -260,6 +269,8 @@ class Stubborn(MemoryJobs):
 
     async def order(self, orders: Sequence[Order]) -> list[str]:
         try:
+            for _ in range(3):  # so that whoever cancels it finds it at work
+                await trio.lowlevel.checkpoint()
             return await super().order(orders)
         except trio.Cancelled:
             self.disk.order(orders)
@@ -318,6 +329,7 @@ MUTANTS: list[tuple[Any, str]] = [
     (UnparksTwice, "a parked job"),
     (RetriesNothing, "until it is done after all"),
     (KeepsAttempts, "all its attempts again"),
+    (LosesTheReason, "is its worker's to end"),
     (CancelsTheRunning, "never begins"),
     (DeletesAll, "nobody waits for"),
     (PrunesTheDead, "what is pruned"),

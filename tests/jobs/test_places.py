@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.sql.postgresql import Server, conninfo, free_port, server  # noqa: F401
+from tests.sql.postgresql import free_port
 from zerver.errors import DamagedJournal, DefinitionError, JournalUnavailable, NotKeepable
 from zerver.jobs.places import open_jobs, open_jobs_of, open_postgres_jobs, open_sqlite_jobs
 from zerver.jobs.port import Order, QueueRule
@@ -45,7 +45,7 @@ async def test_the_apps_own_database_holds_the_tables_beside_its_own(tmp_path: P
             assert await store.find("a") is not None
 
 
-async def test_many_open_one_place_at_once(tmp_path: Path, conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_many_open_one_place_at_once(tmp_path: Path, conninfo: str) -> None:
     openers: list[OpenStore] = [
         partial(open_sqlite_jobs, tmp_path / "jobs.db"),
         partial(open_postgres_jobs, conninfo),
@@ -87,7 +87,7 @@ async def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes().startswith(b"no database")
 
 
-async def test_text_that_no_column_keeps_spoils_nobody_elses_order(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_text_that_no_column_keeps_spoils_nobody_elses_order(conninfo: str) -> None:
     told: list[str] = []
 
     async with open_postgres_jobs(conninfo) as store:

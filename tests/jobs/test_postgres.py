@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.sql.postgresql import Server, conninfo, server  # noqa: F401
 from zerver.jobs.places import open_postgres_jobs
 from zerver.testing.jobs import check_jobs
 
 
-async def test_kit(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_kit(conninfo: str) -> None:
     await check_jobs(partial(open_postgres_jobs, conninfo))

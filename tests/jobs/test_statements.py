@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sql.postgresql import Server, conninfo, server  # noqa: F401
+from tests.sql.postgresql import Server, database_of
 from zerver.jobs import statements as s
 from zerver.jobs.places import open_postgres_jobs, open_sqlite_jobs
 from zerver.jobs.port import Order, QueueRule, Verdict, Wanted
@@ -30,7 +30,7 @@ def asked(dialect: Dialect) -> dict[str, Sequence[Statement]]:
         "order": order_statements([Order("new", "flow", unique="text")], dialect),
         "take": s.take(dialect, "worker", RULES, 10),
         "rescue": [s.rescue(dialect)],
-        "settle": s.settle(dialect, [("5", 1, verdict)]),
+        "settle": [*s.settle(dialect, [("5", 1, verdict)]), *s.freed(dialect), s.settled([("5", 1, verdict)])],
         "unpark": s.unpark(dialect, "run", verdict),
         "wait": [Statement(LOOK.format(wall=dialect.wall()))],
         "search": [s.search(Wanted(states=("dead",)), 50, 3000), s.search(Wanted(), 50, None)],
@@ -65,10 +65,10 @@ async def test_sqlite_finds_by_an_index(verb: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", asked(POSTGRES))
-async def test_postgres_finds_by_an_index(verb: str, conninfo: str, server: Server) -> None:  # noqa: F811
+async def test_postgres_finds_by_an_index(verb: str, conninfo: str, server: Server) -> None:
     async with open_postgres_jobs(conninfo) as store:
         await fill(store)
-        server.ask("analyze zerver_jobs", conninfo.rpartition("=")[2])
+        server.ask("analyze zerver_jobs", database_of(conninfo))
         for statement in asked(POSTGRES)[verb]:
             found = await store.driver.transaction([Statement(f"explain {statement.sql}", statement.params)])
             plan = "\n".join(str(row[0]) for answer in found for row in getattr(answer, "rows", ()))

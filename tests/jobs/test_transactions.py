@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import pytest
 
-from tests.sql.postgresql import Server, conninfo, server  # noqa: F401
 from zerver import App, Capability, Done, Fail, Flow, Slot, step
 from zerver.core.effects import Effect
 from zerver.effects import queue, sql
@@ -87,7 +86,7 @@ async def test_sqlite(tmp_path: Path) -> None:
     await check(sqlite(tmp_path / "app.db", schema=SCHEMA))
 
 
-async def test_postgres(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_postgres(conninfo: str) -> None:
     await check(postgres(conninfo, schema=SCHEMA))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from tests.jobs.working import until
-from tests.sql.postgresql import Server, conninfo, server  # noqa: F401
 from zerver import App, Done, Flow, Slot, step
 from zerver.effects import queue, sql
 from zerver.jobs import WorkerSettings, jobs, open_worker
@@ -44,7 +43,7 @@ async def count() -> Done:
 PLACE, COUNT = Flow("place", [place]), Flow("count", [count])
 
 
-async def test_each_job_is_done_once_by_one_of_two_workers(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_each_job_is_done_once_by_one_of_two_workers(conninfo: str) -> None:
     def app() -> App:
         made = App(capabilities=[postgres(conninfo, schema=SCHEMA), jobs()])
         made.job(MARK, queue="marks")

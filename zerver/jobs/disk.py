@@ -204,7 +204,7 @@ class JobDisk:
         now, state = self.wall_ns(), verdict.state
         error = verdict.error or ("" if state == "done" else row.stopping)
         if row.stopping and state in ("scheduled", "parked"):
-            state = "cancelled"
+            state, error = "cancelled", row.stopping
         changes: dict[str, Any] = {}
         if verdict.state == "scheduled":
             changes["at_unix_ns"] = max(verdict.at_unix_ns, now)

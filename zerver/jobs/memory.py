@@ -130,9 +130,13 @@ class MemoryJobs(JobStore):
         await trio.lowlevel.checkpoint()
         return self.disk.cancel(wanted, reason or "cancelled")
 
-    async def cancelled(self, owner: str) -> list[str]:
+    async def cancelled(self, owner: str) -> dict[str, str]:
         await trio.lowlevel.checkpoint()
-        return [row.job.job_id for row in self.disk.of_state("running") if row.stopping and row.job.owner == owner]
+        return {
+            row.job.job_id: row.stopping
+            for row in self.disk.of_state("running")
+            if row.stopping and row.job.owner == owner
+        }
 
     async def delete(self, wanted: Wanted) -> int:
         await trio.lowlevel.checkpoint()

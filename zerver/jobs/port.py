@@ -177,7 +177,7 @@ class JobStore(Protocol):
     async def settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
         """Attempts have ended: (job id, fence, verdict), in bulk. False for one that is another's by now; a verdict
         that is given again is True again, and changes nothing. A job that was cancelled meanwhile is not tried again,
-        nor parked: it is cancelled.
+        nor parked: it is cancelled, and its error is the reason that was given for that.
 
         Whoever waits for a job that is done by this has one less to wait for, and may begin when that was the last; the
         results of all are its body if it has none: of the one job it awaited, or as a list in their order.
@@ -220,8 +220,8 @@ class JobStore(Protocol):
         """Cancel jobs that are not final. One that runs is ended by its worker, which finds it out soon. How many."""
         ...
 
-    async def cancelled(self, owner: str) -> list[str]:
-        """Of this worker's jobs, those that somebody has cancelled."""
+    async def cancelled(self, owner: str) -> dict[str, str]:
+        """Of this worker's jobs, those that somebody has cancelled, and why, by id."""
         ...
 
     async def delete(self, wanted: Wanted) -> int:

@@ -56,14 +56,15 @@ class WorkerStatistics:
 
 @attrs.define(eq=False)
 class Seat:
-    """A job that is being worked on. scope: around what comes before its run. leave_queue: while it waits for a ticket,
-    what ends that. runs: it has a place among those that run at once. over: its run has ended, and the store is told.
-    drained: it is ended because the worker is. lost: it is another worker's by now, or of another seat.
-    gone: set when nothing of it is under way any more.
+    """A job that was taken. taken: when, by Trio's clock. scope: around what comes before its run. leave_queue: while
+    it waits for a ticket, what ends that. runs: it has a place among those that run at once. over: its run has ended,
+    or is not to be, and the store is told. drained: it is ended because the worker is. lost: it is another worker's by
+    now, or of another seat. gone: set when nothing of it is under way any more.
     """
 
     job: Job
     run_id: str
+    taken: float
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     began: float = 0.0
     leave_queue: Callable[[], None] | None = None

@@ -35,7 +35,7 @@ from zerver.jobs.waking import Waking
 from zerver.sql.asking import Asker
 from zerver.sql.dialects import Dialect
 from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, at_once
-from zerver.sql.enqueueing import MOST_ORDERS, inserting, order_statements, standing, wake
+from zerver.sql.enqueueing import MOST_ORDERS, inserting, order_statements, standing, told, wake
 
 #: Orders of several tasks in one transaction; more at once than these are no small ones, and have their own.
 _MOST_SHARED: Final = 500
@@ -45,6 +45,9 @@ _ROUNDS: Final = 5
 
 #: Verdicts in one transaction.
 _MOST_SETTLED: Final = 500
+
+#: Jobs taken here of which it is kept that nobody waits for them.
+_MOST_ALONE: Final = 20_000
 
 #: Seconds that a count of what is over may take to be made each time; and else, for how many times as long it stands.
 _LONG: Final = 0.02
@@ -67,6 +70,7 @@ class SqlJobs(JobStore):
         self._write = at_once(driver)
         self._ask = Asker(place, patience)
         self._kept: dict[str, QueueRule] = {}
+        self._alone: set[str] = set()  # jobs taken here, and not settled, that nobody waits for: nobody is to be told
         self._counting = trio.Lock()
         self._over: Sequence[tuple[object, ...]] = ()
         self._count_again = -float("inf")
@@ -82,20 +86,47 @@ class SqlJobs(JobStore):
         """They are in when the first round is over. What it put in has the ids that it was given; for the others it is
         looked up afterwards what stands there, and ordered again if that has been deleted meanwhile.
         """
+        if self.dialect.taken and not any(order.unique for order in orders):
+            try:
+                await self._insert(orders, range(len(orders)), new=True)
+            except _Taken:  # asked for again: what of them stands there is to be looked up
+                pass
+            else:
+                self._counts["ordered"] += len(orders)
+                return [order.job_id for order in orders]
         ids: dict[int, str] = {}
         for _ in range(_ROUNDS):
             left = [number for number in range(len(orders)) if number not in ids]
-            parts = [left[at : at + MOST_ORDERS] for at in range(0, len(left), MOST_ORDERS)]
-            inserts = [inserting([orders[number] for number in part], self.dialect) for part in parts]
-            answers = iter(await self._all([*(one for insert in inserts for one in insert), wake(self.dialect)]))
-            self.waking.wake()
-            for part, insert in zip(parts, inserts, strict=True):
-                *_, inserted = [next(answers) for _ in insert]
-                ids.update(await self._ids(part, orders, _count(inserted)))
+            for part, inserted in await self._insert(orders, left, new=False):
+                ids.update(await self._ids(part, orders, inserted))
             if len(ids) == len(orders):
                 self._counts["ordered"] += len(orders)
                 return [ids[number] for number in range(len(orders))]
         raise JournalUnavailable(f"{self._place}: what stood in an order's way was deleted, again and again")
+
+    async def _insert(
+        self, orders: Sequence[Order], numbers: Sequence[int], *, new: bool
+    ) -> list[tuple[Sequence[int], int]]:
+        """Put in those of these numbers, in one transaction: parts of the numbers, and how many of each were put in.
+
+        new: see `inserting`. Raises _Taken, and nothing is put in.
+        """
+        parts = [numbers[at : at + MOST_ORDERS] for at in range(0, len(numbers), MOST_ORDERS)]
+        inserts = [inserting([orders[number] for number in part], self.dialect, new=new) for part in parts]
+        statements = [*(one for insert in inserts for one in insert), *told(self.dialect)]
+        answers = iter(await self._ask(lambda: self._put(statements, new=new)))
+        self.waking.wake()
+        return [
+            (part, [_count(next(answers)) for _ in insert][-1]) for part, insert in zip(parts, inserts, strict=True)
+        ]
+
+    async def _put(self, statements: Sequence[Statement], *, new: bool) -> list[Answer]:
+        try:
+            return await self._write(statements)
+        except StatementError as error:
+            if new and error.code == self.dialect.taken:
+                raise _Taken from None
+            raise
 
     async def _ids(self, part: Sequence[int], orders: Sequence[Order], inserted: int) -> dict[int, str]:
         """By the number of an order, the id of the job that stands there, if there is one still."""
@@ -126,9 +157,13 @@ class SqlJobs(JobStore):
         if changed:
             await self._all(s.keep_rules(changed))
             self._kept.update((rule.name, rule) for rule in changed)
-        wakes, *_, taken = await self._all(s.take(self.dialect, owner, rules, count))
-        self.waking.seen_wakes(_rows(wakes)[0][0])
+        *first, taken = await self._ask(lambda: self._write(s.take(self.dialect, owner, rules, count)))
+        if not self.dialect.notifies:
+            self.waking.seen_wakes(_rows(first[0])[0][0])
         jobs = _jobs(taken)
+        if len(self._alone) > _MOST_ALONE:  # those that were taken away: of all others it has to be looked up, then
+            self._alone.clear()
+        self._alone.update(job.job_id for job in jobs if not job.releases)
         self._counts["taken"] += len(jobs)
         return sorted(jobs, key=s.order_of)
 
@@ -151,14 +186,22 @@ class SqlJobs(JobStore):
         return await self.settling.ask(verdicts)
 
     async def _settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
-        answers = await self._all(s.settle(self.dialect, verdicts))
-        held = {int(str(row[0])) for row in _rows(answers[1])}
-        self._counts["settled"] += len(held)
-        self._counts["refused"] += len(verdicts) - len(held)
+        ids = {job_id for job_id, _, _ in verdicts}
+        frees = not ids <= self._alone
+        statements = [*s.settle(self.dialect, verdicts), *(s.freed(self.dialect) if frees else ())]
+        answers = await self._ask(lambda: self._write(statements))
+        self._alone -= ids
+        held = {tuple(row) for row in _rows(answers[0])}
+        if len(held) < len(verdicts):  # given again, or another's by now
+            held |= {tuple(row) for row in (await self._ask(lambda: self.driver.fetch(s.settled(verdicts)))).rows}
+        theirs = [(job_id, fence) in held for job_id, fence, _ in verdicts]
+        self._counts["settled"] += sum(theirs)
+        self._counts["refused"] += len(theirs) - sum(theirs)
         limited = any(rule != QueueRule(rule.name) for rule in self._kept.values())
-        if limited or _count(answers[-1]) or any(verdict.state == "scheduled" for _, _, verdict in verdicts):
+        begins = frees and _count(answers[-1])
+        if limited or begins or any(verdict.state == "scheduled" for _, _, verdict in verdicts):
             self.waking.wake()  # there may be room where there was a limit, or something to begin
-        return [number in held for number in range(len(verdicts))]
+        return theirs
 
     async def unpark(self, run_id: str, verdict: Verdict) -> bool:
         answers = await self._all(s.unpark(self.dialect, run_id, verdict))
@@ -193,9 +236,9 @@ class SqlJobs(JobStore):
     async def cancel(self, wanted: Wanted, reason: str) -> int:
         return await self._one(s.cancel(self.dialect, wanted, reason or "cancelled"))
 
-    async def cancelled(self, owner: str) -> list[str]:
-        text = "select job_id from zerver_jobs where state = 'running' and owner = ? and stopping <> ''"
-        return [str(row[0]) for row in (await self._read(text, owner)).rows]
+    async def cancelled(self, owner: str) -> dict[str, str]:
+        text = "select job_id, stopping from zerver_jobs where owner = ? and stopping <> '' and state = 'running'"
+        return {str(job_id): str(why) for job_id, why in (await self._read(text, owner)).rows}
 
     async def delete(self, wanted: Wanted) -> int:
         return await self._one(s.delete(wanted))
@@ -303,6 +346,10 @@ class SqlJobs(JobStore):
     async def _woken(self) -> None:
         await self._one(wake(self.dialect))
         self.waking.wake()
+
+
+class _Taken(Exception):
+    """A job of the same id stands there."""
 
 
 class _Moved(Exception):

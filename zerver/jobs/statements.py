@@ -7,16 +7,16 @@ index.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from zerver.core.jobs import RUN_PREFIX
 from zerver.core.priorities import PRIORITIES, RANK
-from zerver.jobs.port import MOST_RESCUES, Job, QueueRule, Verdict, Wanted
+from zerver.jobs.port import MOST_RESCUES, STATES, Job, JobState, QueueRule, Verdict, Wanted
 from zerver.sql.dialects import Dialect
 from zerver.sql.driver import Statement
-from zerver.sql.enqueueing import wake
+from zerver.sql.enqueueing import as_json, wake
 
 #: Jobs whose time has come, made available by one take.
 _MOST_DUE: Final = 1000
@@ -25,6 +25,9 @@ _MOST_DUE: Final = 1000
 _MOST_RESCUED: Final = 500
 
 _FINAL: Final = "('done', 'dead', 'cancelled')"
+
+#: States that people look for, and few jobs are in: the index `zerver_jobs_aside` has them by an expression.
+_ASIDE: Final[tuple[JobState, ...]] = ("waiting", "parked", "dead", "cancelled")
 
 #: The columns of a Job, in the order of its fields.
 COLUMNS: Final = (
@@ -49,15 +52,17 @@ def order_of(job: Job) -> tuple[int, int, int]:
 
 
 def take(dialect: Dialect, owner: str, rules: Sequence[QueueRule], count: int) -> list[Statement]:
-    """Make available what is due; and take. The first answers with the count of wakes, the last with the jobs."""
+    """Make available what is due; and take. The last answers with the jobs; the first with the count of wakes, where
+    the database does not tell its clients.
+    """
     wall = dialect.wall()
-    statements = [
-        Statement("select wakes from zerver_jobs_store"),
+    statements = [] if dialect.notifies else [Statement("select wakes from zerver_jobs_store")]
+    statements.append(
         Statement(
             "update zerver_jobs set state = 'available' where seq in (select seq from zerver_jobs "
             f"where state = 'scheduled' and due <= {wall} order by due limit {_MOST_DUE} {dialect.skip})"
-        ),
-    ]
+        )
+    )
     limited = sorted(rule.name for rule in rules if rule.limit is not None or rule.per_tenant is not None)
     if limited and dialect.lock:
         # Counting and taking are one step only if nobody else takes of this queue meanwhile.
@@ -68,7 +73,8 @@ def take(dialect: Dialect, owner: str, rules: Sequence[QueueRule], count: int) -
     sources = [_candidates(dialect, rule, count, params) for rule in rules]
     ready = " union all ".join(f"select seq, rank, due from {source} as of_{i}" for i, source in enumerate(sources))
     text = (
-        f"with picked as materialized (select seq from ({ready}) as ready order by rank, due, seq limit ?) "
+        f"with picked as materialized (select seq from ({ready}) as ready where {dialect.durable} "
+        "order by rank, due, seq limit ?) "
         "update zerver_jobs set state = 'running', owner = ?, fence = fence + 1, attempt = attempt + 1, "
         f"run_id = case when underway = 1 then run_id else '{RUN_PREFIX}' || job_id || '.' || (settled + 1) end, "
         f"began = {wall} where seq in (select seq from picked) and state = 'available' returning {COLUMNS}"
@@ -168,31 +174,38 @@ def rescue(dialect: Dialect) -> Statement:
 # ---- what an attempt came to ----------------------------------------------------------------
 
 _VERDICT: Final = (
-    *(("job_id", "text"), ("fence", "bigint"), ("state", "text"), ("due", "bigint"), ("result", "text")),
+    *(("its_id", "text"), ("its_fence", "bigint"), ("state", "text"), ("due", "bigint"), ("result", "text")),
     *(("error", "text"), ("free", "bigint"), ("ran", "bigint")),
 )
 
 
 def settle(dialect: Dialect, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[Statement]:
-    """Attempts have ended. The second one answers with the numbers of those that were their worker's to end."""
-    given = json.dumps([{"job_id": job_id, "fence": fence, **_said(verdict)} for job_id, fence, verdict in verdicts])
-    records = dialect.records(_VERDICT)
-    # A verdict that is given again finds the fence as it was, and the job settled: it is true, and changes nothing.
-    theirs = f"select n from {records} v join zerver_jobs j on j.job_id = v.job_id"
-    return [
-        Statement(
-            f"update zerver_jobs as j set {_settled(dialect)} from {records} v "
-            "where j.job_id = v.job_id and j.fence = v.fence and j.state = 'running'",
-            (given,),
-        ),
-        Statement(f"{theirs} where j.fence = v.fence and j.state <> 'running' order by n", (given,)),
-        *freed(dialect),
-    ]
+    """Attempts have ended. The first one answers with the id and the fence of those that it has settled; `freed` is to
+    follow, if anybody may wait for one of them.
+    """
+    given = as_json([{"its_id": job_id, "its_fence": fence, **_said(verdict)} for job_id, fence, verdict in verdicts])
+    return [Statement(_settles(dialect), (given,))]
+
+
+@lru_cache
+def _settles(dialect: Dialect) -> str:
+    return (
+        f"update zerver_jobs as j set {_settled(dialect)} from {dialect.records(_VERDICT)} v "
+        f"where j.job_id = v.its_id and j.fence = v.its_fence and j.state = 'running' and {dialect.durable} "
+        "returning job_id, fence"
+    )
+
+
+def settled(verdicts: Sequence[tuple[str, int, Verdict]]) -> Statement:
+    """Which of them are settled, by id and fence: a verdict that is given again is true, and changes nothing."""
+    ids = [job_id for job_id, _, _ in verdicts]
+    text = f"select job_id, fence from zerver_jobs where job_id in ({', '.join('?' * len(ids))}) and state <> 'running'"
+    return Statement(text, ids)
 
 
 def unpark(dialect: Dialect, run_id: str, verdict: Verdict) -> list[Statement]:
     """The run of this id has ended, wherever. The first one answers with the job, if there is one."""
-    given = json.dumps([{"job_id": "", "fence": 0, **_said(verdict)}])
+    given = as_json([{"its_id": "", "its_fence": 0, **_said(verdict)}])
     return [
         Statement(
             f"update zerver_jobs as j set {_settled(dialect)}, fence = j.fence + 1 from {dialect.records(_VERDICT)} v "
@@ -224,7 +237,7 @@ def _settled(dialect: Dialect) -> str:
         f"due = case when v.state <> 'scheduled' then j.due when v.due > {wall} then v.due else {wall} end, "
         "settled = case when v.state = 'parked' then j.settled else j.settled + v.ran end, "
         "attempt = j.attempt - v.free, result = v.result, owner = '', stopping = '', "
-        "error = case when v.error = '' and v.state <> 'done' then j.stopping else v.error end, "
+        f"error = case when {stopped} or (v.error = '' and v.state <> 'done') then j.stopping else v.error end, "
         f"underway = case when v.state = 'parked' and not {stopped} then 1 else 0 end, "
         f"ended = case when {stopped} or v.state in {_FINAL} then {wall} else 0 end, "
         "frees = case when v.state = 'done' and j.releases <> '' then 1 else 0 end"
@@ -271,8 +284,10 @@ def where(wanted: Wanted) -> tuple[str, list[object]]:
     """A condition on zerver_jobs as j, and its parameters."""
     parts: list[str] = []
     params: list[object] = []
-    chosen = (("j.state || ''", wanted.states), ("j.queue", wanted.queues), ("j.flow", wanted.flows))
-    for column, among in (*chosen, ("j.tenant", wanted.tenants), ("j.job_id", wanted.ids)):
+    if wanted.states:
+        parts.append(_of_states([state for state in STATES if state in wanted.states]))
+    chosen = (("j.queue", wanted.queues), ("j.flow", wanted.flows), ("j.tenant", wanted.tenants))
+    for column, among in (*chosen, ("j.job_id", wanted.ids)):
         if among:
             parts.append(f"{column} in ({', '.join('?' * len(among))})")
             params += among
@@ -284,6 +299,15 @@ def where(wanted: Wanted) -> tuple[str, list[object]]:
         parts.append("replace(j.error, ?, '') <> j.error")
         params.append(wanted.text)
     return " and ".join(parts) or "1 = 1", params
+
+
+def _of_states(states: Sequence[JobState]) -> str:
+    """A condition on zerver_jobs as j. The states stand in the text: of parameters no planner knows which index holds
+    them.
+    """
+    if len(states) == 1 and states[0] in _ASIDE:
+        return f"j.state = '{states[0]}' and j.state || '' = '{states[0]}'"
+    return f"j.state in ({', '.join(map(repr, states))})" if states else "1 = 0"
 
 
 def search(wanted: Wanted, count: int, before_seq: int | None) -> Statement:
@@ -306,7 +330,7 @@ COUNTS: Final = " union all ".join(
     f"select queue, state, count(*) from zerver_jobs where {condition} group by queue, state"
     for condition in (
         *("state = 'available'", "state = 'scheduled'", "state = 'running'"),
-        *("state || '' = 'waiting'", "state || '' = 'parked'"),
+        *("state = 'waiting' and state || '' = 'waiting'", "state = 'parked' and state || '' = 'parked'"),
     )
 )
 COUNTS_OVER: Final = f"select queue, state, count(*) from zerver_jobs where state in {_FINAL} group by queue, state"

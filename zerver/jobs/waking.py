@@ -38,6 +38,7 @@ class Waking:
         self._dialect = dialect
         self._woken = trio.Event()
         self._wakes: object = None
+        self._wanted = trio.Event()  # whether anybody here has ever waited
 
     def seen(self) -> None:
         """What has happened so far is about to be looked at."""
@@ -55,6 +56,7 @@ class Waking:
     async def wait(self) -> None:
         """Wait until told, or until the time of the next scheduled job has come."""
         woken, looks = self._woken, 0
+        self._wanted.set()
         await trio.lowlevel.checkpoint()
         while not woken.is_set():
             pause = await self._look(woken, looks)
@@ -78,10 +80,15 @@ class Waking:
         return pause if due is None else max(0.0, min(pause, (due - wall) / 1e9))
 
     async def listen(self) -> None:
-        """Be told by the database, for ever; to be run by the opener."""
+        """Be told by the database, for ever; to be run by the opener.
+
+        Not before somebody waits: a process that only orders would be woken by each order of its own, and needs no
+        connection for that.
+        """
         listen: Any = getattr(self._driver, "listen", None)
         if not self._dialect.notifies or listen is None:
             return
+        await self._wanted.wait()
         while True:
             try:
                 async with listen(CHANNEL) as listener:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -42,6 +42,7 @@ from zerver.jobs.port import Job, JobStore, QueueRule, Verdict, Wanted
 from zerver.jobs.seats import Seat
 from zerver.jobs.seats import WorkerSettings as WorkerSettings
 from zerver.jobs.seats import WorkerStatistics as WorkerStatistics
+from zerver.jobs.settling import PATIENCE, Settling
 from zerver.runtime import Result, Runtime
 from zerver.runtime.groups import open_body_nursery, unwrapped
 from zerver.runtime.live import LOST
@@ -50,9 +51,6 @@ _PLAIN: Final = WorkerSettings()
 
 #: How many times per lease it is renewed.
 RENEWALS: Final = 4
-
-#: Seconds in which a worker that ends may say what has become of its jobs; then they are left to be rescued.
-PATIENCE: Final = 5.0
 
 #: Seconds after which a store that is away is asked again, if nobody says when.
 _A_WHILE: Final = 1.0
@@ -85,7 +83,11 @@ class Worker:
         self._rules = queue_rules(runtime.app, settings.queues)
         self._schedules = schedules_of(self._app)
         self._seats: set[Seat] = set()
-        self._places = trio.Semaphore(settings.seats)
+        self._ahead: deque[Seat] = deque()  # those that wait for a place among them that run at once
+        self._running = 0
+        self._filled = trio.Event()  # set when one waits for a place
+        self._settling = Settling(self.store, self._is_durable, self._leave)
+        self._nursery: trio.Nursery | None = None
         self._limited = any(rule.limit is not None or rule.per_tenant is not None for rule in self._rules)
         self._pace = Pace(settings.seats, allowed=not self._limited)
         self._ended = 0  # of the seats, those whose run is over
@@ -94,13 +96,12 @@ class Worker:
         self._taking = trio.CancelScope()
         self._freed = trio.Event()
         self._idle = trio.lowlevel.ParkingLot()
-        self._drains = False
         self._living = Living(settings.lease)
         self._looked_until: int | None = None  # parked jobs before this one have not been looked at in this round
         self._carried_send, self._carried = trio.open_memory_channel[Result](math.inf)
 
     def statistics(self) -> WorkerStatistics:
-        came = self._came
+        came = self._came + self._settling.came
         return WorkerStatistics(
             self.owner,
             self.settings.seats,
@@ -113,12 +114,11 @@ class Worker:
         uncounted. When this returns nothing is under way here, and the store knows, if it could be told.
         """
         self._taking.cancel()
-        for seat in self._seats:
-            if not seat.runs and not seat.over:
-                seat.scope.cancel()
+        for seat in [*self._ahead]:
+            self._put_back(seat)
         with trio.move_on_after(deadline):
             await self._wait_idle()
-        self._drains = True
+        self._settling.ends = True
         for seat in [*self._seats]:
             seat.drained = True
             self._end(seat, "the worker is draining")
@@ -134,19 +134,22 @@ class Worker:
         """Work until `drain` has been called and all has ended."""
         with self.runtime.follow(RUN_PREFIX, self._carried_send.send_nowait):
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._keep_lease)
                 nursery.start_soon(self._settle_carried)
+                nursery.start_soon(self._settling.run)
+                nursery.start_soon(self._put_back_late)
                 with self._taking:
                     async with trio.open_nursery() as taking:
-                        taking.start_soon(self._take, nursery)
-                        taking.start_soon(self._look_after, nursery)
+                        taking.start_soon(self._take)
+                        taking.start_soon(self._look_after)
                         for name, rule in self._app.crons.items():
                             schedule, declared = self._schedules[name], self._app.declared
                             taking.start_soon(follow_schedule, self.store, declared, rule, schedule, self._now)
                 await self._wait_idle()
                 nursery.cancel_scope.cancel()
 
-    async def _take(self, nursery: trio.Nursery) -> None:
+    async def _take(self) -> None:
         while True:
             self._freed = trio.Event()
             free = self._free()
@@ -159,23 +162,26 @@ class Worker:
                 self._doubts = _LOOKS
                 await trio.sleep(error.retry_after or _A_WHILE)
                 continue
-            self._seat(jobs, nursery)
+            self._seat(jobs)
             if len(jobs) < free and not (jobs and self._limited):
                 await self._wait_for_news()
 
-    def _seat(self, jobs: Sequence[Job], nursery: trio.Nursery) -> None:
+    def _seat(self, jobs: Sequence[Job]) -> None:
         self._came["taken"] += len(jobs)
+        now = trio.current_time()
         for job in jobs:
-            seat = Seat(job, job.run_id)
+            seat = Seat(job, job.run_id, now)
             self._seats.add(seat)
-            nursery.start_soon(self._work_on, seat)
+            self._ahead.append(seat)
+        self._begin_next()
+        self._filled.set()
 
-    async def _find_ours(self, nursery: trio.Nursery) -> None:
+    async def _find_ours(self) -> None:
         """Jobs that are ours, and we do not know of: their take was performed, and its answer was lost."""
         known, last = {seat.job.job_id for seat in self._seats}, None
         while page := await self.store.search(Wanted(states=("running",)), _PAGE, last):
             last = page[-1].seq
-            self._seat([job for job in page if job.owner == self.owner and job.job_id not in known], nursery)
+            self._seat([job for job in page if job.owner == self.owner and job.job_id not in known])
 
     def _free(self) -> int:
         """How many may be taken. While runs wait for tickets, one of ours at a time waits with them, so that admission
@@ -208,51 +214,66 @@ class Worker:
 
     # -- one job --
 
+    def _begin_next(self) -> None:
+        """Begin those that were taken, as far as there are places."""
+        while self._ahead and self._running < self.settings.seats and self._nursery is not None:
+            seat = self._ahead.popleft()
+            seat.runs, seat.began = True, trio.current_time()
+            self._running += 1
+            self._nursery.start_soon(self._work_on, seat)
+
+    async def _put_back_late(self) -> None:
+        """Put back those that have waited for a place for too long."""
+        while True:
+            if not self._ahead:
+                self._filled = trio.Event()
+                await self._filled.wait()
+            elif (left := self._ahead[0].taken + PLACE_PATIENCE - trio.current_time()) > 0:
+                await trio.sleep(left)
+            else:
+                self._pace.waited_in_vain()
+                self._put_back(self._ahead[0])
+
+    def _put_back(self, seat: Seat) -> None:
+        """One that waits for a place is not to be begun here."""
+        self._ahead.remove(seat)
+        self._over(seat)
+        self._settling.add(seat, put_back(self._now()))
+
     async def _work_on(self, seat: Seat) -> None:
         verdict: Verdict | None = None
         try:
             with seat.scope:
-                if await self._has_place(seat):
-                    verdict = await self._begin(seat)
-            if verdict is None and seat.runs and not (seat.drained or seat.lost or seat.scope.cancel_called):
+                verdict = await self._begin(seat)
+            if verdict is None and not (seat.drained or seat.lost or seat.scope.cancel_called):
                 verdict = await self._run(seat)
+        except BaseException:
             self._over(seat)
-            if not seat.lost:
-                await self._settle(seat, verdict or put_back(self._now()))
-        finally:
-            self._over(seat)
-            self._came["lost"] += seat.lost
-            self._seats.remove(seat)
-            self._ended -= 1
-            seat.gone.set()
-            self._freed.set()
-            if not self._seats:
-                self._idle.unpark_all()
-
-    async def _has_place(self, seat: Seat) -> bool:
-        """Wait for a place among those that run. False: there was none for too long."""
-        try:
-            self._places.acquire_nowait()
-        except trio.WouldBlock:
-            with trio.move_on_after(PLACE_PATIENCE) as patience:
-                await self._places.acquire()
-            if patience.cancelled_caught:
-                self._pace.waited_in_vain()
-                return False
-        seat.runs, seat.began = True, trio.current_time()
-        return True
+            self._leave(seat)
+            raise
+        self._over(seat)
+        self._settling.add(seat, verdict or put_back(self._now()))
 
     def _over(self, seat: Seat) -> None:
         """Its run is over, or was not to be: another may have its place while the store is told."""
-        if seat.over:
-            return
         seat.over = True
         self._ended += 1
         if seat.runs:
             seat.runs = False
-            self._places.release()
+            self._running -= 1
             self._pace.held(trio.current_time() - seat.began)
+            self._begin_next()
         self._freed.set()
+
+    def _leave(self, seat: Seat) -> None:
+        """Nothing is to be done for it any more."""
+        self._came["lost"] += seat.lost
+        self._seats.remove(seat)
+        self._ended -= 1
+        seat.gone.set()
+        self._freed.set()
+        if not self._seats:
+            self._idle.unpark_all()
 
     async def _begin(self, seat: Seat) -> Verdict | None:
         """What is to be said of a job that cannot be begun, or has been; None for one whose run is to begin."""
@@ -313,9 +334,11 @@ class Worker:
 
     def _end(self, seat: Seat, why: str) -> None:
         """Cut what a job is about, wherever it is."""
-        if seat.leave_queue is not None:
+        if seat in self._ahead:
+            self._put_back(seat)
+        elif seat.leave_queue is not None:
             seat.leave_queue()
-        elif not self.runtime.cancel(seat.run_id, why):
+        elif not self.runtime.cancel_nowait(seat.run_id, why):
             seat.scope.cancel()
 
     def _is_durable(self, job: Job) -> bool:
@@ -324,24 +347,6 @@ class Worker:
 
     def _verdict(self, end: End, job: Job, rule: JobRule) -> Verdict:
         return verdict_of(end, job, rule, self._now(), self._draw())
-
-    async def _settle(self, seat: Seat, verdict: Verdict) -> None:
-        """Say what has become of it, for as long as it takes; but a worker that ends leaves it to be rescued."""
-        job = seat.job
-        while not seat.lost:
-            try:
-                with trio.move_on_after(PATIENCE):
-                    (theirs,) = await self.store.settle([(job.job_id, job.fence, verdict)])
-                    # An end that the journal has too is true, whoever has the job by now.
-                    if not theirs and self._is_durable(job):
-                        theirs = await self.store.unpark(seat.run_id, verdict)
-                    seat.lost = not theirs
-                    self._came[_counted(verdict)] += theirs
-                    return
-            except JournalUnavailable as error:
-                await trio.sleep(error.retry_after or _A_WHILE)
-            if self._drains:
-                return
 
     # -- its lease --
 
@@ -365,10 +370,11 @@ class Worker:
                 if found is None or found.fence != seat.job.fence:
                     self._let_go(seat)
         self._living.hear(asked)
-        cancelled = frozenset(await self.store.cancelled(self.owner))
+        cancelled = await self.store.cancelled(self.owner)
         for seat in [*self._seats]:
-            if seat.job.job_id in cancelled:
-                self._end(seat, "the job was cancelled")
+            why = cancelled.get(seat.job.job_id)
+            if why is not None:
+                self._end(seat, f"the job was cancelled: {why}")
 
     def _let_go(self, seat: Seat) -> None:
         """Another worker has begun it with the same keys: to undo anything here would undo it there. Of a durable run
@@ -384,14 +390,14 @@ class Worker:
 
     # -- for all workers --
 
-    async def _look_after(self, nursery: trio.Nursery) -> None:
+    async def _look_after(self) -> None:
         """Rescue jobs of workers that have died, settle those whose run was ended elsewhere, forget old ones."""
         prunes = 0.0
         while True:
             try:
                 self._came["rescued"] += len(await self.store.rescue())
                 if self._doubts:
-                    await self._find_ours(nursery)
+                    await self._find_ours()
                     self._doubts -= 1
                 await self._reconcile()
                 if trio.current_time() >= prunes:
@@ -482,9 +488,3 @@ def queue_rules(app: App, names: Sequence[str]) -> tuple[QueueRule, ...]:
 
 
 _COUNTED: Final = ("taken", "done", "again", "back", "dead", "cancelled", "parked", "lost", "rescued")
-
-
-def _counted(verdict: Verdict) -> str:
-    if verdict.state == "scheduled":
-        return "again" if verdict.counts else "back"
-    return verdict.state

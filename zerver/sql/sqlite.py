@@ -39,6 +39,7 @@ import attrs
 import trio
 
 from zerver.errors import ConnectionLost, DriverError, StatementError
+from zerver.sql.dialects import CLOCKS
 from zerver.sql.driver import Answer, Changed, Rows, Statement, check_answer
 from zerver.sql.jobs import Desk, Job, JobQueue, Stopped
 from zerver.sql.sqlite_statements import code_of, explained, makes_a_key, sendable
@@ -201,6 +202,8 @@ class _Lane:
                 opening.error = self._cannot_open(error)
                 return self._hand_back(opening)
             with closing(self._db):
+                for name, clock in CLOCKS.items():
+                    self._db.create_function(name, 0, clock)
                 self._guarded(opening, self._prepare)
                 if isinstance(opening.error, sqlite3.Error):
                     opening.error = self._cannot_open(opening.error)

@@ -152,11 +152,11 @@ async def _cancel(case: Case) -> None:
     orders = [last, case.new(at_unix_ns=time.time_ns() + LATER_NS), case.new(), case.new(), case.new()]
     ids = await case.store.order(orders)
     again, done = await case.take(owner, 2)
-    require(await case.store.cancelled(owner) == [], "some are cancelled that nobody cancelled")
+    require(await case.store.cancelled(owner) == {}, "some are cancelled that nobody cancelled")
     require(await case.store.cancel(case.all, "enough") == 5, "another number was cancelled")
     require(await case.store.cancel(case.all, "twice") == 0, "they were cancelled twice")
-    told = sorted(await case.store.cancelled(owner))
-    require(told == sorted([again.job_id, done.job_id]), f"{told} are to be ended by their worker")
+    told = await case.store.cancelled(owner)
+    require(told == {again.job_id: "enough", done.job_id: "enough"}, f"{told} are to be ended by their worker")
     require(await case.take() == [], "one that was cancelled began")
     for job_id in (ids[0], ids[1], ids[4]):
         job = await case.job(job_id)
@@ -166,7 +166,9 @@ async def _cancel(case: Case) -> None:
     await case.settle(done, DONE)
     states = [await case.state(job.job_id) for job in (again, done)]
     require(states == ["cancelled", "done"], f"they became {states}")
-    require(await case.store.cancelled(owner) == [], "they are to be ended, and have ended")
+    why = (await case.job(again.job_id)).error
+    require(why == "enough", f"the reason that was given is lost: its error is {why!r}")
+    require(await case.store.cancelled(owner) == {}, "they are to be ended, and have ended")
 
 
 @law("a job that was cancelled and whose worker died is cancelled; so is one that would be parked")

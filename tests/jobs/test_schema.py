@@ -1,0 +1,97 @@
+"""A store of jobs that an older version has made, with jobs in all states, is brought up to date, and works on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from zerver.errors import DamagedJournal
+from zerver.jobs.places import open_jobs_of
+from zerver.jobs.port import STATES, Order, QueueRule, Verdict, Wanted
+from zerver.jobs.schema import TABLES, make_tables
+from zerver.jobs.sql import SqlJobs
+from zerver.sql import open_postgres, open_sqlite
+from zerver.sql.dialects import dialect_of
+from zerver.sql.driver import Driver, Statement
+
+#: The tables as the first version knows them.
+FIRST = attrs.evolve(TABLES, scripts={1: TABLES.scripts[1]})
+
+LATER = 2**62
+RULES = [QueueRule("default")]
+
+
+@asynccontextmanager
+async def opened(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[Driver, None]:
+    if kind == "sqlite":
+        async with open_sqlite(tmp_path / "app.db") as driver:
+            yield driver
+    else:
+        async with open_postgres(request.getfixturevalue("conninfo")) as driver:
+            yield driver
+
+
+async def fill(store: SqlJobs) -> None:
+    """A job in each state, named after it; and another one that has been cancelled while it runs."""
+    await store.renew("worker", 600.0)
+    begun = ("running", "parked", "done", "dead", "stopped")
+    await store.order([Order(name, "flow") for name in begun])
+    fences = {job.job_id: job.fence for job in await store.take("worker", RULES, 10)}
+    for name, verdict in (("parked", Verdict("parked")), ("done", Verdict("done")), ("dead", Verdict("dead"))):
+        await store.settle([(name, fences[name], verdict)])
+    await store.cancel(Wanted(ids=("stopped",)), "why not")
+    await store.order([Order(name, "flow") for name in ("cancelled", "available")])
+    await store.cancel(Wanted(ids=("cancelled",)), "why not")
+    await store.order([Order("scheduled", "flow", at_unix_ns=LATER)])
+    await store.order(
+        [Order("waiting", "flow", awaits=1), Order("before it", "flow", releases="waiting", at_unix_ns=LATER)]
+    )
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_the_first_version_is_brought_up_to_date(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    async with opened(kind, tmp_path, request) as driver:
+        dialect = await dialect_of(driver)
+        await make_tables(driver, dialect, "the jobs", FIRST)
+        old = SqlJobs(driver, dialect, place="the jobs")
+        await fill(old)
+        before = await old.search(Wanted(), 50)
+        async with open_jobs_of(driver, place="the jobs") as store:
+            assert await driver.fetch(Statement("select version from zerver_jobs_store")) == await driver.fetch(
+                Statement(f"select {max(TABLES.scripts)} as version")
+            )
+            assert await store.search(Wanted(), 50) == before
+            for state in STATES:
+                names = {job.job_id for job in await store.search(Wanted(states=(state,)))}
+                assert state in names, f"{names} are {state}"
+            assert await store.cancelled("worker") == {"stopped": "why not"}
+            counts = (await store.queues())[0].counts
+            assert {state: counts[state] for state in STATES} == {
+                **dict.fromkeys(STATES, 1), "running": 2, "scheduled": 2,
+            }  # fmt: skip
+            # What was there goes on: what ran is settled, what waited is released, what died is begun again.
+            fences = {job.job_id: job.fence for job in before}
+            assert await store.settle([("running", fences["running"], Verdict("done"))]) == [True]
+            assert await store.retry(Wanted(ids=("before it",), states=("scheduled", "dead"))) == 1
+            assert await store.retry(Wanted(states=("dead", "cancelled"))) == 2
+            jobs = await store.take("worker", RULES, 10)
+            assert {job.job_id for job in jobs} == {"available", "before it", "dead", "cancelled"}
+            assert all(await store.settle([(job.job_id, job.fence, Verdict("done", result="7")) for job in jobs]))
+            (waited,) = await store.take("worker", RULES, 10)
+            assert (waited.job_id, waited.body) == ("waiting", "7")
+            assert await store.order([Order("new", "flow"), Order("done", "flow")]) == ["new", "done"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_an_older_program_is_refused(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    async with opened(kind, tmp_path, request) as driver:
+        async with open_jobs_of(driver):
+            pass
+        with pytest.raises(DamagedJournal, match=r"a newer Zerver \(version 2; this one knows 1\)\n  run the newer"):
+            await make_tables(driver, await dialect_of(driver), "the jobs", FIRST)
