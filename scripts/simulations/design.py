@@ -24,7 +24,7 @@ from zerver.core.priorities import GUARANTEES, PRIORITIES, RANK
 from zerver.core.tenants import Tenant, Tenants
 from zerver.core.tickets import Ticket
 from zerver.core.tickets import Waiting as Queued
-from zerver.core.turns import PASS, Pace, TurnQueue, Waiter, pace_of
+from zerver.core.turns import PACES, PASS, Pace, TurnQueue, Waiter
 from zerver.core.work import Work
 
 _NS: Final = 1e-9
@@ -69,7 +69,7 @@ class Loop:
     # ---- turns --------------------------------------------------------------------------------
 
     def pace(self, job: Job, now: int) -> Pace:
-        return pace_of(job.flow.priority, self.offenders.demoted(job.name, now * _NS))
+        return PACES[job.flow.priority][self.offenders.demoted(job.name, now * _NS)]
 
     def park(self, run: Parked) -> None:
         run.entry = None

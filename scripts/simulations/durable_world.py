@@ -33,7 +33,7 @@ from zerver import IdempotencyKey
 from zerver.errors import ConnectFailed, ConnectionLost, DatabaseDown, Rejected
 from zerver.journal.schema import SCRIPTS, first_script, script
 from zerver.runtime import Runtime
-from zerver.sql.dialects import SQLITE, Dialect
+from zerver.sql.dialects import CLOCKS, SQLITE, Dialect
 from zerver.sql.driver import Answer, Changed, Driver, DriverStatistics, Rows, Statement, check_answer
 from zerver.sql.sqlite_statements import explained, sendable
 
@@ -201,6 +201,8 @@ class Database:
         self.world = world
         self.pages: list[PageNoted] = []
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        for name, clock in CLOCKS.items():
+            self.connection.create_function(name, 0, clock)
         self.connection.deserialize(_empty())
         self.connection.execute("pragma foreign_keys = on")
         self.connection.create_function("noted", 5, self._noted)

@@ -11,7 +11,7 @@ from typing import Any
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.commands import Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.commands import Cancel, Command, Park, Perform, Unwind, Wait
 from zerver.core.effects import Failure, Outcome, Success, Unknown
 from zerver.core.joins import Join, JoinState
 from zerver.core.machine import Machine
@@ -98,8 +98,8 @@ class Pump:
         command = self.machine.start(parts, takes)
         for _ in range(10_000):
             self.ledger.commands.append(command)
-            if isinstance(command, Finish):
-                return command.ending
+            if isinstance(command, t.Ending):
+                return command
             command = self.answer(command)
         raise RuntimeError("the run does not end")
 

@@ -29,5 +29,6 @@ def test_members_are_named_by_their_place() -> None:
     assert inner.until_ns == 9
     assert inner.parent is not None
     assert inner.parent.parent is call
+    assert [member.key for member in call.members("run")] == [call.member("run", n).key for n in range(2)]
     with pytest.raises(TypeError):
         inner.member("run", 0)

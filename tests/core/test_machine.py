@@ -16,7 +16,7 @@ from tests.core.strategies import READ, UNDO, WRITE, DrawFlow, flows
 from zerver import Continue, Deadline, Done, Fail, Flow, Need, Pause, Slot, branch, dag, parallel, pivot, step
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.commands import Breathe, Cancel, Command, Park, Perform, Unwind, Wait
 from zerver.core.effects import Failure, Success
 from zerver.core.machine import FAR, Machine
 from zerver.core.plan import BranchNode, DagNode, Line, Node, PivotNode, StepNode, compile_plan
@@ -150,7 +150,7 @@ def test_every_run_ends_and_then_stays_ended(ran: Ran) -> None:
     assert machine.finished
     assert not machine.under_way
     again = machine.interrupt(t.Ending("cancelled", reason="too late"))
-    assert again.ending is ran.ending
+    assert again is ran.ending
     assert len(ran.records) == before
     assert [kind for kind, *_ in ran.records].count(t.ENDED) == 1
     assert ran.records[-1][0] == t.ENDED
@@ -277,8 +277,8 @@ def started(*stages: Any, takes: Sequence[Any] = (), **options: Any) -> tuple[Ma
 
 
 def ended(command: Command) -> t.Ending:
-    assert isinstance(command, Finish)
-    return command.ending
+    assert isinstance(command, t.Ending)
+    return command
 
 
 def kinds(machine: Machine) -> list[str]:
@@ -528,7 +528,7 @@ def test_a_pivot_keeps_what_was_committed_before_it() -> None:
 
     machine, command = started(pivot(ask), ask, fail)
     undone = []
-    while not isinstance(command, Finish):
+    while not isinstance(command, t.Ending):
         if isinstance(command, Perform):
             machine.committed(command.calls[0], None)
             command = machine.settled(command.calls[0], Success(None))
@@ -630,13 +630,13 @@ def test_so_many_members_are_under_way_and_no_more(limit: int) -> None:
     )
     most = 0
     under_way: list[Call] = []
-    while not isinstance(command, Finish):
+    while not isinstance(command, t.Ending):
         if isinstance(command, Perform):
             under_way += command.calls
         most = max(most, len(under_way))
         assert len(under_way) <= limit
         command = machine.settled(under_way.pop(0), Success(None))
-    assert (command.ending.status, most) == ("done", limit)
+    assert (command.status, most) == ("done", limit)
     assert kinds(machine).count(t.SETTLED) == 8
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.core.strategies import READ, WRITE
 from zerver import Done, Flow, Insert, Replace, Slot, branch, dag, parallel, step
 from zerver.core import timeline as t
-from zerver.core.commands import Command, Finish, Perform
+from zerver.core.commands import Command, Perform
 from zerver.core.effects import Success
 from zerver.core.machine import Machine
 from zerver.core.plan import compile_plan
@@ -77,8 +77,8 @@ def started(*stages: Any, **options: Any) -> tuple[Machine, Command]:
 
 
 def ended(command: Command) -> t.Ending:
-    assert isinstance(command, Finish)
-    return command.ending
+    assert isinstance(command, t.Ending)
+    return command
 
 
 def steps(machine: Machine) -> list[str]:
@@ -157,7 +157,7 @@ def test_a_slot_that_a_neighbour_will_write(gate: Any) -> None:
         machine, command = started(gate(first, second), read_b)
         while isinstance(command, Perform):
             command = machine.settled(command.calls[0], Success(None))
-        if not isinstance(command, Finish):
+        if not isinstance(command, t.Ending):
             command = machine.interrupt(t.Ending("cancelled"))
         assert "slot 'b' is written by 'ask_then_b' and by 'write_b'" in why(command)
 

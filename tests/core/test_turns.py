@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.core.priorities import GUARANTEES
-from zerver.core.turns import BUDGETS, CREDIT_CAP, SLICES, TurnQueue, Waiter, pace_of
+from zerver.core.turns import BUDGETS, CREDIT_CAP, PACES, SLICES, TurnQueue, Waiter
 
 MS = 1_000_000
 FEW = settings(max_examples=60, deadline=None)
@@ -111,6 +111,6 @@ def test_an_idle_class_saves_nothing_up() -> None:
 
 
 def test_a_demoted_run_has_the_slices_of_the_lower_class_and_the_budget_of_its_own() -> None:
-    pace = pace_of("interactive", 1)
+    pace = PACES["interactive"][1]
     assert (pace.rank, pace.slice_ns, pace.budget_ns) == (1, SLICES[1], BUDGETS[0])
-    assert pace_of("batch", 1) is pace_of("batch")
+    assert PACES["batch"][1] is PACES["batch"][0]

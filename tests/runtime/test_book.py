@@ -71,7 +71,7 @@ async def test_a_run_cut_before_it_was_put_down_is_its_workers_while_it_is_undon
             nursery.start_soon(go)
             await trio.sleep(0.5)
             (run,) = runtime.under_way()
-            assert runtime.cancel(run.run_id, "no more")
+            assert runtime.cancel_nowait(run.run_id, "no more")
         await trio.sleep(60)
         assert results[0].status == "cancelled"
         assert seen == ["me"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sql.postgresql import Server, server  # noqa: F401 - the fixture
+from tests.sql.postgresql import as_url
 from zerver.errors import DefinitionError
 from zerver.runtime.crash import SITES, VARIABLE, CrashPoint
 
@@ -23,9 +23,8 @@ def test_dying_here_loses_nothing_and_does_nothing_twice(site: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_nor_with_a_journal_in_postgresql(site: str, tmp_path: Path, server: Server) -> None:  # noqa: F811 - the fixture
-    said = dict(part.split("=", 1) for part in server.make_database().split())
-    sweep(site, tmp_path, f"postgresql://{said['user']}@/{said['dbname']}?host={said['host']}&port={said['port']}")
+def test_nor_with_a_journal_in_postgresql(site: str, tmp_path: Path, conninfo: str) -> None:
+    sweep(site, tmp_path, as_url(conninfo))
 
 
 def sweep(site: str, folder: Path, *journal: str) -> None:

@@ -42,7 +42,7 @@ async def test_who_has_just_got_its_ticket_is_cancelled_too(autojump_clock: Mock
             nursery.start_soon(collect, runtime, results)
             await trio.sleep(1)
             assert runtime.statistics().admission.queued == 1
-            runtime.cancel(first, "it makes room")
+            runtime.cancel_nowait(first, "it makes room")
             for _ in range(passes):
                 await trio.lowlevel.checkpoint()
             await runtime.drain(0)

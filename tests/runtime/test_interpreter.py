@@ -597,6 +597,25 @@ async def test_cancelled_between_attempts_the_doubt_is_kept(autojump_clock: Mock
     assert world.calls_of(refund)[0].args == ("c1",)
 
 
+async def test_an_exact_kind_that_is_cut_when_it_is_tried_again_is_in_the_doubt_of_the_first_attempt(
+    autojump_clock: MockClock,
+) -> None:
+    ended: list[Result] = []
+    keyed = EffectKind[[], str]("bank.keyed", "write", takes_key=True, exact=True)
+    world = scripted({"bank.keyed": script([ConnectionLost("reset"), hangs()("late")]), find: "c1", refund: None})
+
+    def pay() -> Effect[str]:
+        return keyed().with_policy(retries=1, backoff=0.1).compensate(refund, resolve=find)
+
+    opened = open_runtime(App(), handlers=world, observers=[ended.append], seed=3)
+    async with opened as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(runtime.run, flow_of(pay))
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    assert (ended[0].status, ended[0].unresolved) == ("cancelled", ())
+    assert world.calls_of(refund)[0].args == ("c1",)
+
+
 async def test_percentiles_are_kept_per_target(autojump_clock: MockClock) -> None:
     async with open_runtime(App(), handlers=scripted({rate: slow(0.2)(1.5)})) as runtime:
         flow = flow_of(rate)

@@ -92,10 +92,10 @@ async def test_a_parked_run_is_put_down_and_taken_up_where_its_signal_comes(
         assert [run.owner for run in witness.disk.runs.values()] == [""]
         assert witness.ended == []
         await trio.sleep(DAY / 2)
-        assert await second.signal(parked.run_id, "go", {"by": "the boss"})
+        assert await second.signal(parked.run_id, "go", "the boss")
         await trio.sleep(1)
         (result,) = witness.ended
-        assert result.value == ({"by": "the boss"}, "ch_7")
+        assert result.value == ("the boss", "ch_7")
         assert second.clerk is not None
         assert owners(result) == [second.clerk.owner]
         assert statuses(witness.disk) == ["done"]
@@ -141,7 +141,7 @@ async def test_one_of_all_who_signal_is_taken(autojump_clock: object) -> None:
         parked = await first.run(shop())
 
         async def give(runtime: Runtime, number: int) -> None:
-            if await runtime.signal(parked.run_id, "go", number):
+            if await runtime.signal(parked.run_id, "go", str(number)):
                 taken.append(number)
 
         assert not await first.signal(parked.run_id, "stop")
@@ -151,8 +151,8 @@ async def test_one_of_all_who_signal_is_taken(autojump_clock: object) -> None:
                 nursery.start_soon(give, (first, second)[number % 2], number)
         await trio.sleep(1)
         assert len(taken) == 1
-        assert witness.ended[0].value == (taken[0], "ch_7")
-        assert not await second.signal(parked.run_id, "go", 11)
+        assert witness.ended[0].value == (str(taken[0]), "ch_7")
+        assert not await second.signal(parked.run_id, "go", "11")
         assert witness.world.calls.total() == 2
 
 

@@ -78,7 +78,7 @@ class Model:
         if until > self.time and answer is not None:
             return run_id, answer, before
         lapsed = bool(run_id) and answer is None
-        before = before if lapsed and run_id == run else run_id if lapsed else ""
+        before = "" if not lapsed else before if run_id == run or before else run_id
         self.held[place] = (run, None, self.time + lease, before)
         return run, None, before
 

@@ -318,7 +318,7 @@ async def test_a_parked_run_can_be_cancelled(autojump_clock: MockClock) -> None:
 
     async def cancel(runtime: Runtime) -> None:
         await trio.sleep(10)
-        assert runtime.cancel(handlers.calls[0].info.run_id, "changed our mind")
+        assert runtime.cancel_nowait(handlers.calls[0].info.run_id, "changed our mind")
 
     async with open_runtime(App(), handlers=handlers) as runtime, trio.open_nursery() as nursery:
         nursery.start_soon(cancel, runtime)

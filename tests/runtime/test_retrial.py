@@ -30,7 +30,6 @@ from tests.runtime.dying import (
     statuses,
     tell,
 )
-from tests.sql.postgresql import conninfo, server  # noqa: F401 - the fixtures
 from zerver import App, Flow, Pause, step
 from zerver.core import timeline as t
 from zerver.errors import CannotRetry, DefinitionError, Rejected
@@ -131,7 +130,7 @@ async def test_on_sqlite(tmp_path: Path) -> None:
         await retried(journal)
 
 
-async def test_on_postgresql(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_on_postgresql(conninfo: str) -> None:
     async with open_postgres_journal(conninfo) as journal:
         await retried(journal)
 

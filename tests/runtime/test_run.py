@@ -214,7 +214,7 @@ async def test_the_shorter_deadline_holds(
 async def test_signals_and_cancels_for_nobody_are_told_so() -> None:
     async with open_runtime(App()) as runtime:
         assert not await runtime.signal("req_0", "x")
-        assert not runtime.cancel("req_0", "x")
+        assert not runtime.cancel_nowait("req_0", "x")
 
 
 async def collect(results: list[Result], call: Callable[[], Any]) -> None:

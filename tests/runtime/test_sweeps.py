@@ -350,7 +350,7 @@ def test_a_run_that_is_cancelled_from_outside() -> None:
             nursery.start_soon(runtime.run, Flow("several", [first, second, third], gives=[Three]))
             await trio.sleep(0.03)
             run_id = next(iter(bank.charged)).partition(":")[0]
-            if not runtime.cancel(run_id, "the test said so"):
+            if not runtime.cancel_nowait(run_id, "the test said so"):
                 raise AssertionError("there was no such run")
 
     sweep(program)

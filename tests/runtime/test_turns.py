@@ -153,7 +153,7 @@ async def test_a_run_that_breathes_can_be_cancelled_and_replayed(autojump_clock:
     async with open_runtime(App(), observers=[results.append]) as runtime, trio.open_nursery() as nursery:
         ids = await nursery.start(_started, runtime, flow)
         await trio.sleep(1.5)
-        runtime.cancel(ids, "enough")
+        runtime.cancel_nowait(ids, "enough")
     assert results[0].status == "cancelled"
     assert replay(compile_plan(flow), results[0].timeline).same
 

@@ -131,17 +131,17 @@ class Admission:
             tally.cost += cpu or 0.0
             self._publish(tally, now)
             return
+        seats = self._seats
+        seats.running[rank] -= 1
         tally.shares[rank].running -= 1
-        self._seats.running[rank] -= 1
         if cpu is not None:
             seconds = now - ticket.begun
             ticket.work.learn(cpu, seconds)
-            io = seconds - cpu - turn
-            self._seats.ended(rank, cpu, io if io > 0.0 else 0.0)
+            seats.ended(rank, cpu, seconds - cpu - turn)
             tally.cost += cpu
             if now >= self._next_lesson:
                 self._next_lesson = now + TICK
-                self._seats.learn()
+                seats.learn()
             if ticket.cost:
                 self._queues[rank].charge(tally.shares[rank], max(LEAST, cpu) - ticket.cost)
         if self._neighbours is not None:

@@ -45,10 +45,20 @@ class Call:
 
     def member(self, run_id: str, number: int) -> Call:
         """The call of one member of this join."""
+        return Call(run_id, self.step, f"{self.ordinal}.{number}", self._parts[number], self, self.until_ns)
+
+    def members(self, run_id: str) -> list[Call]:
+        """The calls of all members of this join."""
+        step, ordinal, until_ns = self.step, self.ordinal, self.until_ns
+        return [Call(run_id, step, f"{ordinal}.{n}", one, self, until_ns) for n, one in enumerate(self._parts)]
+
+    @property
+    def _parts(self) -> tuple[Effect[Any], ...]:
+        """What the members of this join ask for. Raises TypeError for what is none."""
         join = self.effect
         if not isinstance(join, Join):
             raise TypeError(f"{join!r} is not a join")
-        return Call(run_id, self.step, f"{self.ordinal}.{number}", join.members[number], self, self.until_ns)
+        return join.members
 
     @property
     def name(self) -> str:

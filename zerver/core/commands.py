@@ -1,7 +1,8 @@
 """Commands: what the machine asks of whoever pumps it.
 
 Law: a command is an order, not a report: it names what to do next and holds nothing that the machine still changes.
-Every command is answered with an event, but Wait and Finish, which need none.
+Every command is answered with an event, but Wait, which needs none, and the last one: an Ending says that the run has
+ended, and how.
 """
 
 from __future__ import annotations
@@ -52,11 +53,4 @@ class Park:
     until: tuple[tuple[str, int], ...]
 
 
-@value(eq=False)
-class Finish:
-    """The run has ended."""
-
-    ending: Ending
-
-
-Command: TypeAlias = Perform | Wait | Breathe | Cancel | Unwind | Park | Finish
+Command: TypeAlias = Perform | Wait | Breathe | Cancel | Unwind | Park | Ending

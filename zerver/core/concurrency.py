@@ -80,11 +80,12 @@ class Concurrency:
 
     def free(self, rank: int) -> bool:
         """Whether one more run of a class may begin."""
-        first, second, third = running = self.running
-        if self._fixed:
-            return first + second + third < self.limits[2]
-        level = first + second + third if rank == 2 else first + second if rank else first
-        return level < self.limits[rank] or running[rank] < self.guaranteed[rank]
+        running = self.running
+        if running[rank] < self.guaranteed[rank]:
+            return True
+        first, second, third = running
+        level = first + second + third if rank == 2 or self._fixed else first + second if rank else first
+        return level < self.limits[rank]
 
     @property
     def levels(self) -> list[int]:
@@ -96,7 +97,8 @@ class Concurrency:
         """What a run was: seconds of CPU, and seconds in which it neither had the CPU nor waited for it."""
         sums = self._sums[rank]
         sums[0] += cpu
-        sums[1] += io
+        if io > 0.0:  # two clocks may differ by a hair
+            sums[1] += io
         self._ended[rank] += 1
 
     def learn(self) -> None:

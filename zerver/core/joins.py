@@ -7,8 +7,8 @@ nothing and knows no clock. Results are in argument order whatever the order of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, TypeVarTuple, cast, overload
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeVar, TypeVarTuple, cast, overload
 
 import attrs
 
@@ -206,7 +206,8 @@ class Verdict:
     winners: tuple[int, ...] = ()
 
 
-_WAIT = Verdict()
+#: Nothing is decided, and nothing more to start: what most arrivals come to.
+WAIT = Verdict()
 
 
 class JoinState:
@@ -215,38 +216,35 @@ class JoinState:
     running: members (or attempts) that were to be started and have not arrived.
     """
 
-    __slots__ = ("_name", "_outcomes", "_started", "after", "join", "running")
+    __slots__ = ("_decide", "_outcomes", "_started", "after", "join", "running")
 
     def __init__(self, join: Join[Any], after: float | None = None) -> None:
         """after: the hedge's delay in seconds, None when it must not hedge (too few samples)."""
         self.join = join
         self.after = after
-        self._name = join.rule.name
+        self._decide = _RULES[join.rule.name]
         self._outcomes: dict[int, Outcome[Any]] = {}
         self._started = 0
         self.running = 0
 
     def begin(self) -> Verdict:
         """The first members to start; an empty join is decided at once."""
-        if self._name == "hedge":
+        if self.join.rule.name == "hedge":
             return self._start_attempt()
-        count = len(self.join.members)
-        self.running = count
-        if not count:
-            return Verdict(outcome=Success(()))
-        return Verdict(start=tuple(range(count)))
+        count = self.running = len(self.join.members)
+        return Verdict(tuple(range(count))) if count else Verdict(outcome=Success(()))
 
     def tick(self) -> Verdict:
         """The hedge's delay is over: start another attempt if one is left."""
         if self.running and self._started < self.join.rule.limit:
             return self._start_attempt()
-        return _WAIT
+        return WAIT
 
     def arrived(self, member: int, outcome: Outcome[Any]) -> Verdict:
         """A member came to an outcome; anything after the verdict has one is late, and is not to be told here."""
         self._outcomes[member] = outcome
         self.running -= 1
-        return _RULES[self._name](self, member, outcome)
+        return self._decide(self, member, outcome)
 
     def _start_attempt(self) -> Verdict:
         number = self._started
@@ -256,24 +254,26 @@ class JoinState:
         return Verdict(start=(number,), wake=self.after if more else None)
 
     def _all(self, member: int, outcome: Outcome[Any]) -> Verdict:
-        error = None if isinstance(outcome, Success) else deliver(self.join.members[member], outcome)[1]
-        if error is not None:
-            return Verdict(outcome=Failure(error))
+        if not isinstance(outcome, Success):
+            error = deliver(self.join.members[member], outcome)[1]
+            if error is not None:
+                return Verdict(outcome=Failure(error))
         if self.running:
-            return _WAIT
-        numbers = tuple(range(len(self.join.members)))
-        return Verdict(outcome=Success(tuple(map(self._value, numbers))), winners=numbers)
+            return WAIT
+        return self._everybody(tuple([deliver(one, self._outcomes[i])[0] for i, one in enumerate(self.join.members)]))
 
     def _settle(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if self.running:
-            return _WAIT
-        numbers = tuple(range(len(self.join.members)))
-        return Verdict(outcome=Success(tuple(self._outcomes[i] for i in numbers)), winners=numbers)
+            return WAIT
+        return self._everybody(tuple([self._outcomes[i] for i in range(len(self.join.members))]))
+
+    def _everybody(self, results: tuple[object, ...]) -> Verdict:
+        return Verdict((), None, Success(results), tuple(range(len(results))))
 
     def _race(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if isinstance(outcome, Success):
             return Verdict(outcome=Success(self._value(member)), winners=(member,))
-        return _WAIT if self.running else self._lost(f"all {len(self.join.members)} members failed")
+        return WAIT if self.running else self._lost(f"all {len(self.join.members)} members failed")
 
     def _quorum(self, member: int, outcome: Outcome[Any]) -> Verdict:
         won = sorted(i for i, arrived in self._outcomes.items() if isinstance(arrived, Success))
@@ -282,13 +282,13 @@ class JoinState:
             return Verdict(outcome=Success(tuple(map(self._value, won))), winners=tuple(won))
         if len(won) + self.running < k:
             return self._lost(f"{k} of {len(self.join.members)} is out of reach: {len(won)} succeeded")
-        return _WAIT
+        return WAIT
 
     def _hedge(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if isinstance(outcome, Success):
             return Verdict(outcome=outcome, winners=(member,))
         if self.running:
-            return _WAIT
+            return WAIT
         # A hedge is against slowness, not failure: retries are the policy's. The doubtful outcome is the one to tell.
         worst = next((o for o in self._outcomes.values() if isinstance(o, Unknown)), outcome)
         return Verdict(outcome=worst)
@@ -309,7 +309,7 @@ class JoinState:
         return EffectError(self.join.members[member % len(self.join.members)].kind.name, f"cancelled: {reason}")
 
 
-_RULES = {
+_RULES: Final[Mapping[JoinName, Callable[[JoinState, int, Outcome[Any]], Verdict]]] = {
     "all": JoinState._all,
     "settle": JoinState._settle,
     "race": JoinState._race,

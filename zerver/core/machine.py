@@ -4,13 +4,13 @@ Law: events go in as method calls, one command comes out; in between, pure steps
 machine owns a run's cells, its saga and its place in the plan, knows no clock but the one it is given, and never waits.
 
     event                                   may answer
-    start(inputs)                           Perform | Breathe | Park | Unwind | Finish
-    settled(call, outcome)                  Perform | Breathe | Wait | Cancel | Park | Unwind | Finish
+    start(inputs)                           Perform | Breathe | Park | Unwind | Ending
+    settled(call, outcome)                  Perform | Breathe | Wait | Cancel | Park | Unwind | Ending
     resume(since)                           the same: the run has breathed, and has a turn again
-    interrupt(ending)                       Unwind | Finish       the pump has cut every call that was under way
-    signalled(signal, value), expired(...)  Perform | Breathe | Park | Unwind | Finish
-    undone(task, outcome)                   Unwind | Finish
-    give_up()                               Finish
+    interrupt(ending)                       Unwind | Ending       the pump has cut every call that was under way
+    signalled(signal, value), expired(...)  Perform | Breathe | Park | Unwind | Ending
+    undone(task, outcome)                   Unwind | Ending
+    give_up()                               Ending
     committed, doubted, lost                nothing: they are news for the saga, told while a call is under way
 
 No step begins past the run's deadline, or past the end of its slice of a turn: between two steps is the only place
@@ -27,16 +27,17 @@ from typing import Any, Final
 from zerver.core import timeline as t
 from zerver.core.agenda import Agenda
 from zerver.core.calls import Call
-from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.commands import Breathe, Cancel, Command, Park, Perform, Unwind, Wait
 from zerver.core.decisions import DECISIONS, Continue, Done, Fail, Insert, Need, Pause, Replace
 from zerver.core.effects import Effect, Outcome, deliver
 from zerver.core.impure import impure
 from zerver.core.places import Activation, At, Gate, postpone
 from zerver.core.plan import DEADLINE_CELL, UNWRITTEN, BlockNode, BranchNode, DagNode, ForkNode, Plan, StepNode
 from zerver.core.replan import spliced, still_to_run, to_drop
-from zerver.core.saga import Saga, Task
-from zerver.core.slots import Deadline
-from zerver.errors import DefinitionError, EffectError, InternalError
+from zerver.core.saga import Entry, Saga, Task
+from zerver.core.signals import fitted, wanted
+from zerver.core.slots import time_left
+from zerver.errors import DefinitionError, EffectError, InternalError, InvalidData
 
 _WAIT = Wait()
 _BREATHE = Breathe()
@@ -55,8 +56,8 @@ class Machine:
     """
 
     __slots__ = (
-        "_agenda", "_idle_since", "_names", "_parked", "_ready", "_waiting", "cells", "clock", "deadline_ns", "ending",
-        "finished", "parallel", "plan", "records", "run_id", "saga", "slice_ns",
+        "_agenda", "_idle_since", "_names", "_parked", "_ready", "_saga", "_waiting", "cells", "clock", "deadline_ns",
+        "ending", "finished", "parallel", "plan", "records", "run_id", "slice_ns",
     )  # fmt: skip
 
     def __init__(
@@ -75,15 +76,15 @@ class Machine:
         self.deadline_ns = deadline_ns
         self.parallel = parallel
         self.cells: list[Any] = [UNWRITTEN] * plan.size
-        self.saga = Saga()
         self.slice_ns = FAR
         self.finished = False
         self.ending: t.Ending | None = None  # known from the ENDING record on, before the rollback
         self._agenda: Agenda | None = None  # most runs are one line, and need none
+        self._saga: Saga | None = None  # nor do they write
         self._ready: tuple[Call, ...] = ()
         self._waiting: dict[Call, Activation] = {}
-        self._parked: dict[str, Activation] = {}
-        self._names: dict[str, int] = {}
+        self._parked: dict[str, tuple[Activation, Pause, int]] = {}  # and when its time is over
+        self._names: dict[str, int] | None = None  # of steps, once the plan has changed
         self._idle_since = 0  # when nothing but signals was left to wait for
 
     # -- events --
@@ -148,19 +149,28 @@ class Machine:
 
     def signalled(self, signal: str, value: object) -> Command:
         """The signal that the run was parked on has come. Raises KeyError when it is parked on no such signal."""
-        activation = self._woken(t.SIGNALLED, signal, value)
-        pause = activation.pause[0] if activation.pause else None
-        if pause is not None and pause.resume is not None:
+        activation, pause = self._woken(t.SIGNALLED, signal, value)
+        try:
+            value = fitted(value, wanted(activation.node, pause))
+        except InvalidData as bad:  # who gave it was not told, since nobody there had the code
+            self._end(t.Ending("failed", cause=bad))
+            return self._command()
+        if pause.resume is not None:
             activation.resume = pause.resume
             return self._go_on(self._resume(activation, value, None))
         return self._go_on(self._answer(activation, value))
 
+    def check_signal(self, signal: str, value: object, where: str = "value") -> None:
+        """Raise InvalidData for a value that the step which is parked on this signal could not take, if one is."""
+        if signal in self._parked:
+            activation, pause, _ = self._parked[signal]
+            fitted(value, wanted(activation.node, pause), where)
+
     def expired(self, signal: str) -> Command:
         """The signal has not come in time."""
-        activation = self._woken(t.EXPIRED, signal, None)
-        pause = activation.pause[0] if activation.pause else None
-        decision = pause.expired if pause is not None else None
-        return self._go_on(self._answer(activation, Fail("expired", signal) if decision is None else decision))
+        activation, pause = self._woken(t.EXPIRED, signal, None)
+        decision = Fail("expired", signal) if pause.expired is None else pause.expired
+        return self._go_on(self._answer(activation, decision))
 
     def undone(self, task: Task, outcome: Outcome[Any]) -> Command:
         """A task of the rollback came to its outcome."""
@@ -170,9 +180,21 @@ class Machine:
 
     def give_up(self) -> Command:
         """The time for the rollback is over: what is left of it is unresolved."""
-        for entry in self.saga.give_up(failing=self._failing):
+        for entry in self.saga.give_up(failing=self.ending is not None and self.ending.status != "done"):
             self.records.append((t.GAVE_UP, self.clock(), entry, None))
         return self._command()
+
+    @property
+    def saga(self) -> Saga:
+        """What the run has written, and what of it is to be undone."""
+        if self._saga is None:
+            self._saga = Saga()
+        return self._saga
+
+    @property
+    def unresolved(self) -> tuple[Entry, ...]:
+        """Writes of which nobody can say that they are right."""
+        return self._saga.unresolved if self._saga is not None else ()
 
     @property
     def under_way(self) -> tuple[Call, ...]:
@@ -204,9 +226,8 @@ class Machine:
                 return _WAIT
             if self._parked:
                 self._idle_since = self.records[-1][1]
-                pauses = [(signal, a.pause[1]) for signal, a in self._parked.items() if a.pause is not None]
-                return Park(tuple(pauses))
-            self._end(t.Ending("done", self._given()))
+                return Park(tuple((signal, until_ns) for signal, (_, _, until_ns) in self._parked.items()))
+            self._end(t.Ending("done", self.plan.given(self.cells)))
         if self._ready:  # asked for in the same breath as the run ended: never performed
             for call in self._ready:
                 self._close(self._waiting.pop(call))
@@ -217,36 +238,30 @@ class Machine:
         ending = self.ending
         if ending is None:
             raise InternalError("a run is unwound that has not ended")
-        saga = self.saga
-        task = saga.next_task(failing=self._failing) if saga.entries else None
+        saga = self._saga
+        task = saga.next_task(failing=ending.status != "done") if saga is not None else None
         if task is not None:
             self.records.append((t.UNDO, self.clock(), task.entry, task.verb))
             return Unwind(task)
         if not self.finished:
             self.finished = True
-            if saga.entries:
+            now = self.records[-1][1]  # with nothing to undo it has ended when it was over: a moment ago
+            if saga is not None:
                 for entry in saga.unresolved:
                     self.records.append((t.UNRESOLVED, self.clock(), entry, entry.error))
-            self.records.append((t.ENDED, self.clock(), self.plan.flow, ending))
-        return Finish(ending)
+                now = self.clock()
+            self.records.append((t.ENDED, now, self.plan.flow, ending))
+        return ending
 
-    def _given(self) -> object:
-        """What the flow gives when no step returned Done; a slot that no step came to write is None."""
-        cells, gives = self.cells, self.plan.gives
-        values = [None if cells[cell] is UNWRITTEN else cells[cell] for cell in gives] if gives else None
-        return values[0] if values and len(values) == 1 else values and tuple(values)
-
-    @property
-    def _failing(self) -> bool:
-        return self.ending is not None and self.ending.status != "done"
-
-    def _end(self, ending: t.Ending) -> None:
+    def _end(self, ending: t.Ending, at: int | None = None) -> None:
+        """at: when it was recorded why."""
         if self.ending is None:  # the first reason stands; what comes later comes of it
             self.ending = ending
-            self.records.append((t.ENDING, self.clock(), self.plan.flow, ending))
-            for activation in self._parked.values():
-                self._close(activation)
-            self._parked.clear()
+            self.records.append((t.ENDING, self.clock() if at is None else at, self.plan.flow, ending))
+            if self._parked:
+                for activation, _, _ in self._parked.values():
+                    self._close(activation)
+                self._parked.clear()
             if self._agenda is not None:
                 self._agenda.clear()
 
@@ -275,7 +290,7 @@ class Machine:
                 if began >= stop:
                     return self._stopped(node, place)
                 if node.wants_deadline:
-                    cells[DEADLINE_CELL] = self._deadline(began, place)
+                    cells[DEADLINE_CELL] = time_left(began, self.deadline_ns, place.until_ns)
                 try:
                     answer = node.call(cells)
                 except Exception as defect:
@@ -304,7 +319,7 @@ class Machine:
         """A step may not begin now: its run is out of time, or it is for others to go first."""
         now = self.clock()
         if self.deadline_ns is not None and now >= self.deadline_ns:
-            self._end(t.Ending("deadline", reason="the deadline has passed"))
+            self._end(t.Ending("deadline", reason="the deadline has passed"), now)
         else:
             place.at -= 1
             self.records.append((t.BREATH, now, node, None))
@@ -315,7 +330,7 @@ class Machine:
         if isinstance(node, BranchNode):
             began = self.clock()
             if node.wants_deadline:
-                self.cells[DEADLINE_CELL] = self._deadline(began, place)
+                self.cells[DEADLINE_CELL] = time_left(began, self.deadline_ns, place.until_ns)
             try:
                 answer = node.ask(self.cells)
             except Exception as defect:
@@ -330,7 +345,8 @@ class Machine:
         if isinstance(node, (ForkNode, DagNode)):
             self._lines.enter(Gate(node, place))
             return None
-        self.saga.pass_pivot()
+        if self._saga is not None:
+            self._saga.pass_pivot()
         self.records.append((t.PIVOT, self.clock(), node, None))
         return place
 
@@ -357,8 +373,9 @@ class Machine:
         except StopIteration as stop:
             answer = stop.value
         except EffectError as fault:
-            self.records.append((t.FAULT, self.clock(), activation.node, (activation.began, fault)))
-            self._end(t.Ending("failed", cause=fault))
+            now = self.clock()
+            self.records.append((t.FAULT, now, activation.node, (activation.began, fault)))
+            self._end(t.Ending("failed", cause=fault), now)
             return None
         except Exception as defect:
             self._close(activation)
@@ -386,7 +403,8 @@ class Machine:
 
     def _drop(self, call: Call, activation: Activation) -> None:
         """The step will never see what the call came to: what it wrote is not wanted, even in a run that is done."""
-        self.saga.lost(call, frozenset())
+        if self._saga is not None:
+            self._saga.lost(call, frozenset())
         self._close(activation)
 
     def _close(self, activation: Activation) -> None:
@@ -404,6 +422,11 @@ class Machine:
     ) -> bool:
         """Act on a decision; True when the line goes on."""
         kind = decision.__class__
+        if kind is Done or kind is Fail:
+            now = self.clock()
+            self.records.append((t.STEP, now, node, (began, decision)))
+            self._end(t.Ending("done", decision.value) if kind is Done else t.Ending("failed", cause=decision), now)
+            return False
         if kind is Continue:
             return self._write(node, began, decision.value)
         if kind is Need or kind is Pause:
@@ -415,31 +438,13 @@ class Machine:
             else:
                 self._park(activation, decision)
             return False
-        if kind is Insert or kind is Replace:
-            return self._write(node, began, decision.value) and self._replan(node, place, began, decision)
-        self.records.append((t.STEP, self.clock(), node, (began, decision)))
-        if kind is Done:
-            self._end(t.Ending("done", decision.value))
-        else:
-            self._end(t.Ending("failed", cause=decision))
-        return False
+        return self._write(node, began, decision.value) and self._replan(node, place, began, decision)
 
     def _write(self, node: StepNode, began: int, answer: Any) -> bool:
         """Write a step's value to its slots; True when it fits them."""
-        if node.write >= 0 and (answer is not None or not node.required):
-            self.cells[node.write] = answer
-        elif node.write == -2 and isinstance(answer, tuple) and len(answer) == len(node.writes):
-            for cell, value, write in zip(node.writes, answer, node.step.signature.writes, strict=True):
-                if value is None and not write.none_fits:
-                    self._raised(node, began, TypeError(f"step {node.name!r} gave None for slot {write.slot.name!r}"))
-                    return False
-                self.cells[cell] = value
-        elif not (node.write == -1 and answer is None):
-            self._raised(
-                node,
-                began,
-                TypeError(f"step {node.name!r} answered {answer!r}, which its annotation does not say"),
-            )
+        misfit = node.put(self.cells, answer)
+        if misfit:
+            self._raised(node, began, TypeError(misfit))
             return False
         self.records.append((t.STEP, self.clock(), node, (began, answer)))
         return True
@@ -452,16 +457,17 @@ class Machine:
             )
             return self._raised(activation.node, activation.began, error)
         now = self.clock()
-        activation.pause = (pause, now + int(pause.expires * 1e9))
-        self._parked[pause.signal] = activation
+        self._parked[pause.signal] = activation, pause, now + int(pause.expires * 1e9)
         self.records.append((t.PARKED, now, activation.node, pause))
         return None
 
     def _replan(self, node: StepNode, place: At, began: int, decision: Insert | Replace) -> bool:
         replaces = isinstance(decision, Replace)
         written = {n: self.cells[c] for n, c in self.plan.slots.items() if self.cells[c] is not UNWRITTEN}
-        rest = () if replaces else still_to_run(place, self._activations(), self._lines)
+        waiting = [*self._waiting.values(), *(activation for activation, _, _ in self._parked.values())]
+        rest = () if replaces else still_to_run(place, waiting, self._lines)
         try:
+            self._names = self._names or {}
             dropped = to_drop(self.plan.flow, node.name, place) if replaces else ()
             self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
         except DefinitionError as defect:
@@ -477,24 +483,18 @@ class Machine:
             place.line = (*place.line[: place.at], *line, *place.line[place.at :])
         return True
 
-    def _woken(self, kind: str, signal: str, value: object) -> Activation:
+    def _woken(self, kind: str, signal: str, value: object) -> tuple[Activation, Pause]:
         """Parked time is not the run's: its deadline, and those of the nested flows around, are later by so much."""
-        places = [activation.place for activation in self._parked.values()]
-        activation, now = self._parked.pop(signal), self.clock()
+        places, now = [activation.place for activation, _, _ in self._parked.values()], self.clock()
+        activation, pause, _ = self._parked.pop(signal)
         self.records.append((kind, now, activation.node, value))
         parked = now - self._idle_since
         if self.deadline_ns is not None:
             self.deadline_ns += parked
         postpone(places, parked)
-        return activation
-
-    def _activations(self) -> list[Activation]:
-        return [*self._waiting.values(), *self._parked.values()]
+        return activation, pause
 
     def _raised(self, node: Any, began: int, defect: Exception) -> None:
-        self.records.append((t.DEFECT, self.clock(), node, (began, defect)))
-        self._end(t.Ending("defect", cause=defect))
-
-    def _deadline(self, now: int, place: At) -> Deadline:
-        ends = [at for at in (self.deadline_ns, place.until_ns) if at is not None]
-        return Deadline(max(0.0, (min(ends) - now) / 1e9) if ends else float("inf"))
+        now = self.clock()
+        self.records.append((t.DEFECT, now, node, (began, defect)))
+        self._end(t.Ending("defect", cause=defect), now)

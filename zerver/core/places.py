@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
-from zerver.core.decisions import Pause
 from zerver.core.plan import DagNode, ForkNode, Line, StepNode
 
 
@@ -68,9 +67,9 @@ def postpone(places: Iterable[At], ns: int) -> None:
 
 
 class Activation:
-    """A step that waits: for an effect (coroutine or resume function) or for a signal (pause)."""
+    """A step that waits: for an effect (coroutine or resume function) or for a signal."""
 
-    __slots__ = ("began", "coroutine", "node", "ordinal", "pause", "place", "resume")
+    __slots__ = ("began", "coroutine", "node", "ordinal", "place", "resume")
 
     def __init__(self, node: StepNode, place: At, began: int) -> None:
         self.node = node
@@ -79,4 +78,3 @@ class Activation:
         self.ordinal = 0
         self.coroutine: Coroutine[Any, Any, Any] | None = None
         self.resume: Callable[[Any], object] | None = None
-        self.pause: tuple[Pause, int] | None = None

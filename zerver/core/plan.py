@@ -54,6 +54,19 @@ class StepNode:
         self.required = bool(shape.writes) and not shape.several and not shape.writes[0].none_fits
         self.wants_deadline = shape.wants_deadline
 
+    def put(self, cells: Cells, answer: Any) -> str:
+        """Write a value to its cells. What is wrong with one that does not fit them; "" when it fits."""
+        if self.write >= 0 and (answer is not None or not self.required):
+            cells[self.write] = answer
+        elif self.write == -2 and isinstance(answer, tuple) and len(answer) == len(self.writes):
+            for cell, value, write in zip(self.writes, answer, self.step.signature.writes, strict=True):
+                if value is None and not write.none_fits:
+                    return f"step {self.name!r} gave None for slot {write.slot.name!r}"
+                cells[cell] = value
+        elif not (self.write == -1 and answer is None):
+            return f"step {self.name!r} answered {answer!r}, which its annotation does not say"
+        return ""
+
     def __repr__(self) -> str:
         return f"<{self.name}>"
 
@@ -124,6 +137,11 @@ class Plan:
     takes: tuple[Slot, ...]
     gives: tuple[int, ...]
     secret: frozenset[str]
+
+    def given(self, cells: Cells) -> object:
+        """What the flow gives when no step returned Done; a slot that no step came to write is None."""
+        values = [None if cells[cell] is UNWRITTEN else cells[cell] for cell in self.gives]
+        return values[0] if len(values) == 1 else tuple(values) or None
 
 
 def compile_plan(block: Block, before: Sequence[Stage] = ()) -> Plan:

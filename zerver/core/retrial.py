@@ -14,7 +14,7 @@ from zerver.errors import InternalError
 
 
 def try_again(machine: Machine, by: str) -> Command:
-    """The first thing to do: Unwind, or Finish when there is nothing that could be. by: who tries."""
+    """The first thing to do: Unwind, or the Ending when there is nothing that could be. by: who tries."""
     ending = machine.ending
     if ending is None or not machine.finished:
         raise InternalError(f"run {machine.run_id} is tried again, and has not ended")

@@ -56,7 +56,7 @@ def _setting(kind: Kind, default: object, help: str, *names: str, secret: bool =
 
 @attrs.frozen(kw_only=True)
 class ServeSettings:
-    """What `zerver serve` does. drain: seconds."""
+    """What `zerver serve` does. drain, journal_lease, journal_keep: seconds."""
 
     app: str = _setting(units.TEXT, "", "The app, as MODULE:APP, when the command line names none.", "ZERVER_APP")
     host: str = _setting(units.TEXT, "127.0.0.1", "Where to listen.", "ZERVER_HOST")
@@ -69,6 +69,18 @@ class ServeSettings:
     )
     journal_secrets: bool = _setting(
         units.FLAG, False, "Whether the journal may hold secret slots, in the clear.", "ZERVER_JOURNAL_SECRETS"
+    )
+    journal_keys: str = _setting(
+        units.TEXT,
+        "",
+        "A file with the keys that the journal is encrypted with, one a line; empty: it is not.",
+        "ZERVER_JOURNAL_KEYS",
+    )
+    journal_lease: float = _setting(
+        units.at_least(units.SECONDS, 1.0),
+        10.0,
+        "After so long without a sign of life a process's runs are for others.",
+        "ZERVER_JOURNAL_LEASE",
     )
     journal_keep: float = _setting(
         units.at_least(units.SECONDS, 0.0),

@@ -57,3 +57,9 @@ class Deadline:
     """
 
     remaining: float
+
+
+def time_left(now_ns: int, *ends_ns: int | None) -> Deadline:
+    """Until the first of these ends; None is no end."""
+    ends = [end for end in ends_ns if end is not None]
+    return Deadline(max(0.0, (min(ends) - now_ns) / 1e9) if ends else float("inf"))

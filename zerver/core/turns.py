@@ -14,6 +14,7 @@ Source: credits as in deficit round robin (Shreedhar and Varghese, 1995), with p
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -57,12 +58,8 @@ def _paces(own: int) -> tuple[Pace, Pace]:
     return first, lower[0] if lower else first
 
 
-_PACES: Final = {priority: _paces(rank) for priority, rank in RANK.items()}
-
-
-def pace_of(priority: Priority, demoted: int = 0) -> Pace:
-    """The pace of a run of this class. demoted: by how many classes, 0 or 1."""
-    return _PACES[priority][demoted]
+#: The pace of the runs of a class, by how many classes they are demoted: 0 or 1.
+PACES: Final[Mapping[Priority, tuple[Pace, Pace]]] = {priority: _paces(rank) for priority, rank in RANK.items()}
 
 
 class Waiter:

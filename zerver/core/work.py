@@ -34,17 +34,10 @@ class Work:
 
     def learn(self, cpu: float, duration: float) -> None:
         """A run has ended. Both in seconds."""
-        self.runs += 1
-        known = self.cpu
-        if known is None:
-            self.cpu = cpu
-        else:
-            self.cpu = known + (cpu - known) * (ALPHA if self.runs > 50 else 1.0 / self.runs)
+        runs = self.runs = self.runs + 1
+        known, usual = self.cpu, self.duration
+        self.cpu = cpu if known is None else known + (cpu - known) * (ALPHA if runs > 50 else 1.0 / runs)
         # A median in one number (Ma, Muthukrishnan and Sandler 2013, "Frugal streaming"), in steps of 5 %.
-        if self.runs == 1:
-            self.duration = max(LEAST, duration)
-        elif duration > self.duration:
-            self.duration *= _STEP
-        else:
-            shorter = self.duration / _STEP
-            self.duration = shorter if shorter > LEAST else LEAST
+        if runs > 1:
+            duration = usual * _STEP if duration > usual else usual / _STEP
+        self.duration = duration if duration > LEAST else LEAST

@@ -26,6 +26,9 @@ from zerver.runtime.versions import Versions
 #: Seconds after which a journal that could not be told is told again.
 _A_WHILE: Final = 1.0
 
+#: Seconds at least between two counts of parked runs: a database goes through the index of them all for it.
+COUNTED: Final = 30.0
+
 #: What an unresolved run comes to whose last records are not there, because they could not be read again: it had ended,
 #: so it is undone, and does not go on.
 _UNKEPT: Final = Ending("cancelled", reason="it had ended, and its last records could not be written")
@@ -39,7 +42,8 @@ class Take(Protocol):
 
 class Cases:
     """The cases that one worker knows of. stuck: those of the journal that were set aside, and why; unresolved: how
-    many there are; both as of the last look, and of LISTED runs at most. alarm: tells somebody.
+    many there are; both as of the last look, and of LISTED runs at most. parked: how many are put down, as of the last
+    count. alarm: tells somebody.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Cases:
     ) -> None:
         self.stuck: dict[str, str] = {}
         self.unresolved = 0
+        self.parked = 0
+        self._counts_at = -float("inf")  # when the next count is due, on Trio's clock
         self._clerk = clerk
         self._versions = versions
         self._reader = reader
@@ -77,6 +83,9 @@ class Cases:
 
     async def _look(self) -> None:
         journal = self._clerk.journal
+        if trio.current_time() >= self._counts_at:
+            self._counts_at = trio.current_time() + COUNTED
+            self.parked = await journal.parked()
         for run_id in [*self._unheard]:  # it may be this worker's, and then it is on nobody's list
             await self._try(run_id)
         found = await journal.list_runs("open")

@@ -20,7 +20,7 @@ from zerver.core.app import Capability
 from zerver.core.calls import Call
 from zerver.core.effects import CallInfo, EffectKind, IdempotencyKey, injected_parameters
 from zerver.effects import clock, random
-from zerver.errors import DefinitionError
+from zerver.errors import DefinitionError, Rejected
 
 #: Makes the CallInfo of an attempt: (call, attempt number) -> CallInfo.
 Informer = Callable[[Call, int], CallInfo]
@@ -58,18 +58,26 @@ class Bound:
         self.plain = not injected  # the handler takes the effect's own arguments, and no more
 
     def invoke(self, call: Call, attempt: int, informer: Informer) -> Any:
-        """Call the function: an awaitable, or the value itself for an instant kind."""
+        """Call the function: an awaitable, or the value itself for an instant kind.
+
+        Raises Rejected if an `async def` does not take these arguments: it has done nothing then.
+        """
         effect = call.effect
-        if self.plain:
-            return self.function(*effect.args, **effect.kwargs)
-        extra = self.resources
-        if self.key_params or self.info_params:
-            extra = dict(extra)
-            for name in self.key_params:
-                extra[name] = call.key
-            for name in self.info_params:
-                extra[name] = informer(call, attempt)
-        return self.function(*effect.args, **effect.kwargs, **extra)
+        try:
+            if self.plain:
+                return self.function(*effect.args, **effect.kwargs)
+            extra = self.resources
+            if self.key_params or self.info_params:
+                extra = dict(extra)
+                for name in self.key_params:
+                    extra[name] = call.key
+                for name in self.info_params:
+                    extra[name] = informer(call, attempt)
+            return self.function(*effect.args, **effect.kwargs, **extra)
+        except Exception as unfit:
+            if self.lazy:
+                raise Rejected(f"its handler cannot be called so: {unfit}") from unfit
+            raise
 
 
 class Handlers:

@@ -7,15 +7,16 @@ attempt short, the saga is told of a write that may have happened before anythin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import nullcontext
 from random import Random
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import trio
 
 from zerver.core import timeline as t
 from zerver.core.app import App
+from zerver.core.breaker import Breaker
 from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
 from zerver.core.commands import Park
@@ -23,7 +24,7 @@ from zerver.core.effects import Cancelled, Effect, EffectKind, Failure, Outcome,
 from zerver.core.hedging import payable
 from zerver.core.joins import Join
 from zerver.core.policy import COMPENSATION, Policy, backoff_seconds, resolve
-from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown, Rejected
+from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.groups import bare
 from zerver.runtime.handlers import Bound, Handlers
@@ -33,6 +34,9 @@ from zerver.runtime.live import Flight, Run
 from zerver.runtime.targets import Operation, Targets, TargetState, slow_to
 
 _NEVER = float("inf")
+
+#: Gives a Judgement only if it is not told to be the last one, which no type can say.
+Attempt: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Way:
@@ -135,14 +139,14 @@ class Interpreter:
             )
         return Success(answer.value)
 
-    async def fly(
+    def fly(
         self,
         run: Run,
         call: Call,
         flight: Flight | None,
         weaker: Policy | None = None,
         numbers: Iterator[int] | None = None,
-    ) -> Outcome[Any]:
+    ) -> Coroutine[Any, Any, Outcome[Any]]:
         """Attempts until one succeeds or the policy gives up; tells nobody. flight is None for reads.
 
         numbers: those of its attempts, where it shares them with others of a hedge.
@@ -150,14 +154,30 @@ class Interpreter:
         way = self.way(run.flow.policy, call.effect, weaker)
         if way.instant:
             return self._instantly(run, call, way)
-        number, retries, doubtful = 1 if numbers is None else next(numbers), 0, False
-        rollback = weaker is not None
-        gated = way.bulkhead is not None or (run.gate is not None and not rollback)
-        attempt = self._attempt_in_place if gated else self._attempt
         way.state.firsts += 1
+        number, rollback = 1 if numbers is None else next(numbers), weaker is not None
+        gated = way.bulkhead is not None or (run.gate is not None and not rollback)
+        attempt: Attempt = self._attempt_in_place if gated else self._attempt
+        if way.policy.retries:
+            return self._insist(run, call, way, number, flight, rollback, attempt, numbers)
+        return attempt(run, call, way, number, flight, rollback, True)
+
+    async def _insist(
+        self,
+        run: Run,
+        call: Call,
+        way: Way,
+        number: int,
+        flight: Flight | None,
+        rollback: bool,
+        attempt: Attempt,
+        numbers: Iterator[int] | None,
+    ) -> Outcome[Any]:
+        """Attempt, and once more as long as the policy allows it and it makes sense."""
+        retries, doubtful = 0, False
         while True:
-            judged = await attempt(run, call, way, number, flight, rollback)
-            if isinstance(judged, Success):
+            judged: Outcome[Any] | Judgement = await attempt(run, call, way, number, flight, rollback, False)
+            if not isinstance(judged, Judgement):
                 return judged
             doubtful = doubtful or judged.doubt
             if flight is not None:
@@ -221,15 +241,15 @@ class Interpreter:
 
     # -- one attempt --
 
-    def _instantly(self, run: Run, call: Call, way: Way) -> Outcome[Any]:
+    async def _instantly(self, run: Run, call: Call, way: Way) -> Outcome[Any]:
         try:
             return Success(way.bound.invoke(call, 1, run.info))
         except Exception as raised:
             return Failure(judge(call.effect.kind, raised).error)
 
     async def _attempt_in_place(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool
-    ) -> Success[Any] | Judgement:
+        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool, last: bool
+    ) -> Outcome[Any] | Judgement:
         """One attempt, when its run or its target bounds how many there are at once.
 
         The run's place first, then the target's: everybody takes them in this order, and nobody waits for a place while
@@ -240,20 +260,20 @@ class Interpreter:
         if gate is not None:
             late = await self._wait_for_place(run, call, way, gate, "of its run", rollback)
             if late is not None:
-                return late
+                return _final(run, call, number, late, flight) if last else late
         try:
             if bulkhead is None:
-                return await self._attempt(run, call, way, number, flight, rollback)
+                return await self._attempt(run, call, way, number, flight, rollback, last)
             late = await self._wait_for_place(run, call, way, bulkhead, f"at {way.state.name!r}", rollback)
             if late is not None:
-                return late
+                return _final(run, call, number, late, flight) if last else late
             began, in_use, tells = trio.current_time(), bulkhead.in_use, False
             try:
-                judged = await self._attempt(run, call, way, number, flight, rollback)
-                tells = isinstance(judged, Success) or judged.timeout
-                return judged
+                judged = await self._attempt(run, call, way, number, flight, rollback, False)
+                tells = not isinstance(judged, Judgement) or judged.timeout
             finally:
                 bulkhead.release(began, trio.current_time(), in_use, tells)
+            return _final(run, call, number, judged, flight) if last and isinstance(judged, Judgement) else judged
         finally:
             if gate is not None:
                 gate.release()
@@ -295,9 +315,12 @@ class Interpreter:
         return Judgement(error, again=False, trouble=False, doubt=False)
 
     async def _attempt(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool
-    ) -> Success[Any] | Judgement:
-        """One attempt, in the books of its target. All in one frame: this is what every effect goes through."""
+        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool, last: bool
+    ) -> Outcome[Any] | Judgement:
+        """One attempt, in the books of its target. All in one frame: this is what every effect goes through.
+
+        last: there will be no other, so that the judgement of this one is the outcome.
+        """
         state, kind, operation = way.state, call.effect.kind, way.operation
         state.attempts += 1
         began = self._clock()
@@ -305,16 +328,18 @@ class Interpreter:
         if breaker is not None and not rollback:
             era = breaker.allow(began, run.priority, self.rng.random)
             if not era:
-                state.refused += 1
-                held = "is open" if breaker.state != "closed" else "holds some back, because it fails too often"
-                return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} {held}"))
+                refused = _held_back(state, kind, breaker)
+                return _final(run, call, number, refused, flight) if last else refused
         judged: Success[Any] | Judgement | None = None
+        unbounded = way.policy.timeout is None and call.until_ns is None
         try:
-            with _bounds(run, call, way, began, rollback):
+            with _UNBOUNDED if unbounded else _bounds(run, call, way, began, rollback):
                 try:
-                    if flight is not None:
+                    if flight is None:
+                        judged = Success(await way.bound.invoke(call, number, run.info))
+                    else:
                         await _last_moment()
-                    judged = Success(await _sent(run, call, way, number, flight))
+                        judged = Success(await _sent(run, call, way, number, flight))
                 except Exception as raised:
                     judged = judge(kind, raised)
                 except BaseExceptionGroup as group:
@@ -328,20 +353,19 @@ class Interpreter:
             operation.latencies.add_cut(ended - began, ended)
             raise
         now = self._clock()
-        if judged is None:  # only a scope that caught its own cancellation leaves nothing
-            judged = judge_timeout(kind, now - began, flight is not None and flight.sent)
-        failed = slow = False
         took = now - began
         if isinstance(judged, Success):
             operation.latencies.add(took, now)
-            if breaker is not None and took > breaker.policy.slow:
-                slow = slow_to(operation, took, self.targets.loop_lag)
-        else:
-            state.failures += 1
-            failed = judged.trouble
+            if breaker is not None:
+                slow = took > breaker.policy.slow and slow_to(operation, took, self.targets.loop_lag)
+                breaker.record(era, False, slow, now, self.rng.random() if slow else 0.0)
+            return judged
+        if judged is None:  # only a scope that caught its own cancellation leaves nothing
+            judged = judge_timeout(kind, took, flight is not None and flight.sent)
+        state.failures += 1
         if breaker is not None:
-            breaker.record(era, failed, slow, now, self.rng.random() if failed or slow else 0.0)
-        return judged
+            breaker.record(era, judged.trouble, False, now, self.rng.random() if judged.trouble else 0.0)
+        return _final(run, call, number, judged, flight) if last else judged
 
     def _next_wait(
         self, run: Run, call: Call, way: Way, judged: Judgement, retries: int, rollback: bool
@@ -390,19 +414,13 @@ def _bounds(run: Run, call: Call, way: Way, now: float, rollback: bool) -> trio.
     return trio.CancelScope(deadline=ends)
 
 
-def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight | None) -> Awaitable[Any]:
-    """Call the handler; from here on a write may have happened, but not when an `async def` could not be called."""
-    if call.effect.kind.exact:
-        flight = None
-    if flight is not None and not way.bound.lazy:
+def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight) -> Awaitable[Any]:
+    """Call the handler of a write: from here on it may have happened, but not if an `async def` could not be called."""
+    exact = call.effect.kind.exact
+    if not exact and not way.bound.lazy:
         flight.sent = True
-    try:
-        awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
-    except Exception as unfit:
-        if way.bound.lazy:
-            raise Rejected(f"its handler cannot be called so: {unfit}") from unfit
-        raise
-    if flight is not None:
+    awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
+    if not exact:
         flight.sent = True
     return awaitable
 
@@ -429,6 +447,20 @@ class _Compensating:
         self, run: Run, call: Call, flight: Flight | None, *, numbers: Iterator[int]
     ) -> Coroutine[Any, Any, Outcome[Any]]:
         return self._interpreter.fly(run, call, flight, COMPENSATION, numbers)
+
+
+def _held_back(state: TargetState, kind: EffectKind[..., Any], breaker: Breaker) -> Judgement:
+    state.refused += 1
+    held = "is open" if breaker.state != "closed" else "holds some back, because it fails too often"
+    return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} {held}"))
+
+
+def _final(run: Run, call: Call, number: int, judged: Judgement, flight: Flight | None) -> Outcome[Any]:
+    """The outcome of a call whose only attempt failed."""
+    if flight is not None:
+        flight.sent = judged.doubt
+    run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, None, "")))
+    return _given_up(call, judged.error, judged.doubt)
 
 
 def _given_up(call: Call, error: EffectError, doubtful: bool) -> Outcome[Any]:

@@ -17,7 +17,7 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.effects import Cancelled, Effect, Failure, Outcome, Success, Unknown
 from zerver.core.hedging import SHORTEST
-from zerver.core.joins import Join, JoinState, Verdict, percentile
+from zerver.core.joins import WAIT, Join, JoinState, Verdict, percentile
 from zerver.errors import EffectTimeout, OutcomeUnknown
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.live import Flight, Run
@@ -63,15 +63,19 @@ async def perform_join(
     conduct = kind(performer, run, call, join, asked)
     timeout = join.policy.timeout if join.policy is not None else None
     try:
-        if timeout is None:  # the nursery's own scope and the run's are enough
-            await conduct.run()
-        else:
-            with trio.CancelScope(relative_deadline=timeout) as scope:
-                await conduct.run()
-            if scope.cancelled_caught and conduct.outcome is None:
-                error = EffectTimeout(join.kind.name, f"timed out after {timeout * 1000:.0f}ms")
-                conduct.outcome = Failure(error)
+        with unwrapped():
+            async with trio.open_nursery() as nursery:
+                scope = nursery.cancel_scope
+                if timeout is not None:
+                    scope.deadline = trio.current_time() + timeout
+                own = conduct.begin(nursery)
+                if own is not None:
+                    await conduct.member(own)
+        if conduct.outcome is None and scope.cancelled_caught and timeout is not None:
+            conduct.cut()
+            conduct.outcome = Failure(EffectTimeout(join.kind.name, f"timed out after {timeout * 1000:.0f}ms"))
     except BaseException:  # Cancelled; or the program ends, and what was sent must be told all the same
+        conduct.cut()
         conduct.abandon()
         raise
     return await conduct.end()
@@ -80,56 +84,55 @@ async def perform_join(
 class _Conduct:
     """One join under way: a nursery, and what has arrived."""
 
+    __slots__ = ("asked", "call", "join", "nursery", "on", "outcome", "performer", "state", "winners")
+
+    nursery: trio.Nursery
+    state: JoinState
+
     def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any], asked: Mapping[int, Call]) -> None:
         self.performer = performer
         self.on = run
         self.asked = asked
         self.call = call
         self.join = join
-        self.state = JoinState(join, self.hedge_delay())
-        self.name = f"a member of {join.kind.name}"  # of a task: Trio would make one up for each, at some cost
         self.outcome: Outcome[Any] | None = None
         self.winners: tuple[int, ...] = ()
 
-    def hedge_delay(self) -> float | None:
-        return None
+    def begin(self, nursery: trio.Nursery) -> int | None:
+        """Start what is to be started first, but one: its number, for the caller to perform. A task of its own would
+        only be waited for. None if there is nothing to do.
+        """
+        self.nursery = nursery
+        verdict = self.state.begin()
+        own = verdict.start[-1] if verdict.start else None
+        self.follow(verdict, own)
+        return own
 
-    async def run(self) -> None:
-        with unwrapped():
-            async with trio.open_nursery() as nursery:
-                verdict = self.state.begin()
-                # One of them needs no task of its own: this one would only wait for it.
-                own = verdict.start[-1] if verdict.start else None
-                self.follow(verdict, nursery, own)
-                if own is not None:
-                    await self.member(own, nursery)
-
-    def follow(self, verdict: Verdict, nursery: trio.Nursery, own: int | None = None) -> None:
+    def follow(self, verdict: Verdict, own: int | None = None) -> None:
         """Do what the verdict says; the member `own` is performed by the caller."""
         for number in verdict.start:
-            self.ask(number)
             if number != own:
-                nursery.start_soon(self.member, number, nursery, name=self.name)
+                self.nursery.start_soon(self.member, number, name=self.join.kind.name)  # Trio would make one up
         if verdict.wake is not None:
-            nursery.start_soon(self.wake, verdict.wake, nursery, name=self.name)
+            self.nursery.start_soon(self.wake, verdict.wake, name=self.join.kind.name)
         if verdict.outcome is not None:
             self.outcome, self.winners = verdict.outcome, verdict.winners
             if self.state.running:  # else all have ended, and to cancel nobody costs as much as a member
-                nursery.cancel_scope.cancel()
+                self.nursery.cancel_scope.cancel()
             self.decided()
 
-    def ask(self, number: int) -> None:
-        """A member is about to start; told here and not in its task, because Trio starts tasks in any order."""
-
-    async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
+    async def wake(self, seconds: float) -> None:
         """When so many seconds are over, ask what to do. Only a hedge's verdict wants it."""
         raise NotImplementedError
 
     def decided(self) -> None:
         """There is an outcome."""
 
-    async def member(self, number: int, nursery: trio.Nursery) -> None:
+    async def member(self, number: int) -> None:
         raise NotImplementedError
+
+    def cut(self) -> None:
+        """All of it is cut."""
 
     def abandon(self) -> None:
         """The join was cut from outside: tell the saga what nobody has told it yet."""
@@ -141,29 +144,37 @@ class _Conduct:
 class _Members(_Conduct):
     """all, settle, race, quorum: each member is a call of its own."""
 
+    __slots__ = ("calls",)
+
     def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any], asked: Mapping[int, Call]) -> None:
         super().__init__(performer, run, call, join, asked)
-        self.calls = [call.member(run.run_id, number) for number in range(len(join.members))]
+        self.state = JoinState(join)
+        self.calls = call.members(run.run_id)
         for number, member in asked.items():
             self.calls[number] = member
 
-    def ask(self, number: int) -> None:
-        if number not in self.asked:
-            self.on.records.append((t.ASKED, self.on.clock(), self.calls[number], None))
-
-    async def member(self, number: int, nursery: trio.Nursery) -> None:
-        call = self.calls[number]
+    def begin(self, nursery: trio.Nursery) -> int | None:
+        # All are asked for now, and not in their tasks: Trio starts tasks in any order.
         records, clock = self.on.records, self.on.clock
+        for number, call in enumerate(self.calls):
+            if number not in self.asked:
+                records.append((t.ASKED, clock(), call, None))
+        return super().begin(nursery)
+
+    async def member(self, number: int) -> None:
+        call, run = self.calls[number], self.on
         try:
-            outcome = await self.performer.perform(self.on, call)
+            outcome = await self.performer.perform(run, call)
         except BaseException:  # Cancelled, also in the group of a handler's own nursery
-            records.append((t.CUT, clock(), call, "the join was decided" if self.outcome else "cancelled"))
+            run.records.append((t.CUT, run.clock(), call, "the join was decided" if self.outcome else "cancelled"))
             raise
         if self.outcome is not None:
-            records.append((t.LATE, clock(), call, outcome))
+            run.records.append((t.LATE, run.clock(), call, outcome))
             return
-        records.append((t.SETTLED, clock(), call, outcome))
-        self.follow(self.state.arrived(number, outcome), nursery)
+        run.records.append((t.SETTLED, run.clock(), call, outcome))
+        verdict = self.state.arrived(number, outcome)
+        if verdict is not WAIT:
+            self.follow(verdict)
 
     async def end(self) -> Outcome[Any]:
         outcome = self.outcome or Cancelled("the join was cut")
@@ -175,8 +186,11 @@ class _Members(_Conduct):
 class _Hedge(_Conduct):
     """hedge: attempts of one call, with one idempotency key; what they write is committed once."""
 
+    __slots__ = ("began", "flights", "is_over", "numbers", "one", "writes")
+
     def __init__(self, performer: Performer, run: Run, call: Call, join: Join[Any], asked: Mapping[int, Call]) -> None:
         super().__init__(performer, run, call, join, asked)
+        self.state = JoinState(join, self.delay())
         self.one = asked.get(0) or call.member(run.run_id, 0)
         self.writes = self.one.effect.kind.access == "write"
         self.flights: list[Flight] = []  # of a write; a read has no doubt to keep
@@ -184,7 +198,8 @@ class _Hedge(_Conduct):
         self.is_over = trio.Event()  # for its timers: to cancel a task costs three times as much as to wake it
         self.numbers = count(1)  # of all its attempts, retries too: what a server is told of them
 
-    def hedge_delay(self) -> float | None:
+    def delay(self) -> float | None:
+        """Seconds until it is made once more; None while that is not known."""
         after = self.join.rule.after
         q = percentile(after)
         if q is None:
@@ -192,16 +207,12 @@ class _Hedge(_Conduct):
         seconds = self.performer.hedge_delay(self.on, self.join.members[0], q)
         return None if seconds is None else max(SHORTEST, seconds)
 
-    async def run(self) -> None:
+    def begin(self, nursery: trio.Nursery) -> int | None:
         if not self.asked:
             self.on.records.append((t.ASKED, self.on.clock(), self.one, None))
-        try:
-            await super().run()
-        except trio.Cancelled:
-            self.on.records.append((t.CUT, self.on.clock(), self.one, "cancelled"))
-            raise
+        return super().begin(nursery)
 
-    async def member(self, number: int, nursery: trio.Nursery) -> None:
+    async def member(self, number: int) -> None:
         flight = None
         if self.writes:
             flight = Flight()
@@ -211,16 +222,16 @@ class _Hedge(_Conduct):
             self.on.records.append((t.HEDGED, self.on.clock(), self.one, first))
         outcome = await self.performer.fly(self.on, self.one, flight, numbers=chain((first,), self.numbers))
         if self.outcome is None:
-            self.follow(self.state.arrived(number, outcome), nursery)
+            self.follow(self.state.arrived(number, outcome))
 
-    async def wake(self, seconds: float, nursery: trio.Nursery) -> None:
+    async def wake(self, seconds: float) -> None:
         """Held back, it is looked at again when it has waited twice as long; each reason is told once."""
         told = ""
         while not await self._is_over_within(seconds):
             waited = max(seconds, trio.current_time() - self.began)
             why = self.performer.hold_hedge(self.on, self.one.effect, waited, bool(told))
             if not why:
-                self.follow(self.state.tick(), nursery)
+                self.follow(self.state.tick())
                 return
             if why != told:
                 self.on.records.append((t.HELD, self.on.clock(), self.one, why))
@@ -234,6 +245,9 @@ class _Hedge(_Conduct):
 
     def decided(self) -> None:
         self.is_over.set()
+
+    def cut(self) -> None:
+        self.on.records.append((t.CUT, self.on.clock(), self.one, "cancelled"))
 
     def abandon(self) -> None:
         # An attempt may have won in the very moment in which the join was cut: what it did is done.

@@ -8,7 +8,7 @@ become lines, and is a port too, because rooms above this one know how values ar
     write(Page)       further records; with a status, its last ones: the run is over
     write_behind      the same for durability "async": in order, soon, never waited for
     claim, renew      leases: who may write to which run
-    signal, claim_one, due, key     parked runs: nobody's, until their signal comes or their time is over
+    signal, cancel, claim_one, due, parked, key     parked runs: nobody's, until something comes of them
     set_aside, reopen, call_resolved, list_runs     runs that somebody must look at
     read, prune, tallies, statistics
 
@@ -144,7 +144,8 @@ class StoredRun:
     """A run as the journal has it. head.owner: who has it now. status: "" while it is unfinished. aside: why it was
     set aside, "" if it is not. reason: by whom and why it was called resolved, "" if it was not. wakes_unix_ns: when a
     run that is put down is to be taken up, 0 when a signal has come; None while it is not put down; it is so still when
-    it was claimed, until a page `resumes` it. signals: its pauses, in their order; those that are over stay.
+    it was claimed, until a page `resumes` it. signals: its pauses, in their order; those that are over stay. cut: why
+    it was cancelled while it was put down, as it was sealed; None if it was not.
     """
 
     head: RunHead
@@ -157,6 +158,7 @@ class StoredRun:
     reason: str = ""
     wakes_unix_ns: int | None = None
     signals: tuple[Signal, ...] = ()
+    cut: bytes | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
@@ -255,7 +257,7 @@ class Notation(Protocol):
         ...
 
     def seal(self, value: bytes) -> bytes:
-        """A signal's value as it may be kept: encrypted, if lines are."""
+        """A signal's value, or why a run was cancelled, as it may be kept: encrypted, if lines are."""
         ...
 
     def unseal(self, sealed: bytes) -> bytes:
@@ -342,6 +344,19 @@ class Journal(Protocol):
 
         A call that raises JournalUnavailable may have been taken.
         """
+        ...
+
+    async def cancel(self, run_id: str, reason: bytes) -> bool:
+        """Cancel a run that is put down: it is to be taken up, and takes no signal any more; whoever claims it finds
+        the reason, and undoes it. Of what comes of a run first, this or a signal or the end of its time, one stands:
+        False when something else did, when somebody has the run, and when there is none.
+
+        A call that raises JournalUnavailable may have been taken.
+        """
+        ...
+
+    async def parked(self) -> int:
+        """How many runs are put down. Not for every moment: it counts them."""
         ...
 
     async def key(self, name: str) -> bytes:

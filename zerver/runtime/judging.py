@@ -90,6 +90,23 @@ def judge(stored: StoredRun, versions: Versions, reader: Reader) -> Judgement:
     return Judgement("compensated" if undone else "goes on", "" if ending is None else ending.reason, code.upgraded)
 
 
+def check_signal(stored: StoredRun, versions: Versions, reader: Reader, signal: str, value: object, where: str) -> None:
+    """Raise InvalidData for a value that a run which is put down could not take. Where nobody here can say, because
+    the code for it is not here, nothing is raised: whoever takes it up can.
+    """
+    if stored.status or stored.wakes_unix_ns is None:
+        return
+    try:
+        machine = recover(versions.find(stored.head).plan, reader.read(stored)).machine
+    except Exception:  # whatever a stored run makes code stumble over: it is told when it is taken up
+        return
+    try:
+        machine.check_signal(signal, value, where)
+    finally:
+        if machine.under_way:
+            machine.interrupt(CRASHED)  # so that no step is left to the garbage collector
+
+
 def told(error: Exception) -> str:
     """Why a run cannot be carried on, as text that any database takes, and without values: it is kept in the clear."""
     text = str(error) if isinstance(error, Astray | JournalError) else f"{type(error).__name__} while it was taken up"

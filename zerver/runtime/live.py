@@ -76,7 +76,8 @@ class Run:
         priority: Priority,
         pace: Pace,
         deadline: float,
-        on_wait: Callable[[Run], None] | None,
+        on_wait: Callable[[Run], None] | None = None,
+        after: Callable[[Result], None] | None = None,
     ) -> None:
         self.run_id = machine.run_id
         self.flow = flow
@@ -88,7 +89,7 @@ class Run:
         self.priority: Priority = priority
         self.deadline = deadline
         self.on_wait = on_wait
-        self.after: Callable[[Result], None] | None = None
+        self.after = after
         self.records = machine.records
         self.clock = machine.clock
         effects = ticket.rule.effects
@@ -131,9 +132,13 @@ class Run:
         self.scope.cancel(reason=ending.reason)
 
     def tell(self, signal: str, value: object) -> bool:
-        """Give a signal to the run; whether it waits for it. One that is taken will be handled, in order of arrival."""
+        """Give a signal to the run; whether it waits for it. One that is taken will be handled, in order of arrival.
+
+        Raises InvalidData for a value that the step cannot take which waits.
+        """
         if signal not in self.awaited:
             return False
+        self.machine.check_signal(signal, value)
         self.awaited -= {signal}
         self.inbox += ((signal, value),)
         if self.wake is not None:
@@ -144,3 +149,9 @@ class Run:
         """What a handler may know about the call it performs."""
         flow, parent = self.flow.name, self.timeline.parent
         return CallInfo(self.run_id, flow, call.step, call.key, attempt, self.tenant, self.priority, parent)
+
+
+def forget(runs: dict[str, Run], run: Run) -> None:
+    """The run is not under way here any more; another one of its id is, if it was put down and taken up meanwhile."""
+    if runs.get(run.run_id) is run:
+        del runs[run.run_id]

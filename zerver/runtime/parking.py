@@ -50,12 +50,35 @@ def parking(records: Sequence[Record], park: Park, now_ns: int) -> Parking:
     )
 
 
+def may_have_come(records: Sequence[Record], park: Park) -> bool:
+    """Whether a signal may have been given while the run was carried on: it had been put down with a pause that it is
+    parked on still.
+    """
+    before = max((at for at, (kind, *_) in enumerate(records) if kind == t.RESUMED), default=0)
+    known = sum(1 for kind, *_ in records[:before] if kind == t.PARKED)
+    return before > 0 and any(wait.number <= known for wait in waits(records, park))
+
+
 def put_down(timeline: Timeline, park: Park, to_unix: Callable[[int], int]) -> Result:
     """What the caller of a run gets that was put down. to_unix: wall time of a time in the records."""
     found = waits(timeline.records, park)
     told = tuple(Continuation(wait.signal, wait.number, to_unix(wait.until_ns)) for wait in found)
-    awaited = " or ".join(repr(wait.signal) for wait in found)
-    return Result(timeline, Ending("parked", reason=f"it waits for {awaited}"), sealed=False, continuations=told)
+    return Result(timeline, _parked_on(told), sealed=False, continuations=told)
+
+
+def still_down(timeline: Timeline, stored: StoredRun) -> Result | None:
+    """What the caller of a stored run would have got that is put down; None when it is not."""
+    if stored.wakes_unix_ns is None or stored.cut is not None or not stored.signals:
+        return None
+    waiting = [one for one in stored.signals if one.value is None] or [*stored.signals]
+    waiting.sort(key=lambda one: (one.expires_unix_ns, one.number))
+    told = tuple(Continuation(one.signal, one.number, one.expires_unix_ns) for one in waiting)
+    return Result(timeline, _parked_on(told), sealed=False, continuations=told)
+
+
+def _parked_on(told: Sequence[Continuation]) -> Ending:
+    awaited = " or ".join(repr(one.signal) for one in told)
+    return Ending("parked", reason=f"it waits for {awaited}")
 
 
 def letters(records: Sequence[Record], park: Park, stored: StoredRun, notation: Notation) -> tuple[Letter, ...]:

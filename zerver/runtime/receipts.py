@@ -8,6 +8,7 @@ until its lease lapses because its process is dead. A stored answer is the same 
     renew     the runs are still under way
     store     the run's answer is this: it is final, and its place is no longer under way
     release   the run has come to nothing that would have to be kept: its place is free
+    begin     the run begins: what had its place before has come to nothing
     give_back the place is an earlier run's, which had it before and is found to go on
 
 A lease is measured on a clock that nobody sets, because a claim that lapses early is a request carried out twice; the
@@ -69,9 +70,19 @@ class Claim:
 
 
 @attrs.frozen
+class Asked:
+    """What a request has said, as in a Claim."""
+
+    head: bytes
+    body: bytes
+    size: int
+
+
+@attrs.frozen
 class Receipt:
     """What is known of a place. run_id: of the run that has it; head, body, size: of that run's request. answer: None
-    while the run is under way. before: of a run that had it for the same key and was cut off, "" if none was.
+    while the run is under way. before: of a run that had it for the same key and was cut off, "" if none was, or it is
+    known that nothing has come of it; of several, the first. asked: what that one's request had said.
     """
 
     run_id: str
@@ -80,6 +91,7 @@ class Receipt:
     size: int
     answer: StoredAnswer | None = None
     before: str = ""
+    asked: Asked | None = None
 
 
 @attrs.frozen
@@ -123,10 +135,16 @@ class Receipts(Protocol):
         """Free the run's place. Whether it had one; an answer that is stored stays."""
         ...
 
-    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
-        """The run's place is the earlier run's again, from whom it was taken when that one's lease had lapsed, with a
-        new lease; nobody else can take it in between. Whether the run had a place, without an answer. unlike: the two
-        had not the same request: what the earlier one's was is not known, and the digests are empty, like no request's.
+    async def begin(self, run_id: str) -> None:
+        """Nothing has come of the run that had this one's place before: it is forgotten, and what comes now is this
+        one's. To be called before anything of the run is done; until then whoever takes the place over finds it too.
+        """
+        ...
+
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
+        """The run's place is the earlier run's again, from whom it was taken when that one's lease had lapsed, with
+        what that one's request had said and a new lease; nobody else can take it in between. Whether the run had a
+        place, without an answer.
         """
         ...
 
@@ -219,13 +237,13 @@ class MemoryReceipts:
         if row is not None:
             return row.receipt
         old = self._rows.get(claim.place)
-        before = ""
+        before, asked = "", None
         if old is not None:  # it has lapsed, or was this very run's
-            before = old.receipt.before if old.receipt.run_id == claim.run_id else old.receipt.run_id
+            before, asked = _before(old.receipt, claim.run_id)
             self._drop(old)
         elif len(self._rows) >= self._most or self._bytes >= self._most_bytes:
             raise JournalUnavailable("no room for another idempotency key", 1.0)
-        receipt = Receipt(claim.run_id, claim.head, claim.body, claim.size, None, before)
+        receipt = Receipt(claim.run_id, claim.head, claim.body, claim.size, None, before, asked)
         row = _Row(claim.place, receipt, until)
         self._rows[claim.place] = self._runs[claim.run_id] = row
         return receipt
@@ -258,7 +276,13 @@ class MemoryReceipts:
         self._drop(row)
         return True
 
-    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
+    async def begin(self, run_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        row = self._runs.get(run_id)
+        if row is not None:
+            row.receipt = attrs.evolve(row.receipt, before="", asked=None)
+
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
         check_lease(lease)
         await trio.lowlevel.checkpoint()
         row = self._runs.get(run_id)
@@ -266,9 +290,8 @@ class MemoryReceipts:
             return False
         del self._runs[run_id]
         self._runs[before] = row
-        row.receipt = attrs.evolve(row.receipt, run_id=before, before="")
-        if unlike:
-            row.receipt = attrs.evolve(row.receipt, head=b"", body=b"", size=0)
+        asked = row.receipt.asked or Asked(b"", b"", 0)
+        row.receipt = Receipt(before, asked.head, asked.body, asked.size)
         row.until = self._now() + lease
         return True
 
@@ -297,6 +320,15 @@ class MemoryReceipts:
 
 
 _NEVER: Final = float("inf")
+
+
+def _before(old: Receipt, run_id: str) -> tuple[str, Asked | None]:
+    """What a run finds whose claim takes the place of this one, which has lapsed or is its own."""
+    if old.answer is not None:
+        return "", None
+    if old.run_id == run_id or old.before:
+        return old.before, old.asked
+    return old.run_id, Asked(old.head, old.body, old.size)
 
 
 def check_lease(lease: float | None) -> None:

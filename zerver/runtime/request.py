@@ -15,10 +15,11 @@ import trio
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.commands import Breathe, Cancel, Command, Park, Perform, Unwind, Wait
 from zerver.core.effects import Failure, Outcome
 from zerver.core.offload import OffloadKind
 from zerver.core.saga import Task
+from zerver.core.values import value
 from zerver.errors import EffectError, HttpError, InternalError, InvalidData
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.live import LOST, Run
@@ -26,7 +27,7 @@ from zerver.runtime.offload import perform_offloaded
 from zerver.runtime.parking import Letter
 from zerver.runtime.receipts import Foregone
 from zerver.runtime.recovery import Recovered, doubt
-from zerver.runtime.turns import WAITS, Turns
+from zerver.runtime.turns import Turns
 
 
 class Worker(Protocol):
@@ -45,17 +46,50 @@ class Worker(Protocol):
         ...
 
 
-#: Brings the request parts of an admitted run, in the order of its plan. May raise InvalidData, HttpError or Foregone.
-Reader: TypeAlias = Callable[[], Awaitable[Sequence[Any]]]
+#: Values in the order of something that a plan lists.
+Values: TypeAlias = list[Any] | tuple[Any, ...]
+
+#: Brings the request parts of an admitted run, in the order of its plan: at once, if nothing has to be waited for. May
+#: raise InvalidData, HttpError or Foregone.
+Reader: TypeAlias = Callable[[], Values | Awaitable[Values]]
 
 
 _LATE: Final = t.Ending("deadline", reason="the deadline has passed")
 
+_WAIT: Final = Wait()
+
+#: What a reader may raise: the client's doing, or no work for this run.
+_UNREADABLE: Final = (InvalidData, HttpError, Foregone)
+
+
+@value(eq=False)
+class Unbegun:
+    """A run that has to wait before it begins: for its request parts, or for its turn."""
+
+    given: Values | Awaitable[Values]
+
+
+def begin(turns: Turns, run: Run, parts: Values | Reader, takes: Sequence[Any]) -> Command | Unbegun:
+    """Carry an admitted run as far as it goes without waiting: no scope can cut it yet, and there is nothing to undo.
+
+    Raises what ends the program (KeyboardInterrupt), when that is recorded.
+    """
+    try:
+        given = _read(run, parts) if callable(parts) else parts
+        if isinstance(given, (list, tuple)):
+            began = turns.begin(run)
+            if began >= 0:
+                return _start(turns, run, began, given, takes)
+        return given if isinstance(given, t.Ending) else Unbegun(given)
+    except BaseException as reason:
+        _interrupt(run, t.Ending("cancelled", reason=_why(reason)))
+        raise
+
 
 async def drive(
-    worker: Worker, turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]
+    worker: Worker, turns: Turns, run: Run, begun: Command | Unbegun, takes: Sequence[Any]
 ) -> t.Ending | Unwind | Park:
-    """Carry an admitted run to its end; or until it is put down, because it is parked and durable.
+    """Carry a run on from what `begin` came to, to its end; or until it is put down, because it is parked and durable.
 
     A run whose deadline has passed and that has an `after` is answered before it is rolled back: the rollback's first
     command is given, for the caller to carry on with `unwind`.
@@ -63,18 +97,10 @@ async def drive(
     Raises what cancelled the caller (trio.Cancelled, KeyboardInterrupt), after the rollback.
     """
     machine = run.machine
-    command: Command = Wait()
+    command: Command = _WAIT
     try:
-        began = WAITS
-        if not callable(parts):
-            began = turns.begin(run)
-            if began >= 0:
-                command = _start(turns, run, began, parts, takes)
-                if isinstance(command, Finish):  # it never waited: there is nothing that a scope could cut
-                    return command.ending
         with run.scope as scope:
-            if began < 0:
-                command = await _begin(turns, run, parts, takes)
+            command = await _begin(turns, run, begun.given, takes) if isinstance(begun, Unbegun) else begun
             command = await _forward(worker, turns, run, command)
         if scope.cancelled_caught:
             command = _interrupt(run, _reason(run))
@@ -87,7 +113,7 @@ async def drive(
         raise
     if isinstance(command, Park):
         return command
-    return command.ending if isinstance(command, Finish) else await unwind(worker, run, command)
+    return command if isinstance(command, t.Ending) else await unwind(worker, run, command)
 
 
 async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> t.Ending | Park:
@@ -112,7 +138,7 @@ async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> 
         raise
     if isinstance(command, Park) and machine.ending is None:
         return command
-    return command.ending if isinstance(command, Finish) else await unwind(worker, run, command)
+    return command if isinstance(command, t.Ending) else await unwind(worker, run, command)
 
 
 async def _go_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> Command:
@@ -147,21 +173,35 @@ def _why(reason: BaseException) -> str:
     return f"{type(reason).__name__} in the runtime"
 
 
-async def _begin(turns: Turns, run: Run, parts: Sequence[Any] | Reader, takes: Sequence[Any]) -> Command:
-    """Read the request, now that there is a ticket for it, and start when it is the run's turn."""
-    values: Sequence[Any]
-    if callable(parts):
-        try:
-            values = await parts()
-        except (InvalidData, HttpError) as bad:
-            run.records.append((t.READ, run.clock(), run.flow.name, None))
-            return run.machine.interrupt(t.Ending("failed", cause=bad))
-        except Foregone as known:
-            run.records.append((t.READ, run.clock(), run.flow.name, None))
-            return run.machine.interrupt(known.ending)
+def _read(run: Run, reader: Reader) -> Values | Awaitable[Values] | t.Ending:
+    """Read the request, now that there is a ticket for it."""
+    try:
+        values = reader()
+    except _UNREADABLE as bad:
+        return _unread(run, bad)
+    if isinstance(values, (list, tuple)):
         run.records.append((t.READ, run.clock(), run.flow.name, None))
+    return values
+
+
+def _unread(run: Run, bad: Exception) -> t.Ending:
+    """What comes of a request that is not read: nothing has been done that could be undone."""
+    run.records.append((t.READ, run.clock(), run.flow.name, None))
+    ending = bad.ending if isinstance(bad, Foregone) else t.Ending("failed", cause=bad)
+    run.machine.interrupt(ending)
+    return ending
+
+
+async def _begin(turns: Turns, run: Run, given: Values | Awaitable[Values], takes: Sequence[Any]) -> Command:
+    """Read what has to be waited for, and start when it is the run's turn."""
+    if isinstance(given, (list, tuple)):
+        values = given
     else:
-        values = parts
+        try:
+            values = await given
+        except _UNREADABLE as bad:
+            return _unread(run, bad)
+        run.records.append((t.READ, run.clock(), run.flow.name, None))
     began = turns.begin(run)
     if began < 0:
         began = await turns.wait(run, run.flow.name)
@@ -172,7 +212,7 @@ def _start(turns: Turns, run: Run, began: int, parts: Sequence[Any], takes: Sequ
     """Start the machine, and record with what: the records hold everything that a replay of them needs."""
     machine = run.machine
     given = (parts, takes, machine.deadline_ns, machine.parallel)
-    run.records.append((t.INPUT, run.clock(), machine.plan, given))
+    run.records.append((t.INPUT, began, machine.plan, given))
     try:
         return machine.start(parts, takes)
     finally:
@@ -234,7 +274,7 @@ async def _forward(worker: Worker, turns: Turns, run: Run, command: Command) -> 
             if letter is None and await worker.put_down(run, command):
                 return command
             command = await _parked(turns, run, command, letter)
-        elif isinstance(command, (Finish, Unwind)):
+        elif isinstance(command, (t.Ending, Unwind)):
             return command
         else:
             raise InternalError(f"run {run.run_id}: {command!r} while nothing is under way")
@@ -326,7 +366,7 @@ async def unwind(worker: Worker, run: Run, command: Command) -> t.Ending:
     """Perform the rollback, shielded: only its own deadline ends it."""
     machine = run.machine
     run.awaited = frozenset()
-    if not isinstance(command, Finish):
+    if not isinstance(command, t.Ending):
         ends = trio.current_time() + run.flow.undo_deadline
         try:
             with trio.CancelScope(shield=True, deadline=ends):
@@ -340,11 +380,11 @@ async def unwind(worker: Worker, run: Run, command: Command) -> t.Ending:
         except BaseException:  # the program ends in the middle of it: what is left is unresolved, and must be told
             machine.give_up()
             raise
-        if not isinstance(command, Finish):
+        if not isinstance(command, t.Ending):
             command = machine.give_up()
-    if not isinstance(command, Finish):
+    if not isinstance(command, t.Ending):
         raise InternalError(f"run {run.run_id}: {command!r} instead of an end")
-    return command.ending
+    return command
 
 
 async def _undo(worker: Worker, run: Run, task: Task) -> Outcome[Any]:

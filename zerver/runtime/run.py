@@ -27,7 +27,7 @@ from zerver.core.quotas import Quota
 from zerver.core.tenants import NOBODY, Tenant, Tenants, as_tenants, classify
 from zerver.core.tickets import Refusal, Ticket, Waiting
 from zerver.core.timeline import Ending, Record, Timeline
-from zerver.core.turns import pace_of
+from zerver.core.turns import PACES
 from zerver.core.work import Work
 from zerver.errors import DefinitionError, InternalError
 from zerver.runtime.admission import AdmissionActor
@@ -39,11 +39,11 @@ from zerver.runtime.drain import drain
 from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.inputs import inputs
 from zerver.runtime.interpreter import Interpreter
-from zerver.runtime.live import Run
+from zerver.runtime.live import Run, forget
 from zerver.runtime.offload import check_offloads
 from zerver.runtime.parking import put_down
 from zerver.runtime.recovery import Recovered
-from zerver.runtime.request import Reader, carry_on, drive, unwind
+from zerver.runtime.request import Reader, Values, begin, carry_on, drive, unwind
 from zerver.runtime.result import Result
 from zerver.runtime.statistics import RuntimeStatistics
 from zerver.runtime.takeover import Successor
@@ -60,11 +60,14 @@ class Prepared:
     flow: Flow
     plan: Plan
     work: Work = attrs.field(factory=Work)
+    seconds: float = attrs.field(  # that a run may take, or inf
+        init=False, default=attrs.Factory(lambda made: shorter(made.flow.deadline, None), takes_self=True)
+    )
 
 
-#: What a run reads: values in the order of `plan.parts`, or an async function that gives them, called once the run is
+#: What a run reads: values in the order of `plan.parts`, or a function that brings them, called once the run is
 #: admitted, so that a body is read only for a run that has a ticket.
-Parts: TypeAlias = Sequence[Any] | Reader
+Parts: TypeAlias = Values | Reader
 
 
 class Runtime:
@@ -160,50 +163,54 @@ class Runtime:
         deadline passes then gives its Result at once, not yet sealed; its rollback goes on in the runtime, and `after`
         gets the sealed Result. So it does when the caller is cancelled and gets none.
         """
-        clock, admission, flow = self.clock, self.admission, prepared.flow
+        clock, admission, turns, flow = self.clock, self.admission, self.turns, prepared.flow
         received, arrived = clock(), self._seconds()
         chosen = classify(flow.priority, admission.tenants.get(tenant)) if priority is None else priority
         if chosen not in RANK:
             raise DefinitionError(f"priority {chosen!r} is unknown", f"choose one of {', '.join(PRIORITIES)}")
-        seconds = shorter(deadline, flow.deadline)
+        seconds = prepared.seconds if deadline is None else shorter(deadline, prepared.seconds)
         run_id = run_id or self.new_id()
         records: list[Record] = [(t.RECEIVED, received, flow.name, None)]
-        timeline = _timeline(run_id, prepared, tenant, chosen, records, label, parent)
+        timeline = Timeline(
+            run_id, flow.name, flow.version, tenant, chosen, records, prepared.plan.secret, label, parent
+        )
         # The run stays what it is; only its place among others is a lower one while its flow overruns.
-        down = self.turns.demoted(flow.name)
+        down = turns.demoted(flow.name) if turns.offenders.down else 0
         queued_as = demoted_by(chosen, down) if down else chosen
         answer = admission.arrive(queued_as, tenant, arrived, arrived + seconds, prepared.work)
+        admitted = received  # what admission answers at once is about the time at which it was asked
         if isinstance(answer, Waiting):
             answer = await self._queue(answer, arrived, timeline, on_queued)
-            if isinstance(answer, Waiting):  # nobody wants it any more
-                return self._seal(Result(timeline, _LEFT), after is not None)
-        if isinstance(answer, Refusal):
-            records.append((t.REFUSED, clock(), flow.name, answer))
-            ticket = None if degrade is None else admission.degrade(tenant, chosen, answer)
-            if degrade is None or ticket is None:
-                return self._seal(Result(timeline, Ending("refused", cause=answer)), after is not None)
-            prepared, parts, takes = degrade
-            flow = prepared.flow
-            down = self.turns.demoted(flow.name)
-            seconds = shorter(seconds, flow.deadline)
-            timeline = _timeline(run_id, prepared, tenant, chosen, records, label, parent)
-        else:
+            admitted = clock()
+        if isinstance(answer, Ticket):
             ticket = answer
-        records.append((t.ADMITTED, clock(), flow.name, chosen))
+        elif isinstance(answer, Waiting):  # nobody wants it any more
+            return self._seal(Result(timeline, _LEFT), after is not None)
+        else:
+            records.append((t.REFUSED, admitted, flow.name, answer))
+            instead = None if degrade is None else admission.degrade(tenant, chosen, answer)
+            if degrade is None or instead is None:
+                return self._seal(Result(timeline, Ending("refused", cause=answer)), after is not None)
+            ticket, (prepared, parts, takes) = instead, degrade
+            flow, seconds = prepared.flow, shorter(seconds, prepared.seconds)
+            down, secret = turns.demoted(flow.name), prepared.plan.secret
+            timeline = attrs.evolve(timeline, flow=flow.name, version=flow.version, secret=secret)
+        records.append((t.ADMITTED, admitted, flow.name, chosen))
         deadline_ns = None if seconds == NEVER else received + int(seconds * 1e9)
         machine = Machine(prepared.plan, run_id, clock, records, deadline_ns, ticket.rule.parallel)
-        pace, ends = pace_of(chosen, down), arrived + seconds
-        run = Run(flow, machine, timeline, admission, ticket, chosen, pace, ends, on_wait)
-        run.after = after
+        ends, pace = arrived + seconds, PACES[chosen][down]
+        run = Run(flow, machine, timeline, admission, ticket, chosen, pace, ends, on_wait, after)
         self._runs[run_id] = run
         book = None if flow.durability == "off" else open_book(self.clerk, run, prepared.plan, self.interpreter)
         written = True
         try:
-            ended = await drive(book or self.interpreter, self.turns, run, parts, takes)
-            if isinstance(ended, Park):
-                return self._put_down(run, ended)
-            if book is not None and not isinstance(ended, Unwind):
-                written = await book.close()
+            ended = begin(turns, run, parts, takes)
+            if not isinstance(ended, Ending):  # it has something to wait for
+                ended = await drive(book or self.interpreter, turns, run, ended, takes)
+            if book is not None:
+                if isinstance(ended, Park):
+                    return self._put_down(run, ended)
+                written = isinstance(ended, Unwind) or await book.close()
         except BaseException as reason:  # the caller gets no result, but what it left behind must be told
             if book is not None and isinstance(reason, trio.Cancelled):  # else it is left to the next process
                 await book.close()
@@ -311,11 +318,11 @@ class Runtime:
 
     def _put_down(self, run: Run, park: Park) -> Result:
         """A parked run is nobody's now, and is forgotten here: what its caller is told."""
-        del self._runs[run.run_id]
+        forget(self._runs, run)
         self.admission.release(run.ticket, run.cpu_ns * 1e-9, run.waited_ns * 1e-9)
         if self.clerk is None or self.successor is None:
             raise InternalError(f"run {run.run_id} was put down, and there is no journal")
-        self.successor.wakes.notice(min(until_ns - run.clock() for _, until_ns in park.until) / 1e9)
+        self.successor.wakes.put_down(run, park)
         return put_down(run.timeline, park, self.clerk.to_unix)
 
     async def retry(self, run_id: str) -> Result:
@@ -363,9 +370,10 @@ class Runtime:
         """Tell a parked run what it waits for, wherever it is parked; whether it was taken. Of all who tell it for one
         pause, one gets True. False when no such run waits for this signal, or its time is over.
 
-        value: for a run that was put down, what JSON can say, and it gets what JSON says. number: for this pause of the
-        run alone. Raises InvalidData for a value that is no JSON, JournalUnavailable when nobody can say whether it was
-        taken.
+        value: becomes the type that the step waits for: that of its slot, or of the first parameter of its `resume`;
+        for a durable run it is what JSON can say. number: for this pause of the run alone. Raises InvalidData for a
+        value that is not of that type, or no JSON, and then the run waits on; JournalUnavailable when nobody can say
+        whether it was taken.
         """
         run = self._runs.get(run_id)
         if self.successor is None or (run is not None and run.flow.durability == "off"):
@@ -377,11 +385,24 @@ class Runtime:
             self.successor.wakes.call(run_id)
         return taken
 
-    def cancel(self, run_id: str, reason: str) -> bool:
-        """End a run from outside: its effects are cut, what it committed is compensated. Whether it was under way here.
+    async def cancel(self, run_id: str, reason: str) -> bool:
+        """End a run from outside: its effects are cut, what it committed is compensated. Whether it was under way here,
+        or put down, parked, by whatever worker: then it is taken up, and undone, by this one or the next that looks.
 
-        One that was put down is not under way: nobody has it. Give it a signal that ends it, or let its time run out.
+        Returns as soon as that is certain. What comes of a parked run first stands: False when its signal has come, or
+        its time is over. False, too, for one that is under way elsewhere. Raises JournalUnavailable when nobody can say
+        whether it was taken; to ask again is safe.
         """
+        await trio.lowlevel.checkpoint()
+        if self.successor is None or run_id in self._runs:
+            return self.cancel_nowait(run_id, reason)
+        if await self.successor.wakes.cancel(run_id, reason):
+            self.successor.wakes.call(run_id)
+            return True
+        return self.cancel_nowait(run_id, reason)  # it may have been taken up here meanwhile
+
+    def cancel_nowait(self, run_id: str, reason: str) -> bool:
+        """The same for a run that is under way here, in memory; whether it is."""
         run = self._runs.get(run_id)
         if run is not None:
             run.cancel(reason)
@@ -437,11 +458,12 @@ class Runtime:
             stuck=MappingProxyType({} if self.successor is None else dict(self.successor.cases.stuck)),
             set_aside=self._set_aside,
             open_unresolved=0 if self.successor is None else self.successor.cases.unresolved,
+            open_parked=0 if self.successor is None else self.successor.cases.parked,
         )
 
     def new_id(self) -> str:
         """An id as runs have: 96 random bits, because keys of writes are made of it and must not meet again."""
-        return f"req_{self._rng.getrandbits(96):024x}"
+        return "req_" + self._rng.getrandbits(96).to_bytes(12, "big").hex()  # half of what a format takes
 
     def under_way(self) -> tuple[Run, ...]:
         """The runs that have a ticket and have not ended, the oldest first."""
@@ -449,12 +471,12 @@ class Runtime:
 
     def _leave(self, run: Run, edge: bool) -> Result:
         """A run that had a ticket is over: with an ending of its own, or because its program ends."""
-        del self._runs[run.run_id]
+        forget(self._runs, run)
         self.admission.release(run.ticket, run.cpu_ns * 1e-9, run.waited_ns * 1e-9)
-        machine = run.machine
-        if run.is_left and run.cut is not None:  # what it came to here is not what it comes to
+        if run.cut is not None and run.is_left:  # what it came to here is not what it comes to
             return self._seal(Result(run.timeline, run.cut), edge)
-        return self._seal(Result(run.timeline, machine.ending or _CUT, machine.saga.unresolved), edge)
+        machine = run.machine
+        return self._seal(Result(run.timeline, machine.ending or _CUT, machine.unresolved), edge)
 
     def _seal(self, result: Result, edge: bool) -> Result:
         """Count a run that has ended. edge: there is one, which tells the observers when it has an answer."""
@@ -476,10 +498,3 @@ class Runtime:
 _LEFT = Ending("cancelled", reason="the client has gone")
 _CUT = Ending("cancelled", reason="the host cancelled it")
 _UNWRITTEN = Ending("cancelled", reason="it was done, and the journal could not be told in time")
-
-
-def _timeline(
-    run_id: str, prepared: Prepared, tenant: str, priority: Priority, records: list[Record], label: str, parent: str
-) -> Timeline:
-    flow = prepared.flow
-    return Timeline(run_id, flow.name, flow.version, tenant, priority, records, prepared.plan.secret, label, parent)

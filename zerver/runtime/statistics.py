@@ -22,8 +22,8 @@ class RuntimeStatistics:
     tried again.
 
     stuck: ids of the journal's runs that are set aside now, and why; open_unresolved: how many of its runs are
-    unresolved now; both as of the last look, and of a thousand at most. observer_errors: what observers and
-    on_unresolved have raised.
+    unresolved now; both as of the last look, and of a thousand at most. open_parked: how many of its runs are put down,
+    as of the last count, which may be half a minute old. observer_errors: what observers and on_unresolved have raised.
     """
 
     running: int
@@ -37,3 +37,4 @@ class RuntimeStatistics:
     stuck: Mapping[str, str] = MappingProxyType({})
     set_aside: int = 0
     open_unresolved: int = 0
+    open_parked: int = 0

@@ -23,13 +23,14 @@ import trio
 from zerver.core import timeline as t
 from zerver.core.app import App
 from zerver.core.calls import Call
+from zerver.core.codec import decode_json
 from zerver.core.commands import Park
 from zerver.core.flows import Flow
 from zerver.core.priorities import RANK, Priority
 from zerver.core.retrial import try_again
 from zerver.core.tickets import Ticket
 from zerver.core.timeline import Ending, Timeline
-from zerver.core.turns import pace_of
+from zerver.core.turns import PACES
 from zerver.errors import JournalError, JournalUnavailable, LeaseLost
 from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.alarm import Alarm, stored_alarm
@@ -40,9 +41,9 @@ from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.journal import UNRESOLVED, Page, RunHead, StoredRun
-from zerver.runtime.judging import lead, told
+from zerver.runtime.judging import check_signal, lead, told
 from zerver.runtime.live import AWAY, Run
-from zerver.runtime.parking import letters
+from zerver.runtime.parking import letters, still_down
 from zerver.runtime.recovery import CRASHED, Astray, Recovered, rebased, recover
 from zerver.runtime.result import Result
 from zerver.runtime.versions import Found, Versions, code_of
@@ -88,7 +89,7 @@ class Successor:
         self.versions = Versions(app, flows)
         self.reader = clerk.journal.notation.reader(*code_of(app, flows))
         self.cases = Cases(clerk, self.versions, self.reader, self.take, host.alarm)
-        self.wakes = Wakes(clerk, self.take)
+        self.wakes = Wakes(clerk, self.take, self._check)
         self._room = trio.Semaphore(AT_ONCE)  # for runs that wait for a ticket: the others stay on the disk
 
     async def claim(self, nursery: trio.Nursery) -> None:
@@ -140,6 +141,7 @@ class Successor:
         head = stored.head
         try:
             timeline = self.reader.read(stored)
+            ending = self._cut(stored) or ending
             if head.durability != "sync" and stored.wakes_unix_ns is None and ending is None:
                 await self._close(stored, timeline)
                 return None
@@ -165,7 +167,8 @@ class Successor:
             return None
 
     async def recall(self, run_id: str) -> Result | None:
-        """What the journal has of a run: what it came to, not sealed while it has not ended; None if it has nothing.
+        """What the journal has of a run: what it came to, not sealed while it has not ended; None if it has nothing. Of
+        one that is put down, where it goes on, as whoever put it down was told.
 
         Raises JournalError; Astray when no code here can say what it came to.
         """
@@ -174,7 +177,7 @@ class Successor:
             return None
         timeline = self.reader.read(stored)
         if not stored.status:
-            return Result(timeline, _STOPPED, sealed=False)
+            return still_down(timeline, stored) or Result(timeline, _STOPPED, sealed=False)
         machine = recover(self.versions.find(stored.head).plan, timeline, to_undo=True).machine
         if machine.ending is None:
             raise Astray("its records have no end")
@@ -192,7 +195,7 @@ class Successor:
         shift -= max(0, timeline.records[-1][1] + shift - clerk.clock())
         timeline.records[:] = rebased(timeline.records, shift)
         was_put_down = stored.wakes_unix_ns is not None
-        is_taken_up = was_put_down and ending is None
+        is_taken_up = was_put_down and (ending is None or stored.cut is not None)
         found, ending = lead(timeline, code, self.reader, ending, crashed=not was_put_down)
         machine = found.machine
         machine.clock = clerk.clock
@@ -200,7 +203,7 @@ class Successor:
         park = found.command if isinstance(found.command, Park) else None
         left = None if machine.deadline_ns is None or park else (machine.deadline_ns - clerk.clock()) / 1e9
         ends = float("inf") if left is None else trio.current_time() + left
-        run = Run(flow, machine, live, host.admission, ticket, ticket.priority, pace_of(ticket.priority, 0), ends, None)
+        run = Run(flow, machine, live, host.admission, ticket, ticket.priority, PACES[ticket.priority][0], ends)
         if machine.ending is None:
             run.cut = ending
         if park is not None:
@@ -213,6 +216,17 @@ class Successor:
             return run, book, attrs.evolve(found, command=try_again(machine, clerk.owner))
         run.records.append((t.RESUMED if is_taken_up else t.RECOVERED, run.clock(), flow.name, clerk.owner))
         return run, book, found
+
+    def _cut(self, stored: StoredRun) -> Ending | None:
+        """What a run has come to that was cancelled while it was put down; None when it was not, or its records say it
+        by now. Raises DamagedJournal for a reason that does not open.
+        """
+        if stored.cut is None or stored.wakes_unix_ns is None:
+            return None
+        return Ending("cancelled", reason=decode_json(self.clerk.journal.notation.unseal(stored.cut), str))
+
+    def _check(self, stored: StoredRun, signal: str, value: object, where: str) -> None:
+        check_signal(stored, self.versions, self.reader, signal, value, where)
 
     async def _resume(self, draft: Draft) -> None:
         """An "async" run goes on only when the journal knows. Raises LeaseLost."""

@@ -165,7 +165,7 @@ class Turns:
 
     def demoted(self, flow: str) -> int:
         """By how many classes a flow is put down, because it overran: 0 or 1."""
-        return self.offenders.demoted(flow, self.clock() / 1e9) if self.offenders.down else 0
+        return self.offenders.demoted(flow, self.clock() / 1e9)
 
     def statistics(self) -> TurnStatistics:
         return TurnStatistics(
