@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
@@ -30,6 +30,7 @@ from zerver.http import (
     Entry,
     Exchange,
     Extractor,
+    Headers,
     Limits,
     Match,
     ParserName,
@@ -52,6 +53,7 @@ from zerver.http import (
 )
 from zerver.http.claims import Claims, open_claims
 from zerver.http.connection import log_defect
+from zerver.http.continuation import PREFIX as CONTINUE
 from zerver.http.continuation import Continuations, open_continuations
 from zerver.http.idempotency import again
 from zerver.http.keyed import Visit
@@ -63,14 +65,16 @@ from zerver.runtime.groups import unwrapped
 from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.journal import Journal
 from zerver.runtime.live import Run
+from zerver.runtime.request import Reader, Values
 from zerver.runtime.run import Parts, Prepared
 
 #: Answers requests that are no runs, as those for the live page. It says itself what may be asked of it, and by whom.
 Handler: TypeAlias = Callable[[Exchange], Awaitable[Response]]
 
-_TIMEOUT_HEADER = "x-request-timeout-ms"
-_PRIORITY_HEADER = "x-request-priority"
-_TRACE_HEADER = "traceparent"
+_TIMEOUT_HEADER: Final = "x-request-timeout-ms"
+_PRIORITY_HEADER: Final = "x-request-priority"
+_TRACE_HEADER: Final = "traceparent"
+_WISH_FIELDS: Final = frozenset(name.encode() for name in (_TIMEOUT_HEADER, _PRIORITY_HEADER, _TRACE_HEADER))
 
 _ANYBODY = Identity(NOBODY)
 
@@ -176,6 +180,7 @@ class Edge:
         self.on_defect = on_defect
         self.trust = trust
         self._beside = tuple(beside.items())
+        self._aside = (*beside, *(() if continuations is None else (CONTINUE,)))
         self._relays = relays
         self._claims = claims
         self._continuations = continuations
@@ -188,13 +193,10 @@ class Edge:
             caller = self.trust.judge(head, exchange.peer, exchange.scheme)
         except ProtocolViolation as violation:
             return stamped(problem(violation.status, detail=str(violation)), self.runtime.new_id())
-        continuations = self._continuations
-        if continuations is not None and continuations.is_asked(head):
-            said = await continuations.handle(exchange)
-            return said if isinstance(said, Response) else await self._answer(said, continuations.flow_of(said), head)
-        for prefix, handler in self._beside:
-            if head.path.startswith(prefix) and head.path[len(prefix) : len(prefix) + 1] in ("", "/", "?"):
-                return await handler(exchange)
+        if head.target.startswith(self._aside) or head.target[:1] != "/":
+            answer = await self._answer_aside(exchange)
+            if answer is not None:
+                return answer
         found = self.router.find(head)
         if isinstance(found, Match):
             return await self._run(exchange, caller, found.payload, found.params, found.payload.label)
@@ -204,16 +206,26 @@ class Edge:
         endpoint = self._mounts[mounted]
         return await self._run(exchange, caller, endpoint, {}, f"{head.method} {endpoint.label}")
 
+    async def _answer_aside(self, exchange: Exchange) -> Response | None:
+        """The answer to a request that is looked at before routes are; None if it is not one."""
+        head, path, continuations = exchange.head, exchange.head.path, self._continuations
+        if continuations is not None and continuations.is_asked(head):
+            said = await continuations.handle(exchange)
+            return said if isinstance(said, Response) else await self._answer(said, continuations.flow_of(said), head)
+        for prefix, handler in self._beside:
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+                return await handler(exchange)
+        return None
+
     async def _run(
         self, exchange: Exchange, caller: Caller, endpoint: Endpoint, params: Mapping[str, str], label: str
     ) -> Response:
         head, flow, runtime = exchange.head, endpoint.prepared.flow, self.runtime
-        asked = head.headers.get
+        wishes = _wishes_of(head.headers)
         who = _ANYBODY if self.app.identify is None else _identity(self.app.identify(head))
         rule = runtime.tenants.get(who.tenant)
         watched, cheaper = endpoint.is_watched(head.method), endpoint.degrade
-        priority = classify(endpoint.priority, rule, who.priority, _asked_priority(asked(_PRIORITY_HEADER)))
-        parent = asked(_TRACE_HEADER) or ""
+        priority = classify(endpoint.priority, rule, who.priority, wishes.priority)
         visit = None
         if flow.idempotency is not None:
             run_id, route = runtime.new_id(), endpoint.label
@@ -236,7 +248,9 @@ class Edge:
             known = None if visit is None else await visit.look()
             if visit is not None and known is not None:
                 secret = endpoint.prepared.plan.secret
-                told = Timeline(visit.run_id, flow.name, flow.version, who.tenant, priority, [], secret, label, parent)
+                told = Timeline(
+                    visit.run_id, flow.name, flow.version, who.tenant, priority, [], secret, label, wishes.parent
+                )
                 result = runtime.forgo(told, known, visit.keyed)
             else:
                 result = await runtime.execute(
@@ -244,12 +258,12 @@ class Edge:
                     parts(endpoint),
                     tenant=who.tenant,
                     priority=priority,
-                    deadline=_asked_deadline(asked(_TIMEOUT_HEADER)),
+                    deadline=wishes.deadline,
                     label=label,
                     run_id="" if visit is None else visit.run_id,
                     on_wait=watch if watched else None,
                     on_queued=exchange.watch_disconnect if watched else None,
-                    parent=parent,
+                    parent=wishes.parent,
                     after=after,
                     degrade=None if cheaper is None else (cheaper.prepared, parts(cheaper), ()),
                 )
@@ -290,13 +304,17 @@ class Edge:
             visit.answered(response)
         return response
 
-    def _reader(
-        self, exchange: Exchange, caller: Caller, extractor: Extractor, params: Mapping[str, str]
-    ) -> Callable[[], Awaitable[Sequence[Any]]]:
+    def _reader(self, exchange: Exchange, caller: Caller, extractor: Extractor, params: Mapping[str, str]) -> Reader:
         head = exchange.head
 
-        async def read() -> Sequence[Any]:
-            body = await exchange.read_body() if extractor.needs_body else b""
+        def read() -> Values | Awaitable[Values]:
+            body = exchange.read_body_nowait() if extractor.needs_body else b""
+            return read_later() if body is None else read_now(body)
+
+        async def read_later() -> Values:
+            return read_now(await exchange.read_body())
+
+        def read_now(body: bytes) -> Values:
             if not extractor.needs_passage:
                 return extractor.extract(head, params, body, caller)
             check_passable(head)
@@ -334,13 +352,30 @@ def _identity(said: Identity | str | None) -> Identity:
     return said
 
 
-def _asked_priority(header: str | None) -> Priority | None:
-    """The class that the caller is content with; a header that names none asks for nothing."""
-    return header if header in RANK else None
+@attrs.frozen
+class _Wishes:
+    """What a request asks for itself. priority: it is content with. deadline: seconds that its caller gives us. parent:
+    see Timeline.
+    """
+
+    priority: Priority | None = None
+    deadline: float | None = None
+    parent: str = ""
+
+
+_NO_WISHES: Final = _Wishes()
+
+
+def _wishes_of(headers: Headers) -> _Wishes:
+    """A header that names no class, or makes no sense, asks for nothing, as if it were not there."""
+    if _WISH_FIELDS.isdisjoint([name for name, _ in headers.raw]):
+        return _NO_WISHES
+    said = headers.get(_PRIORITY_HEADER)
+    seconds = _asked_deadline(headers.get(_TIMEOUT_HEADER))
+    return _Wishes(said if said in RANK else None, seconds, headers.get(_TRACE_HEADER) or "")
 
 
 def _asked_deadline(header: str | None) -> float | None:
-    """Seconds that the caller gives us; a header that makes no sense gives none, as if it were not there."""
     if header is None or not header.isascii() or not header.isdigit() or len(header) > 9:
         return None
     return int(header) / 1000.0
@@ -412,6 +447,7 @@ async def serve(
     seed: int | None = None,
     neighbours: Neighbours | None = None,
     journal: Journal | None = None,
+    lease: float = 10.0,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Open an app and serve it over HTTP until cancelled or drained.
@@ -420,7 +456,7 @@ async def serve(
         print(*serving.addresses)
 
     listeners: used instead of host and port, and closed in the end. handlers, observers, seed, neighbours,
-    journal: as `open_runtime`.
+    journal, lease: as `open_runtime`.
     limits: what a client may take. trust: which proxies are believed and which hosts are served; by default no proxy,
     and any host. parser: as `serve_http`. beside: what answers requests below a path, as {"/_zerver": page.handle},
     before routes are looked at, and without a run. on_defect: told of exceptions that are nobody's
@@ -433,7 +469,13 @@ async def serve(
         check_app(app, BUILTIN_KINDS | frozenset(handlers or ()))  # the routes too, and before anything is opened
         async with (
             open_runtime(
-                app, observers=observers, handlers=handlers, seed=seed, neighbours=neighbours, journal=journal
+                app,
+                observers=observers,
+                handlers=handlers,
+                seed=seed,
+                neighbours=neighbours,
+                journal=journal,
+                lease=lease,
             ) as runtime,
             open_edge(app, runtime, on_defect=on_defect, trust=trust, beside=beside) as edge,
         ):

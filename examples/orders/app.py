@@ -48,13 +48,18 @@ class Mail:
 
 
 @attrs.frozen
+class Approval:
+    by: str
+
+
+@attrs.frozen
 class Totals:
     orders: int
     cents: int
 
 
 Charged = Annotated[str, Slot("charged")]
-Approval = Annotated[dict[str, str], Slot("approval")]  # the JSON that its signal came with
+Approved = Annotated[Approval, Slot("approval")]
 OrderId = Annotated[str, Slot("order.id")]
 AllOrders = Annotated[Totals, Slot("orders.all")]
 
@@ -78,17 +83,17 @@ async def charge(order: Annotated[Order, Body()]) -> Charged:
 
 
 @step(name="order.approve")
-def approve(order: Annotated[Order, Body()], charged: Charged) -> Approval | Pause:
+def approve(order: Annotated[Order, Body()], charged: Charged) -> Approved | Pause:
     if order.cents < LARGE:
-        return {"by": "the shop"}
+        return Approval("the shop")
     return Pause("approval", expires=DAY, expired=Fail.conflict("order", detail="nobody approved of it within a day"))
 
 
 @step(name="order.place")
-async def place(order: Annotated[Order, Body()], approval: Approval) -> OrderId:
+async def place(order: Annotated[Order, Body()], approval: Approved) -> OrderId:
     order_id = str(await random.uuid())
     placed = sql.transaction(  # the order and its mail: both, or neither
-        sql.execute("insert into orders values (?, ?, ?, ?)", order_id, order.customer, order.cents, approval["by"]),
+        sql.execute("insert into orders values (?, ?, ?, ?)", order_id, order.customer, order.cents, approval.by),
         queue.enqueue(send_mail, Mail(order.customer, f"order {order_id} is on its way")),
     )
     await placed.compensate(

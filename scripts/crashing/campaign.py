@@ -32,7 +32,7 @@ from scripts.crashing.evidence import Evidence, Order, ask, read_jobs, read_log,
 from scripts.crashing.invariants import VOID, violations
 from scripts.crashing.servers import Crew, Group, Warmer, kill, open_warmer, start
 from scripts.crashing.shop import make_app
-from scripts.crashing.troubles import Databases, Profile, Trouble, draw
+from scripts.crashing.troubles import AWAY, Databases, Profile, Trouble, draw
 from scripts.crashing.violations import Violation, by_key
 from zerver.errors import HttpError, JournalUnavailable
 from zerver.http import HttpClient, encode_json, open_http_client
@@ -71,7 +71,8 @@ class Plan:
     told: how many of those killed are said to be dead; of the others it is found out. early: how many are killed while
     they start. alone: workers that are killed alone, at most, before all of them are. gently: how many groups
     are told to drain, and killed in the midst of it. hands: processes beside the server that work on jobs alone.
-    profile: what is done beside killing, see `scripts.crashing.troubles`.
+    profile: what is done beside killing, see `scripts.crashing.troubles`. away: seconds that a database is away,
+    at most.
     """
 
     kills: int = 100
@@ -79,6 +80,7 @@ class Plan:
     workers: int = 1
     hands: int = 1
     profile: Profile = "kill"
+    away: float = AWAY
     seed: int = 1
     dedupe: bool = True
     asks: bool = False
@@ -131,6 +133,13 @@ class Figures:
     type=click.Choice(["kill", "zombie", "outage", "mixed"]),
     help="Beside killing: processes stand still for longer than their lease; the database is away.",
 )
+@click.option(
+    "--away",
+    default=AWAY,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that an outage lasts, at most.",
+)
 @click.option("--seed", default=1, show_default=True, help="For clients, faults, and the moments of death.")
 @click.option(
     "--dedupe", default="on", show_default=True, type=click.Choice(["on", "off"]), help="Provider honours keys."
@@ -179,10 +188,10 @@ def run(plan: Plan, folder: Path) -> tuple[Figures, list[Violation]]:
             shop = str(folder.absolute() / "shop.db")
             databases = Databases(f"sqlite:///{folder.absolute() / 'shop.journal'}", shop)
         else:
-            from tests.sql.postgresql import running_server
+            from tests.sql.postgresql import as_url, running_server
 
             server = stack.enter_context(running_server())
-            url = _url_of(server.make_database())
+            url = as_url(server.make_database())
             databases = Databases(url, url, server)
         campaign = Campaign(plan, folder, databases)
         evidence = trio.run(campaign.run)
@@ -216,11 +225,6 @@ def run(plan: Plan, folder: Path) -> tuple[Figures, list[Violation]]:
         ),
         wrong,
     )
-
-
-def _url_of(conninfo: str) -> str:
-    said = dict(part.split("=", 1) for part in conninfo.split())
-    return f"postgresql://{said['user']}@/{said['dbname']}?host={said['host']}&port={said['port']}"
 
 
 class Campaign:
@@ -348,7 +352,7 @@ class Campaign:
         elif trouble in ("stopped", "frozen"):
             await trio.sleep(self.rng.uniform(0.0, SOON))
             self.outages += 1
-            await self.databases.away(trouble, self.rng)
+            await self.databases.away(trouble, self.rng, self.plan.away)
 
     async def _zombie(self, group: Group) -> None:
         """It stands still until others have what it had, goes on, and is killed."""

@@ -36,7 +36,8 @@ RATES: Final[dict[Profile, dict[Trouble, float]]] = {
     "mixed": {"zombie": 0.3, "stopped": 0.1, "frozen": 0.1},
 }
 
-#: Seconds that a database is away, at most. Longer than who writes to a locked file waits for it.
+#: Seconds that a database is away, at most, unless a campaign says how long. Longer than who writes to a locked file
+#: waits for it.
 AWAY: Final = 6.0
 
 
@@ -67,9 +68,9 @@ class Databases:
         """As `scripts.crashing.evidence.ask` takes it."""
         return self.journal.removeprefix("sqlite:///")
 
-    async def away(self, trouble: Trouble, rng: random.Random) -> None:
-        """For some seconds."""
-        seconds = rng.uniform(0.0, AWAY)
+    async def away(self, trouble: Trouble, rng: random.Random, longest: float = AWAY) -> None:
+        """For some seconds, so many at most."""
+        seconds = rng.uniform(0.0, longest)
         if self.server is None:
             await trio.to_thread.run_sync(_lock, rng.choice((self.journal_place, self.shop)), seconds)
         elif trouble == "stopped":

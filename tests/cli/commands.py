@@ -168,20 +168,28 @@ async def serving(
     variables, beside the usual ones.
     """
     (folder / "shop.py").write_text(source)
+    async with started(folder, "serve", "shop:app", *place, *options, said=said) as (server, announced):
+        if not announced.startswith(("listening on http", "listening on unix:")):
+            raise AssertionError(f"it printed {announced!r} when it was to say where it listens")
+        server.address = announced.removeprefix("listening on ")
+        yield server
+
+
+@asynccontextmanager
+async def started(
+    folder: Path, *arguments: str, said: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Server, str]]:
+    """The command under way, and its first line; it is killed if the block leaves it running."""
     process = await trio.lowlevel.open_process(
-        [*COMMAND, "serve", "shop:app", *place, *options],
+        [*COMMAND, *arguments],
         cwd=folder,
         env=environment(**(said or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    server = Server(process)
     try:
-        announced = await server.line()
-        if not announced.startswith(("listening on http", "listening on unix:")):
-            raise AssertionError(f"it printed {announced!r} when it was to say where it listens")
-        server.address = announced.removeprefix("listening on ")
-        yield server
+        server = Server(process)
+        yield server, await server.line()
     finally:
         with trio.CancelScope(shield=True):
             process.kill()

@@ -13,7 +13,6 @@ import pytest
 
 from tests.cli.commands import COMMAND, Ended, environment, zerver
 from tests.cli.working import SHOP, known, mail, opened
-from tests.sql.postgresql import Server, conninfo, server  # noqa: F401 - fixtures
 from zerver.jobs.places import open_postgres_jobs
 from zerver.jobs.port import Order, QueueRule, Verdict
 
@@ -160,7 +159,7 @@ async def test_whoever_means_many_is_asked(tmp_path: Path) -> None:
     assert (yes.status, yes.out) == (0, "2 jobs cancelled\n")
     async with opened(tmp_path) as store:
         assert (await known(store, "cid")).error == "the account is gone"
-        assert await store.cancelled("worker") == ["dan"]
+        assert await store.cancelled("worker") == {"dan": "the account is gone"}
     assert jobs(tmp_path, "delete", "--all", "--yes").out == "3 jobs deleted\n"
     assert [job["job_id"] for job in told(tmp_path, "list")] == ["report", "last", "eve", "dan"]
 
@@ -291,7 +290,7 @@ async def test_what_makes_no_sense_is_said(arguments: tuple[str, ...], says: str
     assert "Traceback" not in said.err
 
 
-async def test_a_store_in_the_postgresql_of_the_app(conninfo: str, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+async def test_a_store_in_the_postgresql_of_the_app(conninfo: str, tmp_path: Path) -> None:
     source = (
         "from zerver import App, Done, Flow, step\nfrom zerver.jobs import jobs\nfrom zerver.sql import postgres\n\n\n"
         "@step\ndef nothing() -> Done:\n    return Done()\n\n\n"

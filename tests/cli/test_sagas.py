@@ -174,3 +174,43 @@ def test_a_run_that_is_not_there(tmp_path: Path) -> None:
         said = sagas(tmp_path, *arguments)
         assert said.status == 2, said
         assert "no run req_x in" in said.err
+
+
+def test_a_parked_run_is_cancelled_and_the_next_worker_undoes_it(tmp_path: Path) -> None:
+    waits = (
+        'def ship() -> Pause | None:\n    return Pause("go", 3600)\n\n\n@step\ndef end() -> Done:\n    return Done()\n'
+    )
+    source = SHOP.replace('def ship() -> Fail:\n    return Fail.conflict("stock")\n', waits)
+    source = source.replace("[pay, ship]", "[pay, ship, end]").replace("Done, Fail,", "Done, Pause,")
+    source = source.replace(
+        "        print((await runtime.run(order",
+        "        if Path('parked').exists():\n"
+        "            while not (ended := await journal.list_runs('ended')):\n"
+        "                await trio.sleep(0.01)\n"
+        "            return print(ended[0].status)\n"
+        "        print((await runtime.run(order",
+    )
+    (tmp_path / "shop.py").write_text(source)
+
+    def run() -> str:
+        command = [sys.executable, "shop.py"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    run_id = run()
+    assert "PARKED" in sagas(tmp_path, "show", run_id).out
+    assert sagas(tmp_path, "cancel", run_id, "--reason", " ").status == 2
+    said = sagas(tmp_path, "cancel", run_id, "--reason", "the customer has called")
+    assert (said.status, said.out) == (0, f"run {run_id} is cancelled; the next worker that looks undoes it\n")
+    assert "CANCELLED while it was parked" in sagas(tmp_path, "show", run_id).out
+    again = sagas(tmp_path, "cancel", run_id, "--reason", "again")
+    assert (again.status, "does not wait" in again.err) == (2, True)
+    (tmp_path / "parked").touch()
+    assert run() == "cancelled"
+    told = sagas(tmp_path, "show", run_id).out
+    assert "the customer has called" in told
+    assert "bank.refund" in told
+    assert sagas(tmp_path, "cancel", "req_none", "--reason", "x").status == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from cryptography.fernet import Fernet
 
 from tests.cli.commands import Server, serving, zerver
 
@@ -135,3 +136,28 @@ async def test_the_password_of_a_journal_is_on_no_workers_command_line(tmp_path:
         told = workers_of(server.process.pid)
     assert len(told) == 2
     assert not [line for line in told if b"shop.journal" in line]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_with_keys_and_a_lease_of_its_own_it_is_carried_on_and_nothing_is_in_the_clear(
+    workers: str, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.touch(0o600)
+    keys.write_bytes(Fernet.generate_key())
+    options = ("--journal", "sqlite:///shop.journal", "--journal-keys", "keys", "--journal-lease", "2")
+    async with serving(tmp_path, *options, source=SHOP) as server:
+        await order_and_die(server, tmp_path)
+    (tmp_path / "go").touch()
+    async with serving(tmp_path, *options, "--workers", workers, source=SHOP):
+        await wait_for(tmp_path / "shipped")
+    assert b"bank.charge" not in (tmp_path / "shop.journal").read_bytes()
+
+
+def test_keys_that_cannot_be_read_are_said_at_once(tmp_path: Path) -> None:
+    options = ("--journal", "sqlite:///shop.journal", "--journal-keys", "none")
+    for command in (("serve", "shop:app", "--port", "0", *options), ("work", "shop:app", *options)):
+        ended = zerver(tmp_path, *command, shop=SHOP)
+        assert ended.status == 2, ended.err
+        assert "cannot be read from none" in ended.err
+        assert "Traceback" not in ended.err

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
-from tests.cli.commands import COMMAND, Server, environment
+from tests.cli.commands import Server, started
 from zerver.jobs.places import open_sqlite_jobs
 from zerver.jobs.port import Job, JobStore, Order, Wanted
 
@@ -116,26 +115,11 @@ async def working(
     beside the usual ones.
     """
     (folder / "shop.py").write_text(SHOP)
-    process = await trio.lowlevel.open_process(
-        [*COMMAND, "work", app, *options],
-        cwd=folder,
-        env=environment(**(said or {})),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    worker = Server(process)
-    try:
-        announced = await worker.line()
+    async with started(folder, "work", app, *options, said=said) as (worker, announced):
         if not announced.startswith("working on jobs of "):
             raise AssertionError(f"it printed {announced!r} when it was to say what it works on")
+        worker.address = announced.partition("; metrics on ")[2].removesuffix("/metrics")
         yield worker
-    finally:
-        with trio.CancelScope(shield=True):
-            process.kill()
-            await process.wait()
-            for stream in (process.stdout, process.stderr):
-                if stream is not None:
-                    await stream.aclose()
 
 
 @asynccontextmanager

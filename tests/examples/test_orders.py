@@ -13,8 +13,9 @@ import attrs
 import pytest
 import trio
 
-from examples.orders.app import LARGE, Order, app, approve, buy
+from examples.orders.app import LARGE, Approval, Order, app, approve, buy
 from zerver import Fail, Pause
+from zerver.errors import InvalidData
 from zerver.jobs import enqueue, open_worker
 from zerver.journal import open_sqlite_journal
 from zerver.runtime import Result, Runtime, open_runtime
@@ -97,14 +98,16 @@ def test_one_that_nobody_approves_of_is_refused() -> None:
     asked = approve(Order("ada", LARGE), "a charge")
     assert isinstance(asked, Pause)
     assert isinstance(asked.expired, Fail)
-    assert approve(Order("ada", LARGE - 1), "a charge") == {"by": "the shop"}
+    assert approve(Order("ada", LARGE - 1), "a charge") == Approval("the shop")
 
 
-async def test_a_value_that_is_no_approval_undoes_the_order() -> None:
+async def test_a_value_that_is_no_approval_is_refused_and_a_cancelled_order_is_undone() -> None:
     async with open_shop() as shop:
         parked = await shop.runtime.run(buy, {"customer": "ada", "cents": LARGE})
-        await shop.runtime.signal(parked.run_id, "approval", {"nobody": 1})
-        assert (await shop.wait_for("buy")).status != "done"
+        with pytest.raises(InvalidData, match="by"):
+            await shop.runtime.signal(parked.run_id, "approval", {"nobody": 1})
+        assert await shop.runtime.cancel(parked.run_id, "ada has called")
+        assert (await shop.wait_for("buy")).status == "cancelled"
     assert rows("select refunded from charges") == [(1,)]
     assert rows("select * from orders") == []
 

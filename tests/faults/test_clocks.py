@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from tests.runtime.dying import Paid, Witness, charged, look, pay, statuses
-from tests.sql.postgresql import conninfo, server  # noqa: F401 - fixtures
 from zerver import App, Done, Flow, IdempotencyKey, Slot, step
 from zerver.journal import open_memory_journal, open_postgres_journal, open_sqlite_journal
 from zerver.runtime import open_runtime
@@ -66,7 +65,7 @@ async def test_leases_of_sqlite_do_not_look_at_it(wall: Wall, tmp_path: Path) ->
         await check_leases(journal, wall)
 
 
-async def test_leases_of_postgres_are_by_the_servers_clock(wall: Wall, conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_leases_of_postgres_are_by_the_servers_clock(wall: Wall, conninfo: str) -> None:
     async with open_postgres_journal(conninfo) as journal:
         await check_leases(journal, wall)
 

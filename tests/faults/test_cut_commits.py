@@ -8,7 +8,7 @@ import trio
 
 from tests.faults.proxy import CUTS, Cut, Proxy, open_proxy
 from tests.runtime.dying import SHOP, Witness, World, check_once
-from tests.sql.postgresql import Server, conninfo, server  # noqa: F401 - fixtures
+from tests.sql.postgresql import Server, through
 from zerver import App
 from zerver.journal import open_postgres_journal
 from zerver.runtime import open_runtime
@@ -17,18 +17,14 @@ from zerver.runtime.journal import UNRESOLVED
 GIVE_UP = 30.0
 
 
-def through(proxy: Proxy, database: str) -> str:
-    return f"host=127.0.0.1 port={proxy.port} user=postgres dbname={database} sslmode=disable"
-
-
-async def scenario(proxy: Proxy, conninfo: str, cut: Cut, numbers: range) -> int:  # noqa: F811 - as the fixture
+async def scenario(proxy: Proxy, conninfo: str, cut: Cut, numbers: range) -> int:
     """How many connections were cut while a process lived that then left all to another."""
     world = World()
     before = proxy.cuts
     acknowledged: dict[str, bool] = {}
     witness = Witness(world=world)
     async with (
-        open_postgres_journal(through(proxy, conninfo.rpartition("=")[2])) as journal,
+        open_postgres_journal(f"{through(proxy.port, conninfo)} sslmode=disable") as journal,
         open_runtime(App(), handlers=witness.handlers(), journal=journal, flows=[SHOP]) as runtime,
     ):
         proxy.arm(cut, numbers)
@@ -55,7 +51,7 @@ async def scenario(proxy: Proxy, conninfo: str, cut: Cut, numbers: range) -> int
 
 
 @pytest.mark.parametrize(("cut", "length"), [*((cut, 1) for cut in CUTS), ("after", 2)])
-async def test_a_commit_that_is_cut(cut: Cut, length: int, server: Server, conninfo: str) -> None:  # noqa: F811
+async def test_a_commit_that_is_cut(cut: Cut, length: int, server: Server, conninfo: str) -> None:
     async with open_proxy(f"{server.home}/.s.PGSQL.{server.port}") as proxy:
         first = 1
         while await scenario(proxy, conninfo, cut, range(first, first + length)):
@@ -63,12 +59,12 @@ async def test_a_commit_that_is_cut(cut: Cut, length: int, server: Server, conni
         assert first > 4
 
 
-async def test_a_slow_database_is_waited_for(server: Server, conninfo: str) -> None:  # noqa: F811 - the fixtures
+async def test_a_slow_database_is_waited_for(server: Server, conninfo: str) -> None:
     """As long as a run has patience; then it is refused, and what it did is undone."""
     async with open_proxy(f"{server.home}/.s.PGSQL.{server.port}") as proxy:
         witness = Witness()
         async with (
-            open_postgres_journal(through(proxy, conninfo.rpartition("=")[2])) as journal,
+            open_postgres_journal(f"{through(proxy.port, conninfo)} sslmode=disable") as journal,
             open_runtime(App(), handlers=witness.handlers(), journal=journal, flows=[SHOP], lease=2.0) as runtime,
         ):
             proxy.latency = 0.02

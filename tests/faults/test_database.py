@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.served import Shop, balanced, check_books, shop, until
-from tests.sql.postgresql import Server, running_server
+from tests.sql.postgresql import Server, as_url, running_server
 
 #: Seconds, of a busy machine too. What is promised is five; what it takes is one.
 BACK = 5.0
@@ -64,8 +64,7 @@ def test_a_database_that_goes_away(
     takes_away: Callable[[Server], AbstractContextManager[Callable[[], None]]], tmp_path: Path
 ) -> None:
     with running_server() as server:
-        url = f"postgresql://postgres@/test_1?host={server.home}&port={server.port}"
-        server.make_database()
+        url = as_url(server.make_database())
         with shop(url, tmp_path, lease=2.0) as served, ThreadPoolExecutor(4) as threads:
             acknowledged = [number for number in range(20, 40) if served.order(number).status == 201]
             assert len(acknowledged) == 20

@@ -21,7 +21,7 @@ from zerver.journal.scribe import open_scribe
 from zerver.journal.sql import SqlJournal
 from zerver.runtime import Result, Runtime, open_runtime
 from zerver.runtime.journal import UNRESOLVED
-from zerver.sql.dialects import SQLITE
+from zerver.sql.dialects import CLOCKS, SQLITE
 
 #: SQLite's, with leases by the clock of the test.
 DIALECT = attrs.evolve(SQLITE, now=lambda: str(round(trio.current_time() * 1e9)), boot="a test")
@@ -48,6 +48,8 @@ async def scenario(flow: Flow, how: How, numbers: range, stays: float) -> int:
     stays: seconds for which the first process lives on. How many calls of the first process failed.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        for name, clock in CLOCKS.items():
+            database.create_function(name, 0, clock)
         database.executescript(first_script(DIALECT))
         world = World()
         results: list[Result] = []

@@ -12,19 +12,16 @@ from threading import Thread
 import pytest
 
 from tests.faults.served import Reply, Shop, books, check_books, shop, until
-from tests.sql.postgresql import running_server
+from tests.sql.postgresql import as_url, running_server
 
 LEASE = 1.0
 
 
-@contextmanager
-def journal_of(kind: str, folder: Path) -> Iterator[str]:
-    if kind == "sqlite":
-        yield f"sqlite:///{folder}/journal.db"
-        return
-    with running_server() as server:
-        server.make_database()
-        yield f"postgresql://postgres@/test_1?host={server.home}&port={server.port}"
+@pytest.fixture(params=["sqlite", "postgres"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/journal.db"
+    return as_url(request.getfixturevalue("conninfo"))
 
 
 @contextmanager
@@ -56,33 +53,28 @@ def repeat(served: Shop) -> Reply:
     return replies[-1]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_another_worker_carries_it_on(kind: str, tmp_path: Path) -> None:
-    with journal_of(kind, tmp_path) as journal:
-        with dying(journal, tmp_path) as die, shop(journal, tmp_path, lease=LEASE) as other:
-            assert other.order(1, "key").status == 409
-            die()
-            reply = repeat(other)
+def test_another_worker_carries_it_on(journal: str, tmp_path: Path) -> None:
+    with dying(journal, tmp_path) as die, shop(journal, tmp_path, lease=LEASE) as other:
+        assert other.order(1, "key").status == 409
+        die()
+        reply = repeat(other)
+        assert (reply.status, reply.replayed) == (201, True)
+    check_books(tmp_path, [1], crashes=1)
+
+
+def test_a_worker_without_http_carries_it_on(journal: str, tmp_path: Path) -> None:
+    with dying(journal, tmp_path) as die, shop(journal, tmp_path, lease=LEASE, says="nothing"):
+        die()
+        until(lambda: 1 in books(tmp_path).orders, "nobody has taken the run over")
+        with shop(journal, tmp_path, lease=LEASE) as later:
+            reply = repeat(later)
             assert (reply.status, reply.replayed) == (201, True)
-        check_books(tmp_path, [1], crashes=1)
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_a_worker_without_http_carries_it_on(kind: str, tmp_path: Path) -> None:
-    with journal_of(kind, tmp_path) as journal:
-        with dying(journal, tmp_path) as die, shop(journal, tmp_path, lease=LEASE, says="nothing"):
-            die()
-            until(lambda: 1 in books(tmp_path).orders, "nobody has taken the run over")
-            with shop(journal, tmp_path, lease=LEASE) as later:
-                reply = repeat(later)
-                assert (reply.status, reply.replayed) == (201, True)
-        check_books(tmp_path, [1], crashes=1)
+    check_books(tmp_path, [1], crashes=1)
 
 
 def test_a_run_that_lost_its_journal_is_undone_before_its_key_is_free(tmp_path: Path) -> None:
     with running_server() as server:
-        server.make_database()
-        journal = f"postgresql://postgres@/test_1?host={server.home}&port={server.port}"
+        journal = as_url(server.make_database())
         with shop(journal, tmp_path, lease=LEASE) as served:
             (tmp_path / "gate").touch()
             replies: list[Reply] = []

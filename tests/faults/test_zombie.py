@@ -9,26 +9,24 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from tests.faults.served import Reply, balanced, books, check_books, shop, until
-from tests.sql.postgresql import running_server
+from tests.sql.postgresql import Server, as_url, database_of
 
 LEASE = 1.0
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_a_worker_that_stands_still(kind: str, tmp_path: Path) -> None:
-    if kind == "sqlite":
-        stands_still(f"sqlite:///{tmp_path}/journal.db", tmp_path)
-        with closing(sqlite3.connect(tmp_path / "journal.db")) as journal:
-            ((status, fence),) = journal.execute("select status, fence from zerver_runs where fence > 1")
-            assert (status, fence) == ("done", 2)
-        return
-    with running_server() as server:
-        server.make_database()
-        stands_still(f"postgresql://postgres@/test_1?host={server.home}&port={server.port}", tmp_path)
-        assert server.ask("select status, fence from zerver_runs where fence > 1", "test_1") == [("done", 2)]
+TAKEN_OVER = "select status, fence from zerver_runs where fence > 1"
+
+
+def test_a_worker_that_stands_still(tmp_path: Path) -> None:
+    stands_still(f"sqlite:///{tmp_path}/journal.db", tmp_path)
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as journal:
+        assert journal.execute(TAKEN_OVER).fetchall() == [("done", 2)]
+
+
+def test_a_worker_that_stands_still_with_a_journal_in_postgresql(server: Server, conninfo: str, tmp_path: Path) -> None:
+    stands_still(as_url(conninfo), tmp_path)
+    assert server.ask(TAKEN_OVER, database_of(conninfo)) == [("done", 2)]
 
 
 def stands_still(journal: str, folder: Path) -> None:

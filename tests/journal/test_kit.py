@@ -332,6 +332,38 @@ class LeakyOne(MemoryJournal):
         return claimed
 
 
+class Overriding(Disk):
+    """Lets a run be cancelled whose signal has come."""
+
+    def cancel(self, run_id: str, reason: bytes, now_unix_ns: int) -> bool:
+        run = self.runs.get(run_id)
+        if run is not None and run.is_put_down and run.cut is None:
+            run.cut, run.wakes_unix_ns = reason, 0
+            return True
+        return False
+
+
+class Reluctant(Disk):
+    """Takes a signal for a run that is cancelled."""
+
+    def signal(self, run_id: str, signal: str, value: bytes, number: int | None, now_unix_ns: int) -> bool:
+        run = self.runs.get(run_id)
+        cut = None if run is None else run.cut
+        if run is not None:
+            run.cut = None
+        try:
+            return super().signal(run_id, signal, value, number, now_unix_ns)
+        finally:
+            if run is not None:
+                run.cut = cut
+
+
+class Miscounting(MemoryJournal):
+    async def parked(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(self._disk.runs)
+
+
 class Keyless(MemoryJournal):
     async def key(self, name: str) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -389,6 +421,9 @@ def on(disk: Disk, made: Callable[..., MemoryJournal] = MemoryJournal) -> object
         (Disk, Late, "the one that wakes first"),
         (Disk, LeakyOne, "does not lose it"),
         (Disk, Keyless, "a key is made once"),
+        (Overriding, MemoryJournal, "what comes of a run first stands"),
+        (Reluctant, MemoryJournal, "a run that is put down can be cancelled once"),
+        (Disk, Miscounting, "it is known how many runs are put down"),
     ],
 )
 async def test_a_broken_promise_is_found(disk: type[Disk], journal: type[MemoryJournal], law: str) -> None:

@@ -8,7 +8,6 @@ import pytest
 import trio
 
 from tests.journal.writer import opening
-from tests.sql.postgresql import conninfo, server  # noqa: F401 - the fixtures
 from zerver.journal import open_postgres_journal, parking
 from zerver.journal.sql import SqlJournal
 from zerver.runtime.journal import Awaited, Page, Parking
@@ -26,7 +25,7 @@ end $met$
 
 
 async def test_a_signal_that_meets_the_page_that_puts_its_run_down_wakes_it(
-    conninfo: str,  # noqa: F811 - the fixture
+    conninfo: str,
 ) -> None:
     async with open_postgres_journal(conninfo, patience=30.0) as journal:
         assert isinstance(journal, SqlJournal)
@@ -55,7 +54,7 @@ async def test_a_signal_that_meets_the_page_that_puts_its_run_down_wakes_it(
 
 
 @pytest.mark.parametrize("which", ["taking_due", "next_due"])
-async def test_what_is_due_is_found_in_the_index(which: str, conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_what_is_due_is_found_in_the_index(which: str, conninfo: str) -> None:
     asked: dict[str, Statement] = {
         "taking_due": parking.taking_due("me", "token", 32, POSTGRES)[0],
         "next_due": parking.next_due(POSTGRES),

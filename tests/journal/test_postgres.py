@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.journal.writer import opening
-from tests.sql.postgresql import Proxy, Server, conninfo, free_port, open_proxy, running_server, server  # noqa: F401
+from tests.sql.postgresql import Proxy, Server, database_of, free_port, open_proxy, running_server, through
 from zerver.errors import DamagedJournal, DefinitionError, JournalUnavailable, LeaseLost
 from zerver.journal import open_postgres_journal
 from zerver.runtime.journal import Entry, Journal, Page
@@ -23,15 +23,15 @@ SOON = 4.0
 COMMIT = b"commit\0"
 
 
-async def test_kit(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_kit(conninfo: str) -> None:
     await check_journal(partial(open_postgres_journal, conninfo, patience=20.0))
 
 
-async def test_a_newer_journal_is_refused(server: Server, conninfo: str) -> None:  # noqa: F811 - the fixtures
+async def test_a_newer_journal_is_refused(server: Server, conninfo: str) -> None:
     async with open_postgres_journal(conninfo):
         pass
-    server.ask("update zerver_journal set version = 7", conninfo.rpartition("=")[2])
-    with pytest.raises(DamagedJournal, match=r"newer Zerver \(version 7; this one knows 2\)"):
+    server.ask("update zerver_journal set version = 7", database_of(conninfo))
+    with pytest.raises(DamagedJournal, match=r"newer Zerver \(version 7; this one knows 3\)"):
         async with open_postgres_journal(conninfo):
             pass
 
@@ -45,10 +45,10 @@ async def test_a_server_that_is_not_there(tmp_path: object) -> None:
             pass
 
 
-async def test_tables_that_are_gone_are_said_to_be(server: Server, conninfo: str) -> None:  # noqa: F811 - the fixtures
+async def test_tables_that_are_gone_are_said_to_be(server: Server, conninfo: str) -> None:
     async with open_postgres_journal(conninfo) as journal:
         await journal.renew("writer", 600.0)
-        server.ask("drop table zerver_pages", conninfo.rpartition("=")[2])
+        server.ask("drop table zerver_pages", database_of(conninfo))
         with pytest.raises(DamagedJournal, match="zerver_pages"):
             await journal.write(opening("run"))
 
@@ -85,25 +85,20 @@ async def test_a_restarted_server_is_told_at_once_and_found_again() -> None:
             assert journal.statistics().trouble == ""
 
 
-def through(proxy: Proxy, conninfo: str) -> str:  # noqa: F811 - as the fixture
-    words = dict(word.split("=") for word in conninfo.split())
-    return f"host=127.0.0.1 port={proxy.port} user=postgres dbname={words['dbname']} sslmode=disable"
-
-
 @asynccontextmanager
-async def two_ways(server: Server, conninfo: str) -> AsyncGenerator[tuple[Journal, Proxy, Journal], None]:  # noqa: F811
+async def two_ways(server: Server, conninfo: str) -> AsyncGenerator[tuple[Journal, Proxy, Journal], None]:
     """A journal, healthy, with a run `first`; and the same one by way of a proxy, on which nothing was prepared yet."""
     async with (
         open_postgres_journal(conninfo) as healthy,
         open_proxy(server) as proxy,
-        open_postgres_journal(through(proxy, conninfo)) as journal,
+        open_postgres_journal(f"{through(proxy.port, conninfo)} sslmode=disable") as journal,
     ):
         await healthy.renew("writer", 600.0)
         await healthy.write(opening("first"))
         yield healthy, proxy, journal
 
 
-async def test_a_commit_whose_answer_is_lost_is_asked_for_again(server: Server, conninfo: str) -> None:  # noqa: F811
+async def test_a_commit_whose_answer_is_lost_is_asked_for_again(server: Server, conninfo: str) -> None:
     async with two_ways(server, conninfo) as (healthy, proxy, journal), trio.open_nursery() as nursery:
 
         async def recover() -> None:
@@ -119,7 +114,7 @@ async def test_a_commit_whose_answer_is_lost_is_asked_for_again(server: Server, 
         assert (found.lines, found.status) == ((b"0", b"1"), "done")
 
 
-async def test_a_run_that_was_said_not_to_have_begun_is_withdrawn(server: Server, conninfo: str) -> None:  # noqa: F811
+async def test_a_run_that_was_said_not_to_have_begun_is_withdrawn(server: Server, conninfo: str) -> None:
     """Its commit went through, twice, and nobody heard of it: who asked was told 503, and nothing of it may run."""
     async with two_ways(server, conninfo) as (healthy, proxy, journal):
         proxy.lose_reply = COMMIT
@@ -133,8 +128,8 @@ async def test_a_run_that_was_said_not_to_have_begun_is_withdrawn(server: Server
         assert await healthy.read("third") is not None
 
 
-async def test_a_frozen_database_is_not_waited_for(server: Server, conninfo: str) -> None:  # noqa: F811 - the fixtures
-    database = conninfo.rpartition("=")[2]
+async def test_a_frozen_database_is_not_waited_for(server: Server, conninfo: str) -> None:
+    database = database_of(conninfo)
     async with open_postgres_journal(conninfo, patience=0.3) as journal:
         await journal.renew("writer", 600.0)
         await journal.write(opening("first"))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from tests.sql.postgresql import Server, conninfo, free_port, running_server, server  # noqa: F401 - fixtures too
+from tests.sql.postgresql import Server, database_of, free_port, running_server
 from zerver.errors import DamagedJournal, JournalUnavailable
 from zerver.journal import open_postgres_receipts
 from zerver.runtime.receipts import Claim, Receipts, StoredAnswer
@@ -23,7 +23,7 @@ def claim(run_id: str, place: bytes = b"p") -> Claim:
     return Claim(place, run_id, b"head", b"body", 4)
 
 
-async def test_it_keeps_the_promises(server: Server) -> None:  # noqa: F811 - the fixture
+async def test_it_keeps_the_promises(server: Server) -> None:
     @asynccontextmanager
     async def opened(clock: Callable[[], float]) -> AsyncGenerator[Receipts, None]:
         async with open_postgres_receipts(server.make_database(), now=clock, patience=20.0) as receipts:
@@ -32,7 +32,7 @@ async def test_it_keeps_the_promises(server: Server) -> None:  # noqa: F811 - th
     await check_receipts(opened)
 
 
-async def test_two_workers_share_them(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_two_workers_share_them(conninfo: str) -> None:
     async with open_postgres_receipts(conninfo) as one, open_postgres_receipts(conninfo) as other:
         owners: set[str] = set()
 
@@ -49,7 +49,7 @@ async def test_two_workers_share_them(conninfo: str) -> None:  # noqa: F811 - th
         assert (found.run_id, found.answer) == (owner, ANSWER)
 
 
-async def test_leases_are_by_the_servers_clock(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+async def test_leases_are_by_the_servers_clock(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_postgres_receipts(conninfo) as receipts:
         await receipts.claim(claim("r1"), 30.0)
         for seconds in (86_400, -86_400):
@@ -58,7 +58,7 @@ async def test_leases_are_by_the_servers_clock(conninfo: str, monkeypatch: pytes
             assert (await receipts.claim(claim("r2"), 30.0)).run_id == "r1"
 
 
-async def test_a_clock_that_was_set_back_keeps_no_claim(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_a_clock_that_was_set_back_keeps_no_claim(conninfo: str) -> None:
     now = 1e9
     async with open_postgres_receipts(conninfo, now=lambda: now) as receipts:
         await receipts.claim(claim("r1"), 30.0)
@@ -66,7 +66,7 @@ async def test_a_clock_that_was_set_back_keeps_no_claim(conninfo: str) -> None: 
         assert (await receipts.claim(claim("r2"), 30.0)).before == "r1"
 
 
-async def test_what_has_expired_is_swept_away(conninfo: str) -> None:  # noqa: F811 - the fixture
+async def test_what_has_expired_is_swept_away(conninfo: str) -> None:
     now = 1e9
     async with open_postgres_receipts(conninfo, now=lambda: now) as receipts:
         for number in range(20):
@@ -79,11 +79,11 @@ async def test_what_has_expired_is_swept_away(conninfo: str) -> None:  # noqa: F
         assert (tally.under_way, tally.stored) == (5, 0)
 
 
-async def test_another_version_is_refused(server: Server, conninfo: str) -> None:  # noqa: F811 - the fixtures
+async def test_another_version_is_refused(server: Server, conninfo: str) -> None:
     async with open_postgres_receipts(conninfo):
         pass
-    server.ask("update zerver_receipts_schema set version = 9", conninfo.rpartition("=")[2])
-    with pytest.raises(DamagedJournal, match="schema 9"):
+    server.ask("update zerver_receipts_schema set version = 9", database_of(conninfo))
+    with pytest.raises(DamagedJournal, match="version 9; this one knows 2"):
         async with open_postgres_receipts(conninfo):
             pass
 

@@ -256,6 +256,6 @@ async def cancelled() -> Result:
 
     async def leave(runtime: Runtime) -> None:
         await trio.sleep(0.02)
-        runtime.cancel(RUN_ID, "the client has gone")
+        runtime.cancel_nowait(RUN_ID, "the client has gone")
 
     return await run(CHECKOUT, {"sql.execute": after(9)}, during=leave)

@@ -50,13 +50,18 @@ async def test_targets_that_have_series_are_bounded(autojump_clock: MockClock) -
 async def test_runs_that_somebody_must_look_at_are_told(autojump_clock: MockClock) -> None:
     async with open_runtime(App()) as runtime:
         said = attrs.evolve(
-            runtime.statistics(), stuck={"req_1": "no way on", "req_2": "nor here"}, open_unresolved=3, set_aside=4
+            runtime.statistics(),
+            stuck={"req_1": "no way on", "req_2": "nor here"},
+            open_unresolved=3,
+            set_aside=4,
+            open_parked=7,
         )
     metrics = Metrics()
     metrics.watch(lambda: runtime_families(said))
     snapshot = metrics.snapshot()
     assert snapshot.value("zerver.journal.stuck") == 2
     assert snapshot.value("zerver.journal.unresolved") == 3
+    assert snapshot.value("zerver.journal.parked") == 7
     assert snapshot.value("zerver.runs.set_aside") == 4
     assert snapshot.value("zerver.runs.recovered") == 0
 

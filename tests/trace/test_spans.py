@@ -220,7 +220,7 @@ async def test_a_park_is_a_span_of_its_step(autojump_clock: object) -> None:
 async def test_a_run_that_ends_while_it_is_parked_leaves_no_open_span(autojump_clock: object) -> None:
     async def leave(runtime: Any) -> None:
         await trio.sleep(1)
-        runtime.cancel(shop.RUN_ID, "nobody waits")
+        runtime.cancel_nowait(shop.RUN_ID, "nobody waits")
 
     found = check_tree((await shop.run(shop.APPROVAL, {}, during=leave)).timeline)
     assert below(shape(found), "step ask_boss") == ["step ask_boss 0-1000 cut", "  park approval 0-1000 cut"]

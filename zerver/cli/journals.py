@@ -18,8 +18,10 @@ import click
 from zerver.cli.config import load_settings
 from zerver.core.app import App
 from zerver.core.flows import Flow
+from zerver.errors import DefinitionError
 
 if TYPE_CHECKING:
+    from zerver.journal import Cipher
     from zerver.runtime.journal import Journal
     from zerver.trace.hidden import Hidden
 
@@ -35,10 +37,13 @@ class NoJournal(click.ClickException):
 
 @attrs.frozen
 class Place:
-    """Where the journal is. hidden: names that are masked, beside what the code calls secret."""
+    """Where the journal is. keys: the file of its keys, "" for none. hidden: names that are masked, beside what the
+    code calls secret.
+    """
 
     url: str
     keep_secrets: bool
+    keys: str
     hidden: Hidden
 
     def ask(self, question: Callable[[Journal], Awaitable[T]]) -> T:
@@ -48,9 +53,11 @@ class Place:
         from zerver.journal import open_journal
         from zerver.runtime.groups import unwrapped
 
+        cipher = cipher_of(self.keys)
+
         async def asked() -> T:
             with unwrapped():
-                async with open_journal(self.url, keep_secrets=self.keep_secrets) as journal:
+                async with open_journal(self.url, cipher=cipher, keep_secrets=self.keep_secrets) as journal:
                     return await question(journal)
 
         return trio.run(asked)
@@ -76,7 +83,19 @@ def place_of(journal: str | None, config: str | None, *, needed: bool = True) ->
     path = unquote(parts.path).removeprefix("/")
     if parts.scheme == "sqlite" and path and not os.path.exists(path):
         raise NoJournal(f"there is no journal {path}; a server makes it: give the place of that one by --journal")
-    return Place(url, settings.serve.journal_secrets, Hidden(settings.trace.hide))
+    return Place(url, settings.serve.journal_secrets, settings.serve.journal_keys, Hidden(settings.trace.hide))
+
+
+def cipher_of(keys: str) -> Cipher | None:
+    """What encrypts a journal whose keys are in this file, "" for none. Raises NoJournal."""
+    if not keys:
+        return None
+    from zerver.journal import read_cipher
+
+    try:
+        return read_cipher(keys)
+    except DefinitionError as error:
+        raise NoJournal(f"{error.problem}; {error.cure}") from None
 
 
 def loose_flows(name: str, app: App) -> tuple[Flow, ...]:

@@ -151,6 +151,8 @@ class ServeOptions:
             "--log": [self.settings.log.form],
             "--page": ["on" if self.has_page else "off"],
             "--trace-db": [self.settings.trace.db],
+            "--journal-lease": [f"{self.settings.serve.journal_lease:g}"],
+            "--journal-keys": [self.settings.serve.journal_keys] if self.settings.serve.journal_keys else [],
         }
         return [
             *(self.app, *listen, "--parser", self.parser, "--proxy-form", self.proxy_form),

@@ -18,6 +18,7 @@ from typing import Any
 
 import trio
 
+from zerver.cli.journals import cipher_of
 from zerver.core.settings import Settings
 from zerver.journal import open_journal
 from zerver.runtime import Result
@@ -61,7 +62,8 @@ def journal_of(settings: Settings) -> AbstractAsyncContextManager[Journal | None
     if not settings.serve.journal:
         return nullcontext()
     serve = settings.serve
-    return open_journal(serve.journal, keep_secrets=serve.journal_secrets, keep=serve.journal_keep)
+    cipher = cipher_of(serve.journal_keys)
+    return open_journal(serve.journal, cipher=cipher, keep_secrets=serve.journal_secrets, keep=serve.journal_keep)
 
 
 async def heed(signals: AsyncIterator[int], until_signal: trio.CancelScope, aloud: bool = True) -> None:

@@ -20,6 +20,7 @@ import click
 
 from zerver.cli.journals import Place, journal_option, loose_flows, place_of
 from zerver.cli.load import load_app
+from zerver.core.codec import encode_json
 
 if TYPE_CHECKING:
     from zerver.core.calls import Call
@@ -185,6 +186,28 @@ def resolve(above: tuple[str | None, str | None], /, run: str, reason: str, by: 
     click.echo(f"run {run} is resolved, says {who}: {reason}")
 
 
+@sagas.command()
+@click.argument("run", metavar="ID")
+@click.option("--reason", required=True, help="Why; it stands in the run's timeline.")
+@journal_option
+@click.pass_obj
+def cancel(above: tuple[str | None, str | None], /, run: str, reason: str, **said: str | None) -> None:
+    """Cancel a run that is parked: the next worker that looks undoes what it has done. Whichever came first stands: a
+    run whose signal has come, or whose time is over, is not cancelled any more.
+    """
+    if not reason.strip():
+        raise click.UsageError("--reason says nothing")
+
+    async def cancelled(journal: Journal) -> tuple[StoredRun, bool]:
+        sealed = journal.notation.seal(encode_json(_printable(reason)))
+        return await _known(journal, run), await journal.cancel(run, sealed)
+
+    stored, done = _place(above, said).ask(cancelled)
+    if not done:
+        raise NoCase(f"run {run} does not wait: it is {stored.status or ('stuck' if stored.aside else 'under way')}")
+    click.echo(f"run {run} is cancelled; the next worker that looks undoes it")
+
+
 # ---- reading --------------------------------------------------------------------------------
 
 
@@ -292,6 +315,10 @@ def _standing(stored: StoredRun) -> Iterator[str]:
         yield f"  deploy code that agrees with it, or App(older=[…]); or: zerver sagas resolve {run} --reason …"
     elif stored.status == "unresolved":
         yield f"again: zerver sagas retry {run} MODULE:APP · by hand: zerver sagas resolve {run} --reason …"
+    elif not stored.status and stored.cut is not None:
+        yield "CANCELLED while it was parked; the next worker that looks undoes it"
+    elif not stored.status and not stored.head.owner and stored.wakes_unix_ns:
+        yield f"PARKED · no longer: zerver sagas cancel {run} --reason …"
     elif not stored.status:
         yield "UNDER WAY, or waiting for a worker"
 

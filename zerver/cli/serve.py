@@ -78,6 +78,11 @@ from zerver.trace.hidden import Hidden
 )
 @click.option("--config", metavar="FILE", help="The file of settings.  [default: zerver.toml, if it is there]")
 @click.option("--journal", metavar="URL", help="Keeps durable runs: sqlite:///FILE, or postgresql://….")
+@click.option(
+    "--journal-lease", type=click.FloatRange(min=1), metavar="SECONDS",
+    help="After so long without a sign of life its runs are for others.  [default: 10]",
+)  # fmt: skip
+@click.option("--journal-keys", metavar="FILE", help="Keys that the journal is encrypted with, one a line.")
 @click.option("--no-jobs", is_flag=True, help="Leave the app's jobs to `zerver work`.")
 @click.option("--log", type=click.Choice(["off", "console", "json"]), help="Log lines, on stderr.  [default: off]")
 @click.option("--trace-db", metavar="FILE", help='Where runs are kept; "": nowhere.  [default: .zerver/traces.db]')
@@ -107,7 +112,8 @@ def serve(unix_mode: str, **given: Any) -> None:
 #: The options that are settings too, by the setting's key.
 _SETTINGS = {
     "serve.app": "app", "serve.host": "host", "serve.port": "port", "serve.workers": "workers", "serve.drain": "drain",
-    "serve.tenants": "tenants", "serve.journal": "journal", "log.form": "log", "trace.db": "trace_db",
+    "serve.tenants": "tenants", "serve.journal": "journal", "serve.journal_lease": "journal_lease",
+    "serve.journal_keys": "journal_keys", "log.form": "log", "trace.db": "trace_db",
     "page.mode": "page",
 }  # fmt: skip
 
@@ -162,6 +168,7 @@ async def _serve(
                 trust=options.trust(),
                 parser=options.parser,
                 journal=journal,
+                lease=options.settings.serve.journal_lease,
                 neighbours=None if options.neighbours is None else inherited_neighbours(*options.neighbours),
                 observers=[*observing.observers, *([partial(print_timeline, hidden)] if options.timeline else [])],
                 beside=observing.beside,

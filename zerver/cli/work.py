@@ -16,8 +16,10 @@ from zerver.cli.config import load_settings
 from zerver.cli.load import load_app
 from zerver.cli.options import WrongOption
 from zerver.cli.process import ending_signals, heed, journal_of, prepare_process, print_timeline
+from zerver.cli.scrape import open_metrics_listeners, read_address, scraped
 from zerver.core.app import App
 from zerver.core.settings import Settings
+from zerver.http import serve_http
 from zerver.jobs import WorkerSettings, open_worker
 from zerver.observing import Observing, open_observing
 from zerver.runtime import Runtime, open_runtime
@@ -31,13 +33,21 @@ from zerver.trace.hidden import Hidden
 @click.option("--seats", type=click.IntRange(1, 10_000), help="Jobs at once.  [default: 16]")
 @click.option("--journal", metavar="URL", help="Keeps durable runs: sqlite:///FILE, or postgresql://….")
 @click.option(
+    "--journal-lease", type=click.FloatRange(min=1), metavar="SECONDS",
+    help="After so long without a sign of life its runs are for others.  [default: 10]",
+)  # fmt: skip
+@click.option("--journal-keys", metavar="FILE", help="Keys that the journal is encrypted with, one a line.")
+@click.option(
     "--drain", type=click.FloatRange(min=0), metavar="SECONDS", help="What jobs may take after SIGTERM.  [default: 10]"
 )
 @click.option("--timeline", is_flag=True, help="Print the timeline of every run.")
 @click.option("--log", type=click.Choice(["off", "console", "json"]), help="Log lines, on stderr.  [default: off]")
 @click.option("--trace-db", metavar="FILE", help='Where runs are kept; "": nowhere.  [default: .zerver/traces.db]')
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Answer GET /metrics there, for a scraper. No token: keep it private."
+)
 @click.option("--config", metavar="FILE", help="The file of settings.  [default: zerver.toml, if it is there]")
-def work(timeline: bool, config: str | None, **given: Any) -> None:
+def work(timeline: bool, metrics: str | None, config: str | None, **given: Any) -> None:
     """Work on an app's jobs, and carry on runs whose process has died. Start as many of these as you need."""
     said = {key: ("--" + name.replace("_", "-"), given[name]) for key, name in _SETTINGS.items()}
     settings = load_settings(config, said)
@@ -49,13 +59,18 @@ def work(timeline: bool, config: str | None, **given: Any) -> None:
             f"{settings.serve.app} has no jobs, and there is no journal: nothing to work on; "
             "declare jobs by app.job(flow), or give --journal"
         )
+    if metrics is not None:
+        read_address(metrics)
+        if not settings.metrics.on:
+            raise WrongOption("--metrics, and nothing is counted: turn metrics on, or leave it out")
     prepare_process()
-    trio.run(_work, app, settings, timeline)
+    trio.run(_work, app, settings, timeline, metrics)
 
 
 #: The options that are settings too, by the setting's key.
 _SETTINGS = {
     "serve.app": "app", "work.queues": "queues", "work.seats": "seats", "serve.journal": "journal",
+    "serve.journal_lease": "journal_lease", "serve.journal_keys": "journal_keys",
     "serve.drain": "drain", "log.form": "log", "trace.db": "trace_db",
 }  # fmt: skip
 
@@ -98,8 +113,9 @@ class Working:
             await self._ended.wait()
 
 
-async def _work(app: App, settings: Settings, timeline: bool) -> None:
+async def _work(app: App, settings: Settings, timeline: bool, metrics: str | None) -> None:
     hidden = Hidden(settings.trace.hide)
+    listeners = () if metrics is None else await open_metrics_listeners(metrics)
     with unwrapped(), ending_signals() as signals:
         async with (
             journal_of(settings) as journal,
@@ -108,16 +124,22 @@ async def _work(app: App, settings: Settings, timeline: bool) -> None:
                 app,
                 observers=[*observing.observers, *([partial(print_timeline, hidden)] if timeline else [])],
                 journal=journal,
+                lease=settings.serve.journal_lease,
             ) as runtime,
             trio.open_nursery() as nursery,
         ):
             observing.attach(runtime)
+            told = _told(app, settings)
+            if observing.metrics is not None and listeners:
+                # Until the end: how it drains is to be seen too.
+                server = await nursery.start(partial(serve_http, scraped(observing.metrics), listeners))
+                told += f"; metrics on {server.addresses[0]}/metrics"
             working = Working(worker_settings(settings), observing)
             with trio.CancelScope() as until_signal:
                 nursery.start_soon(heed, signals, until_signal)
                 if app.jobs:
                     await nursery.start(working.run, runtime)
-                print(_told(app, settings), flush=True)
+                print(told, flush=True)
                 await trio.sleep_forever()
             async with trio.open_nursery() as draining:
                 draining.start_soon(working.drain, settings.serve.drain)

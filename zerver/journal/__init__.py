@@ -7,10 +7,12 @@ open_memory_journal(disk)           for tests and simulations
 sqlite_receipts(path)               idempotency keys that workers share, for App(capabilities=[…])
 postgres_receipts(conninfo)         those that many machines share
 Cipher                              what encrypts the lines, as cryptography's Fernet
+read_cipher(path)                   one of the keys in a file
 
 The port is `zerver.runtime.journal`; `zerver.testing.check_journal` is its proof kit.
 """
 
+from zerver.journal.keys import read_cipher as read_cipher
 from zerver.journal.lines import Cipher as Cipher
 from zerver.journal.memory import Disk as Disk
 from zerver.journal.memory import open_memory_journal as open_memory_journal

@@ -48,6 +48,7 @@ class _Kept:
     reason: str = ""
     retaken: bool = False  # by who has it
     wakes_unix_ns: int | None = None
+    cut: bytes | None = None
     signals: dict[int, Signal] = attrs.Factory(dict)
     pages: dict[int, tuple[bytes, ...]] = attrs.Factory(dict)
 
@@ -57,7 +58,7 @@ class _Kept:
         opening, fence, status = self.opening, self.fence, self.status
         parked = self.wakes_unix_ns, tuple(self.signals[number] for number in sorted(self.signals))
         said = opening.plan_id, opening.plan, lines, self.aside, self.reason
-        return StoredRun(head, fence, status, *said, *parked)
+        return StoredRun(head, fence, status, *said, *parked, self.cut)
 
     def put_down(self, parking: Parking, now_unix_ns: int) -> None:
         """It is nobody's, until one of the signals comes."""
@@ -66,7 +67,8 @@ class _Kept:
             self.signals.setdefault(one.number, Signal(one.number, one.signal, expires))
         awaited = [self.signals[one.number] for one in parking.awaits]
         self.owner = ""
-        self.wakes_unix_ns = min((one.expires_unix_ns if one.value is None else 0 for one in awaited), default=0)
+        ends = (one.expires_unix_ns if one.value is None else 0 for one in awaited)
+        self.wakes_unix_ns = min(ends, default=0) if self.cut is None else 0
 
     def is_due(self, now_unix_ns: int) -> bool:
         """Whether it was put down, and is to be taken up."""
@@ -158,13 +160,23 @@ class Disk:
     def signal(self, run_id: str, signal: str, value: bytes, number: int | None, now_unix_ns: int) -> bool:
         """Whether a pause of the run has waited for it."""
         run = self.runs.get(run_id)
-        for place, one in sorted(run.signals.items()) if run is not None and not run.status else ():
+        if run is None or run.status or run.cut is not None:
+            return False
+        for place, one in sorted(run.signals.items()):
             waits = one.value is None and one.expires_unix_ns > now_unix_ns
-            if run is not None and waits and one.signal == signal and number in (None, place):
+            if waits and one.signal == signal and number in (None, place):
                 run.signals[place] = attrs.evolve(one, value=value)
                 run.wakes_unix_ns = 0 if run.is_put_down else run.wakes_unix_ns
                 return True
         return False
+
+    def cancel(self, run_id: str, reason: bytes, now_unix_ns: int) -> bool:
+        """Whether nothing else had come of it."""
+        run = self.runs.get(run_id)
+        if run is None or not run.is_put_down or run.cut is not None or run.is_due(now_unix_ns):
+            return False
+        run.cut, run.wakes_unix_ns = reason, 0
+        return True
 
     def set_aside(self, run_id: str, fence: int, why: str) -> bool:
         """Nobody can carry it on; False if the lease does not hold."""
@@ -274,6 +286,14 @@ class MemoryJournal(Journal):
     async def signal(self, run_id: str, signal: str, value: bytes, number: int | None = None) -> bool:
         await trio.lowlevel.checkpoint()
         return self._disk.signal(run_id, signal, value, number, _now())
+
+    async def cancel(self, run_id: str, reason: bytes) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._disk.cancel(run_id, reason, _now())
+
+    async def parked(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return sum(1 for run in self._disk.runs.values() if run.is_put_down)
 
     async def key(self, name: str) -> bytes:
         await trio.lowlevel.checkpoint()

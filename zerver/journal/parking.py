@@ -2,7 +2,8 @@
 
 Law: one transaction decides. A run is put down with the page that says so; of all who give a signal for one pause, the
 update that finds its place empty has given it; a pause that has expired is taken away in the transaction that claims
-its run, so that no signal comes too late and is taken all the same.
+its run, so that no signal comes too late and is taken all the same. A run is cancelled by the update that finds it
+asleep: what wakes it first, a signal, its time or this, is what it wakes to.
 
 The run's row is locked before its signals are looked at, by whoever wants them: a claim skips it then, and who puts it
 down waits. What is asked again and again (is anything due?) reads one index, which has parked runs alone, in the order
@@ -37,8 +38,9 @@ def put_down(page: Page, parking: Parking, dialect: Dialect) -> tuple[list[State
         "from zerver_runs where run_id = ? and fence = ? and status = '' on conflict (run, number) do nothing"
     )
     wakes = (
-        "update zerver_runs set wakes = (select coalesce(min(case when value is null then expires else 0 end), 0) "
-        f"from zerver_signals s where s.run = zerver_runs.seq and s.number in ({places})) "
+        "update zerver_runs set wakes = case when cut is not null then 0 else "
+        "(select coalesce(min(case when value is null then expires else 0 end), 0) "
+        f"from zerver_signals s where s.run = zerver_runs.seq and s.number in ({places})) end "
         "where run_id = ? and fence = ? and status = ''"
     )
     rows = [
@@ -109,11 +111,11 @@ def giving(run_id: str, signal: str, value: bytes, number: int | None, dialect: 
     wake = (
         "update zerver_runs set wakes = case when owner = '' and wakes is not null and exists "
         f"(select 1 from zerver_signals s where s.run = zerver_runs.seq and {waits}) then 0 else wakes end "
-        "where run_id = ? and status = ''"
+        "where run_id = ? and status = '' and cut is null"
     )
     give = (
         "update zerver_signals set value = ? where (run, number) in (select s.run, s.number from zerver_signals s "
-        f"join zerver_runs r on r.seq = s.run where r.run_id = ? and r.status = '' and {waits} "
+        f"join zerver_runs r on r.seq = s.run where r.run_id = ? and r.status = '' and r.cut is null and {waits} "
         "order by s.number limit 1)"
     )
     return [
@@ -121,6 +123,20 @@ def giving(run_id: str, signal: str, value: bytes, number: int | None, dialect: 
         Statement(wake, (signal, *chosen, run_id)),
         Statement(give, (value, run_id, signal, *chosen)),
     ]
+
+
+def cancelling(run_id: str, reason: bytes, dialect: Dialect) -> Statement:
+    """What cancels a run: it changes one row if it did."""
+    sql = (
+        f"update zerver_runs set cut = ?, wakes = 0 where run_id = ? and {_NOBODYS} and cut is null "
+        f"and wakes > {dialect.wall()}"
+    )
+    return Statement(sql, (reason, run_id))
+
+
+def how_many() -> Statement:
+    """How many runs are put down."""
+    return Statement(f"select count(*) from zerver_runs where {_NOBODYS} and wakes is not null")
 
 
 def signals_of(where: str, params: tuple[object, ...]) -> Statement:

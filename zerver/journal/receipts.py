@@ -17,10 +17,11 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +30,7 @@ from zerver.core.app import Capability
 from zerver.errors import DamagedJournal, DriverError, JournalUnavailable
 from zerver.runtime.receipts import (
     LONGEST_LEASE,
+    Asked,
     Claim,
     Receipt,
     Receipts,
@@ -37,10 +39,23 @@ from zerver.runtime.receipts import (
     check_lease,
     receipts_capability,
 )
+from zerver.sql.dialects import SQLITE, Tables, migrate
 from zerver.sql.driver import Answer, Driver, Rows, Statement
 from zerver.sql.sqlite import open_sqlite
 
-VERSION: Final = 1
+#: What makes the tables of a version of those before. A claim of version 1 that was taken over has nothing of what the
+#: earlier request had said: its place, given back, is no request's.
+SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1: "",
+        2: """
+        alter table zerver_receipts add column asked_head ‹bytes›;
+        alter table zerver_receipts add column asked_body ‹bytes›;
+        alter table zerver_receipts add column asked_size bigint;
+        """,
+    }
+)
+TABLES: Final = Tables("store of receipts", "zerver_receipts_schema", SCRIPTS)
 
 #: Each claim may be followed by the deletion of so many expired receipts: more than are made, so that they end.
 _SWEPT: Final = 8
@@ -50,14 +65,14 @@ _FORGOTTEN: Final = 7 * 86_400.0
 
 # status is null while the run is under way; then lease says until when, on the monotonic clock, and null for ever.
 # ends is of the wall clock: of an answer its lifetime, of a claim when it may be swept once it has lapsed.
-_SCHEMA: Final = f"""
+_SCHEMA: Final = """
 create table if not exists zerver_receipts (
   place blob primary key, run_id text not null unique, head blob not null, body blob not null, size integer not null,
   before text not null, lease real, ends real not null, status integer, fields blob, answer blob
 );
 create index if not exists zerver_receipts_by_end on zerver_receipts (ends);
 create table if not exists zerver_receipts_schema (one integer primary key check (one = 1), version integer not null);
-insert or ignore into zerver_receipts_schema values (1, {VERSION});
+insert or ignore into zerver_receipts_schema values (1, 1);
 """
 
 _IS_FREE: Final = """(
@@ -69,14 +84,22 @@ _CLAIM: Final = f"""
 insert into zerver_receipts (place, run_id, head, body, size, before, lease, ends)
 values (:place, :run_id, :head, :body, :size, '', :lease, :ends)
 on conflict (place) do update set
-  before = case when status is not null then '' when run_id = :run_id then before else run_id end,
+  before = case when status is not null then '' when run_id = :run_id or before <> '' then before
+    else run_id end,
+  asked_head = case when status is not null then null when run_id = :run_id or before <> '' then asked_head
+    else head end,
+  asked_body = case when status is not null then null when run_id = :run_id or before <> '' then asked_body
+    else body end,
+  asked_size = case when status is not null then null when run_id = :run_id or before <> '' then asked_size
+    else size end,
   run_id = excluded.run_id, head = excluded.head, body = excluded.body, size = excluded.size,
   lease = excluded.lease, ends = excluded.ends, status = null, fields = null, answer = null
 where {_IS_FREE}
 """
 
 _READ: Final = (
-    "select run_id, head, body, size, before, status, fields, answer from zerver_receipts where place = :place"
+    "select run_id, head, body, size, before, asked_head, asked_body, asked_size, status, fields, answer "
+    "from zerver_receipts where place = :place"
 )
 _FIND: Final = f"{_READ} and not {_IS_FREE}"
 _RENEW: Final = """
@@ -89,10 +112,16 @@ where run_id = :run_id and status is null
 """
 _IS_STORED: Final = "select count(*) from zerver_receipts where run_id = :run_id and status is not null"
 _RELEASE: Final = "delete from zerver_receipts where run_id = :run_id and status is null"
-_GIVE_BACK: Final = """
-update zerver_receipts set run_id = :earlier, before = '', lease = :lease where run_id = :run_id and status is null
+_BEGIN: Final = """
+update zerver_receipts set before = '', asked_head = null, asked_body = null, asked_size = null
+where run_id = :run_id and status is null
 """
-_BLANK: Final = "update zerver_receipts set head = x'', body = x'', size = 0 where run_id = :run_id and status is null"
+_GIVE_BACK: Final = """
+update zerver_receipts set run_id = :earlier, head = coalesce(asked_head, x''),
+  body = coalesce(asked_body, x''), size = coalesce(asked_size, 0), before = '', asked_head = null,
+  asked_body = null, asked_size = null, lease = :lease
+where run_id = :run_id and status is null
+"""
 _SWEEP: Final = f"""
 delete from zerver_receipts where rowid in (
   select rowid from zerver_receipts
@@ -157,11 +186,13 @@ class SqliteReceipts:
         (gone,) = await self._change(self._statement(_RELEASE, run_id=run_id))
         return not isinstance(gone, Rows) and gone.count == 1
 
-    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
+    async def begin(self, run_id: str) -> None:
+        await self._change(self._statement(_BEGIN, run_id=run_id))
+
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
         check_lease(lease)
-        said = {"run_id": run_id, "earlier": before, "lease": self._tick() + lease}
-        blank = [self._statement(_BLANK, run_id=run_id)] if unlike else []
-        *_, given = await self._change(*blank, self._statement(_GIVE_BACK, **said))
+        until = self._tick() + lease
+        *_, given = await self._change(self._statement(_GIVE_BACK, run_id=run_id, earlier=before, lease=until))
         return not isinstance(given, Rows) and given.count == 1
 
     async def tally(self) -> ReceiptTally:
@@ -201,14 +232,15 @@ def written_fields(answer: StoredAnswer) -> bytes:
 
 
 def receipt_of(row: tuple[Any, ...]) -> Receipt:
-    run_id, head, body, size, before, status, fields, answer = row
+    run_id, head, body, size, before, asked_head, asked_body, asked_size, status, fields, answer = row
     answered = None
     if status is not None:
         pairs = msgspec.json.decode(fields, type=list[tuple[str, str]])
         answered = StoredAnswer(
             status, tuple((name.encode("latin-1"), said.encode("latin-1")) for name, said in pairs), answer
         )
-    return Receipt(run_id, head, body, size, answered, before)
+    asked = None if asked_head is None else Asked(asked_head, asked_body, asked_size)
+    return Receipt(run_id, head, body, size, answered, before, asked)
 
 
 @asynccontextmanager
@@ -234,13 +266,11 @@ async def open_sqlite_receipts(
     async with AsyncExitStack() as stack:
         try:
             driver = await stack.enter_async_context(open_sqlite(place, readers=2, schema=_SCHEMA))
-            ((version,),) = (await driver.fetch(Statement("select version from zerver_receipts_schema"))).rows
+            await migrate(driver, SQLITE.words, str(place), TABLES)
         except DriverError as error:
             if "SQLITE_NOTADB" in str(error) or "SQLITE_CORRUPT" in str(error) or "not a database" in str(error):
                 raise DamagedJournal(f"{place} is no database, or damaged, and was left as it is; {_CURE}") from error
             raise JournalUnavailable(f"cannot open {place}: {error}") from error
-        if version != VERSION:
-            raise DamagedJournal(f"{place} holds receipts of schema {version}, and this is {VERSION}; {_CURE}")
         yield SqliteReceipts(driver, now, tick)
 
 

@@ -19,7 +19,7 @@ import trio
 
 from zerver.core.app import Capability
 from zerver.errors import DamagedJournal, DatabaseDown, DriverError, JournalUnavailable
-from zerver.journal.receipts import placed, receipt_of, written_fields
+from zerver.journal.receipts import TABLES, placed, receipt_of, written_fields
 from zerver.runtime.receipts import (
     LONGEST_LEASE,
     Claim,
@@ -30,17 +30,16 @@ from zerver.runtime.receipts import (
     check_lease,
     receipts_capability,
 )
+from zerver.sql.dialects import POSTGRES, migrate
 from zerver.sql.driver import Answer, Driver, Rows, Statement
 from zerver.sql.postgres import open_postgres
-
-VERSION: Final = 1
 
 #: As in SQLite: more expired receipts are deleted than made, and lapsed claims that nobody wants are forgotten.
 _SWEPT: Final = 8
 _FORGOTTEN: Final = 7 * 86_400.0
 
 # until: of a claim its lease, null for ever; of an answer its lifetime. ends: when it may be swept.
-_SCHEMA: Final = f"""
+_SCHEMA: Final = """
 do $zerver$ begin
     if to_regclass('zerver_receipts_schema') is null then
         create table zerver_receipts (
@@ -50,7 +49,7 @@ do $zerver$ begin
         );
         create index zerver_receipts_by_end on zerver_receipts (ends);
         create table zerver_receipts_schema (version integer not null);
-        insert into zerver_receipts_schema values ({VERSION});
+        insert into zerver_receipts_schema values (1);
     end if;
 end $zerver$
 """
@@ -67,14 +66,22 @@ _CLAIM: Final = f"""
 insert into zerver_receipts as r (place, run_id, head, body, size, before, until, ends)
 values (:place, :run_id, :head, :body, :size, '', :now + :lease, :now + :forgotten)
 on conflict (place) do update set
-  before = case when r.status is not null then '' when r.run_id = :run_id then r.before else r.run_id end,
+  before = case when r.status is not null then '' when r.run_id = :run_id or r.before <> '' then r.before
+    else r.run_id end,
+  asked_head = case when r.status is not null then null when r.run_id = :run_id or r.before <> '' then r.asked_head
+    else r.head end,
+  asked_body = case when r.status is not null then null when r.run_id = :run_id or r.before <> '' then r.asked_body
+    else r.body end,
+  asked_size = case when r.status is not null then null when r.run_id = :run_id or r.before <> '' then r.asked_size
+    else r.size end,
   run_id = excluded.run_id, head = excluded.head, body = excluded.body, size = excluded.size,
   until = excluded.until, ends = excluded.ends, status = null, fields = null, answer = null
 where {_FREE}
 """
 
 _READ: Final = (
-    "select run_id, head, body, size, before, status, fields, answer from zerver_receipts r where place = :place"
+    "select run_id, head, body, size, before, asked_head, asked_body, asked_size, status, fields, answer "
+    "from zerver_receipts r where place = :place"
 )
 _FIND: Final = f"{_READ} and not {_FREE}"
 _RENEW: Final = """
@@ -88,11 +95,16 @@ where run_id = :run_id and status is null
 """
 _IS_STORED: Final = "select count(*) from zerver_receipts where run_id = :run_id and status is not null"
 _RELEASE: Final = "delete from zerver_receipts where run_id = :run_id and status is null"
-_GIVE_BACK: Final = """
-update zerver_receipts set run_id = :earlier, before = '', until = :now + :lease
+_BEGIN: Final = """
+update zerver_receipts set before = '', asked_head = null, asked_body = null, asked_size = null
 where run_id = :run_id and status is null
 """
-_BLANK: Final = "update zerver_receipts set head = '', body = '', size = 0 where run_id = :run_id and status is null"
+_GIVE_BACK: Final = """
+update zerver_receipts set run_id = :earlier, head = coalesce(asked_head, ''::bytea),
+  body = coalesce(asked_body, ''::bytea), size = coalesce(asked_size, 0), before = '', asked_head = null,
+  asked_body = null, asked_size = null, until = :now + :lease
+where run_id = :run_id and status is null
+"""
 _SWEEP: Final = f"""
 delete from zerver_receipts where place in (
   select place from zerver_receipts
@@ -153,10 +165,12 @@ class PostgresReceipts:
         *_, gone = await self._change(self._statement(_RELEASE, run_id=run_id))
         return not isinstance(gone, Rows) and gone.count == 1
 
-    async def give_back(self, run_id: str, before: str, lease: float, *, unlike: bool = False) -> bool:
+    async def begin(self, run_id: str) -> None:
+        await self._change(self._statement(_BEGIN, run_id=run_id))
+
+    async def give_back(self, run_id: str, before: str, lease: float) -> bool:
         check_lease(lease)
-        blank = [self._statement(_BLANK, run_id=run_id)] if unlike else []
-        *_, given = await self._change(*blank, self._statement(_GIVE_BACK, run_id=run_id, earlier=before, lease=lease))
+        *_, given = await self._change(self._statement(_GIVE_BACK, run_id=run_id, earlier=before, lease=lease))
         return not isinstance(given, Rows) and given.count == 1
 
     async def tally(self) -> ReceiptTally:
@@ -212,11 +226,9 @@ async def open_postgres_receipts(
     async with AsyncExitStack() as stack:
         try:
             driver = await stack.enter_async_context(open_postgres(conninfo, size=size, schema=_SCHEMA))
-            ((version,),) = (await driver.fetch(Statement("select version from zerver_receipts_schema"))).rows
+            await migrate(driver, POSTGRES.words, "the database", TABLES)
         except DriverError as error:
             raise _trouble("opened", error) from error
-        if version != VERSION:
-            raise DamagedJournal(f"the database holds receipts of schema {version}, and this is {VERSION}")
         yield PostgresReceipts(driver, patience, now)
 
 

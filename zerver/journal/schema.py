@@ -11,6 +11,7 @@ than this code knows is refused and left alone.
                     wakes                  of a parked run: when it is to be taken up (wall time); 0: a signal has come
                     aside                  why nobody can carry it on, until somebody says that it may be tried again
                     reason                 by whom and why an unresolved one was called resolved
+                    cut                    why it was cancelled while it was parked, sealed
     zerver_pages    run, first, body                                       lines joined by newlines
     zerver_signals  run, number, signal, expires, value                    what a parked run waits for; NULL: not yet
     zerver_keys     name, key                                              what continuation URLs are signed with
@@ -76,6 +77,9 @@ SCRIPTS: Final[Mapping[int, str]] = MappingProxyType(
             primary key (run, number)
         ) ‹clustered›;
         create table zerver_keys (name text primary key, key ‹bytes› not null);
+        """,
+        3: """
+        alter table zerver_runs add column cut ‹bytes›;
         """,
     }
 )

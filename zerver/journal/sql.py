@@ -53,7 +53,7 @@ T = TypeVar("T")
 _HEAD: Final = (
     "run_id, flow, version, tenant, priority, began, owner, label, parent, deadline, durability, "
     "fence, status, zerver_plans.id, zerver_plans.plan, aside, reason, "
-    "wakes, seq"
+    "wakes, cut, seq"
 )
 
 #: Errors of values that no column can hold.
@@ -167,6 +167,12 @@ class SqlJournal(Journal):
         giving = parking.giving(run_id, signal, value, number, self._dialect)
         *_, given = await self._asked(lambda: self._driver.transaction(giving))
         return _count(given) == 1
+
+    async def cancel(self, run_id: str, reason: bytes) -> bool:
+        return _count(await self._write(parking.cancelling(run_id, reason, self._dialect))) == 1
+
+    async def parked(self) -> int:
+        return _number((await self._fetch(parking.how_many())).rows[0][0])
 
     async def key(self, name: str) -> bytes:
         made = "insert into zerver_keys (name, key) values (?, ?) on conflict (name) do nothing"
@@ -287,12 +293,12 @@ class SqlJournal(Journal):
         lines: Mapping[object, list[bytes]],
         signals: Mapping[object, tuple[Signal, ...]],
     ) -> StoredRun:
-        *head, fence, status, plan_id, plan, aside, reason, wakes, seq = row
+        *head, fence, status, plan_id, plan, aside, reason, wakes, cut, seq = row
         if not all(isinstance(value, known) for value, known in zip(row, _TYPES, strict=True)):
             raise self._damaged("a run has not the columns of one")
         given: Any = dict(zip(_FIELDS, head, strict=True))
         made: Any = StoredRun  # the types were looked at
-        said = tuple(lines.get(seq, ())), aside, reason, wakes, signals.get(seq, ())
+        said = tuple(lines.get(seq, ())), aside, reason, wakes, signals.get(seq, ()), cut
         run: StoredRun = made(RunHead(**given), fence, status, plan_id, plan, *said)
         return run
 
@@ -394,7 +400,7 @@ _FIELDS: Final = (
 )
 _TYPES: Final[tuple[Any, ...]] = (
     *(str, str, str, str, str, int, str, str, str, int | None, str),
-    *(int, str, str, bytes, str, str, int | None, int),
+    *(int, str, str, bytes, str, str, int | None, bytes | None, int),
 )
 
 _GLANCE: Final = (

@@ -176,6 +176,82 @@ async def _over(case: Case) -> None:
     require(await case.journal.claim_one(run_id, heir) is None, "a run that is over was claimed")
 
 
+@PARKED_RUNS("a run that is put down can be cancelled once, and then it is to be taken up, and takes no signal")
+async def _cancelled(case: Case) -> None:
+    await case.clear()
+    heir = await case.owner("heir")
+    run_id = await case.begun(await case.owner())
+    require(not await case.journal.cancel(run_id, b"early"), "a run was cancelled that somebody has")
+    require(not await case.journal.cancel("nobody", b"never"), "a run was cancelled that there is not")
+    page = _page(None, run_id, Awaited(1, "go", _LONG))
+    await case.journal.write(page)
+    said: list[bytes] = []
+
+    async def cancel(journal: Journal, reason: bytes) -> None:
+        if await journal.cancel(run_id, reason):
+            said.append(reason)
+
+    async with case.open_journal() as other, trio.open_nursery() as nursery:
+        for place in range(8):
+            nursery.start_soon(cancel, (case.journal, other)[place % 2], b"\x00%d" % place)
+    require(len(said) == 1, f"it was cancelled {len(said)} times")
+    require(not await case.journal.signal(run_id, "go", b"1"), "a signal was taken by a run that is cancelled")
+    await case.journal.write(page)
+    require(await case.journal.due() == 0.0, "nothing is due, and it was cancelled")
+    (run,) = await _claimed(case.journal, heir)
+    require((run.cut, run.fence, run.lines) == (said[0], 2, (b"0", b"parked")), f"it was claimed as {run!r}")
+    require(run.wakes_unix_ns is not None, "it is put down no more, and nobody has said so")
+    require(not await case.journal.signal(run_id, "go", b"1"), "it takes a signal while it is undone")
+    await case.journal.renew(heir, 0.0)
+    (run,) = await _claimed(case.journal, await case.owner("next"))
+    require(run.cut == said[0], "whoever takes it over does not find that it was cancelled")
+    await case.journal.write(Page(run_id, run.fence, 2, [b"end"], "cancelled", resumes=True))
+    require(not await case.journal.cancel(run_id, b"late"), "a run was cancelled that is over")
+
+
+@PARKED_RUNS("what comes of a run first stands: a signal or the end of its time, or that it is cancelled")
+async def _first(case: Case) -> None:
+    await case.clear()
+    signalled = await _parked(case, Awaited(1, "go", _LONG), Awaited(2, "stop", _LONG))
+    require(await case.journal.signal(signalled, "go", b"1"), "the signal was not taken")
+    require(not await case.journal.cancel(signalled, b"late"), "it was cancelled after its signal had come")
+    expired = await _parked(case, Awaited(1, "go", -1.0))
+    require(not await case.journal.cancel(expired, b"late"), "it was cancelled after its time")
+    ids = [await _parked(case, Awaited(1, "go", _LONG)) for _ in range(12)]
+    came: dict[str, list[str]] = {run_id: [] for run_id in ids}
+
+    async def cancel(journal: Journal, run_id: str) -> None:
+        if await journal.cancel(run_id, b"enough"):
+            came[run_id].append("cancelled")
+
+    async def give(journal: Journal, run_id: str) -> None:
+        if await journal.signal(run_id, "go", b"1"):
+            came[run_id].append("signalled")
+
+    async with case.open_journal() as other, trio.open_nursery() as nursery:
+        for place, run_id in enumerate(ids):
+            first, second = (cancel, give) if place % 2 else (give, cancel)
+            nursery.start_soon(first, case.journal, run_id)
+            nursery.start_soon(second, other, run_id)
+    require(all(len(told) == 1 for told in came.values()), f"of the runs came {came!r}")
+    for run_id, told in came.items():
+        run = await case.run(run_id)
+        found = [word for word, has in (("cancelled", run.cut), ("signalled", run.signals[0].value)) if has is not None]
+        require(found == told and run.wakes_unix_ns == 0, f"{told} was said, and it is {run!r}")
+
+
+@PARKED_RUNS("it is known how many runs are put down")
+async def _counted(case: Case) -> None:
+    before = await case.journal.parked()
+    await case.begun(await case.owner())
+    run_id = await _parked(case, Awaited(1, "go", _LONG))
+    require(await case.journal.parked() == before + 1, "one was put down, and another was not")
+    await case.journal.signal(run_id, "go", b"1")
+    heir = await case.owner("heir")
+    require(await case.journal.claim_one(run_id, heir) is not None, "it was not claimed")
+    require(await case.journal.parked() == before, "it was taken up")
+
+
 @PARKED_RUNS("the next one that is due is the one that wakes first")
 async def _due(case: Case) -> None:
     await case.clear()

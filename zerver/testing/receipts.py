@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import trio
 
-from zerver.runtime.receipts import Claim, Receipt, Receipts, StoredAnswer
+from zerver.runtime.receipts import Asked, Claim, Receipt, Receipts, StoredAnswer
 from zerver.testing.laws import Laws, require
 
 #: Seconds; what a store asks for the time.
@@ -21,6 +21,8 @@ Clock: TypeAlias = Callable[[], float]
 _LEASE = 30.0
 _LIFE = 3600.0
 _AT_ONCE = 20  # tasks
+_ASKED = Asked(b"head", b"body", 4)
+_FIRST = Receipt("r1", b"head", b"body", 4)
 _ANSWER = StoredAnswer(201, ((b"content-type", b"text/plain"),), b"done")
 
 
@@ -34,8 +36,10 @@ class _Case:
     def now(self) -> float:
         return self.time
 
-    async def claim(self, run_id: str, place: bytes = b"p", lease: float | None = _LEASE) -> Receipt:
-        return await self.receipts.claim(Claim(place, run_id, b"head", b"body", 4), lease)
+    async def claim(
+        self, run_id: str, place: bytes = b"p", lease: float | None = _LEASE, said: bytes = b"body"
+    ) -> Receipt:
+        return await self.receipts.claim(Claim(place, run_id, b"head", said, len(said)), lease)
 
 
 _law = Laws[_Case]()
@@ -153,8 +157,8 @@ async def _lapsed(case: _Case) -> None:
     _same((await case.claim("r2")).run_id, "r1", "the owner after a renewal")
     case.time += 2
     _same(await case.receipts.find(b"p"), None, "find of a lapsed claim")
-    _same(await case.claim("r2"), Receipt("r2", b"head", b"body", 4, None, "r1"), "the claim of a lapsed place")
-    _same(await case.claim("r2"), Receipt("r2", b"head", b"body", 4, None, "r1"), "the same claim, again")
+    _same(await case.claim("r2"), Receipt("r2", b"head", b"body", 4, None, "r1", _ASKED), "the claim of a lapsed place")
+    _same(await case.claim("r2"), Receipt("r2", b"head", b"body", 4, None, "r1", _ASKED), "the same claim, again")
 
 
 @_law("a claim that never lapses does not, until its run is settled by its id")
@@ -192,10 +196,11 @@ async def _late(case: _Case) -> None:
 async def _given_back(case: _Case) -> None:
     await case.claim("r1")
     case.time += _LEASE + 1
-    await case.claim("r2")
+    taken = await case.claim("r2", said=b"second")
+    _same((taken.before, taken.asked), ("r1", _ASKED), "a claim of a place whose lease was over")
     _same(await case.receipts.give_back("r2", "r1", _LEASE), True, "give_back")
     _same(await case.receipts.give_back("r2", "r1", _LEASE), False, "give_back, again")
-    _same(await case.claim("r3"), Receipt("r1", b"head", b"body", 4), "a claim of a place that was given back")
+    _same(await case.claim("r3", said=b"third"), _FIRST, "a claim of a place that was given back")
     case.time += _LEASE - 1
     _same((await case.claim("r3")).run_id, "r1", "the owner before its new lease was over")
     _same(await case.receipts.release("r2"), False, "release by the run that gave it back")
@@ -203,14 +208,23 @@ async def _given_back(case: _Case) -> None:
     _same(await case.receipts.give_back("r1", "r0", _LEASE), False, "give_back of an answer")
 
 
-@_law("a place that is given back to another request's run is no request's, and nobody can take it in between")
-async def _given_back_unlike(case: _Case) -> None:
+@_law("a run that was taken over from is not forgotten before whoever has its place begins")
+async def _begun(case: _Case) -> None:
     await case.claim("r1")
+    for run_id in ("r2", "r3"):  # each of them dies before it has looked
+        case.time += _LEASE + 1
+        taken = await case.claim(run_id, said=b"another")
+        _same((taken.before, taken.asked), ("r1", _ASKED), f"the claim of {run_id}")
+    _same(await case.receipts.give_back("r3", "r1", _LEASE), True, "give_back")
+    _same(await case.receipts.find(b"p"), _FIRST, "find after it was given back")
     case.time += _LEASE + 1
-    await case.claim("r2")
-    _same(await case.receipts.give_back("r2", "r1", _LEASE, unlike=True), True, "give_back")
-    _same(await case.claim("r3"), Receipt("r1", b"", b"", 0), "a claim of a place that was given back")
-    _same(await case.receipts.store("r1", _ANSWER, _LIFE), True, "store by the earlier run")
+    await case.claim("r4")
+    await case.receipts.begin("r4")
+    await case.receipts.begin("nobody")
+    taken = await case.claim("r4")
+    _same((taken.before, taken.asked), ("", None), "a claim of the run that has begun")
+    case.time += _LEASE + 1
+    _same((await case.claim("r5")).before, "r4", "the run before the fifth")
 
 
 @_law("every verb is a checkpoint")
@@ -222,6 +236,7 @@ async def _checkpoints(case: _Case) -> None:
         "renew": lambda: receipts.renew(["r1"], _LEASE),
         "store": lambda: receipts.store("r1", _ANSWER, _LIFE),
         "release": lambda: receipts.release("r1"),
+        "begin": lambda: receipts.begin("r1"),
         "give_back": lambda: receipts.give_back("r1", "r0", _LEASE),
     }
     for name, call in calls.items():

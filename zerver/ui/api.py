@@ -19,7 +19,8 @@ GET  session
 GET  overview                                            also what `zerver top` draws; made once a second at most
     {server: {app, version, pid, addresses: [str], began_unix_ms, now_unix_ms, uptime_ns},
      runs: {running, ended, unresolved, stuck, observer_errors},
-     journal: {place, unfinished, parked_due_ns: int | null, by_status: {status: int}} | null,   ten seconds old at most
+     journal: {place, unfinished, parked, parked_due_ns: int | null, by_status: {status: int}} | null,
+                ten seconds old at most.
                 unfinished: under way somewhere, parked, or left by a process that died. parked_due_ns: until the first
                 parked run is to be taken up, 0 if one is; null without any
      window_ns,                                          what rates, counts and percentiles below are measured over

@@ -94,6 +94,7 @@ class Overviews:
             self._journal = {
                 "place": escaped(journal.statistics().place),
                 "unfinished": tallies.pop("", 0),
+                "parked": await journal.parked(),
                 "parked_due_ns": _ns(due),
                 "by_status": {escaped(status): count for status, count in sorted(tallies.items())},
             }

@@ -16,7 +16,7 @@ import attrs
 
 from zerver.core import timeline as t
 from zerver.core.calls import Call
-from zerver.core.commands import Breathe, Cancel, Command, Finish, Park, Perform, Unwind, Wait
+from zerver.core.commands import Breathe, Cancel, Command, Park, Perform, Unwind, Wait
 from zerver.core.effects import Outcome, Success
 from zerver.core.following import Divergence, Follower, Inputs
 from zerver.core.plan import Plan
@@ -117,7 +117,7 @@ class _World:
     def run(self) -> None:
         """Answer commands until the run ends, or there is no answer."""
         command = self.follower.command
-        while command is not None and not isinstance(command, Finish):
+        while command is not None and not isinstance(command, t.Ending):
             self.follower.command = command
             command = self.answer(command)
 

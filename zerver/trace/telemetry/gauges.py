@@ -41,6 +41,7 @@ def runtime_families(statistics: RuntimeStatistics) -> Iterator[Family]:
     yield _one(i.OBSERVER_ERRORS, statistics.observer_errors)
     yield _one(i.OPEN_UNRESOLVED, statistics.open_unresolved)
     yield _one(i.OPEN_STUCK, len(statistics.stuck))
+    yield _one(i.OPEN_PARKED, statistics.open_parked)
     yield _one(i.SET_ASIDE, statistics.set_aside)
     yield _one(i.RECOVERED, statistics.recovered)
     yield from _targets(statistics.targets[:_MOST_TARGETS])

@@ -191,6 +191,9 @@ OPEN_UNRESOLVED: Final = Instrument(
 OPEN_STUCK: Final = Instrument(
     "zerver.journal.stuck", "gauge", "{run}", "Runs of the journal that no code carries on; each worker sees them all."
 )
+OPEN_PARKED: Final = Instrument(
+    "zerver.journal.parked", "gauge", "{run}", "Runs of the journal that are put down; each worker sees them all."
+)
 SET_ASIDE: Final = Instrument("zerver.runs.set_aside", "counter", "{run}", "Runs that could not be carried on.")
 RECOVERED: Final = Instrument("zerver.runs.recovered", "counter", "{run}", "Runs of workers that had died.")
 BREAKER: Final = Instrument(

@@ -22,7 +22,7 @@ function draw({ server, runs, journal, pools, actors, trace }) {
       ["observer errors", h("span", { class: runs.observer_errors ? "loud" : "" }, count(runs.observer_errors))],
     ]),
     journal ? panel("Journal", facts([
-      ["place", journal.place], ["unfinished: under way, parked or left", count(journal.unfinished)],
+      ["place", journal.place], ["unfinished: under way, parked or left", count(journal.unfinished)], ["parked", count(journal.parked)],
       ...(journal.parked_due_ns === null ? [] : [["next parked run is due in", took(journal.parked_due_ns)]]),
       ...Object.entries(journal.by_status).map(([word, n]) => [word, word === "unresolved"
         ? h("a", { href: "#/cases", class: "loud" }, count(n)) : count(n)]),
