@@ -37,6 +37,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "trace": ("zerver.trace",),
     "observing": ("zerver.observing",),
     "ui": ("zerver.ui",),
+    "edge": ("zerver.edge",),
     "serve": ("zerver.serve",),
     "asgi": ("zerver.asgi",),
     "testing": ("zerver.testing",),

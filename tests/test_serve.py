@@ -15,13 +15,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zerver import AdmissionPolicy, App, Capability, Done, Fail, Flow, Slot, effect, step
+from zerver.edge import check_app
 from zerver.effects import clock, kv
 from zerver.errors import DefinitionError
 from zerver.http import Body, Header, Path, Response, open_http_listeners
 from zerver.http import Limits as HttpLimits
 from zerver.http import json as as_json
 from zerver.runtime import Result
-from zerver.serve import Serving, check_app, serve
+from zerver.serve import Serving, serve
 from zerver.testing import cancel_sweep, no_leaks
 
 # ---- an app ---------------------------------------------------------------------------------

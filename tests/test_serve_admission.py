@@ -11,9 +11,9 @@ import trio
 
 from zerver import AdmissionPolicy, App, Done, Flow, Identity, Tenant, Tenants, effect, step
 from zerver.core.priorities import Priority
+from zerver.edge import open_edge
 from zerver.http import DEFAULT_LIMITS, Exchange, Headers, RequestHead, Trust, json, text
 from zerver.runtime import open_runtime
-from zerver.serve import open_edge
 from zerver.testing import client
 
 

@@ -16,12 +16,12 @@ from typing import Any, Final
 import trio
 
 from zerver.core.app import App
+from zerver.edge import Handler, check_app, open_edge
 from zerver.http import DEFAULT_LIMITS, NO_TRUST, Limits, Trust
 from zerver.http.connection import Service, log_defect
 from zerver.http.gateway import Receive, Scope, SendMessage, serve_scope
 from zerver.runtime import Result, open_runtime
 from zerver.runtime.handlers import BUILTIN_KINDS
-from zerver.serve import Handler, check_app, open_edge
 
 _NO_TRIO: Final = "the app runs on Trio, and this server does not: start it as `hypercorn -k trio …`"
 _NOT_OPEN: Final = "the app is not open: the server must run the ASGI lifespan, as `hypercorn` does"

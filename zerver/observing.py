@@ -22,12 +22,12 @@ import attrs
 
 from zerver.core.app import App
 from zerver.core.settings import OtelSettings, Settings
+from zerver.edge import Handler
 from zerver.jobs import Worker
 from zerver.jobs.gauges import QueueGauges, worker_families
 from zerver.runtime import Result, Runtime
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.supervisor import Supervisor
-from zerver.serve import Handler
 from zerver.trace.hidden import Hidden
 from zerver.trace.keeping.keep import Keeper, Keeping, Kept
 from zerver.trace.keeping.writer import TraceWriter, open_trace_writer

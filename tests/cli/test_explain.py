@@ -14,10 +14,10 @@ from zerver.cli.explanation import explain_route, policy_levels
 from zerver.core.policy import Policy
 from zerver.core.targets import Target
 from zerver.core.tenants import Tenant, Tenants
+from zerver.edge import compile_routes
 from zerver.http import RequestHead
 from zerver.http.router import Match
 from zerver.runtime import open_runtime
-from zerver.serve import compile_routes
 
 SHOP = """
 from typing import Annotated

@@ -19,10 +19,10 @@ from typing import Annotated
 import trio
 
 from zerver import INJECTED, App, Done, Flow, IdempotencyKey, Slot, effect, step
+from zerver.edge import open_edge
 from zerver.http import Body, json, open_http_listeners, serve_http
 from zerver.journal import open_journal, postgres_receipts, sqlite_receipts
 from zerver.runtime import open_runtime
-from zerver.serve import open_edge
 
 #: An order of this number is refused behind its charge, which is to be refunded then.
 SOLD_OUT = 13

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from zerver import App, Done, Flow, step
 from zerver.core.steps import Step
+from zerver.edge import check_app
 from zerver.errors import DefinitionError
 from zerver.http import Form, Query
 from zerver.http.extract import MAX_QUERY_FIELDS
-from zerver.serve import check_app
 from zerver.testing import Reply, client
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from zerver import AdmissionPolicy, App, Capability, Done, Fail, Flow, Pause, Slot, Tenant, effect, step
 from zerver.core import timeline as t
 from zerver.core.tenants import Identity
+from zerver.edge import check_app
 from zerver.errors import DefinitionError, JournalUnavailable
 from zerver.http import Body, Header, Path, Query, Response, json, stream
 from zerver.journal import Disk, open_memory_journal
@@ -29,7 +30,6 @@ from zerver.runtime.receipts import (
     StoredAnswer,
     receipts_capability,
 )
-from zerver.serve import check_app
 from zerver.testing import Client, Reply, cancel_sweep, client
 from zerver.trace import decode_run, encode_run, format_timeline, replay
 from zerver.trace.spans import spans

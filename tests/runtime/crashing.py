@@ -21,6 +21,7 @@ import trio
 import trio.lowlevel
 
 from zerver import INJECTED, App, Done, Flow, IdempotencyKey, Slot, effect, step
+from zerver.edge import open_edge
 from zerver.errors import Rejected
 from zerver.http import Path as FromPath
 from zerver.http import open_http_client, open_http_listeners, serve_http
@@ -28,7 +29,6 @@ from zerver.journal import open_journal
 from zerver.runtime import open_runtime
 from zerver.runtime.crash import crash_point
 from zerver.runtime.journal import UNRESOLVED
-from zerver.serve import open_edge
 
 ORDERS = (1, 2, 3)
 SOLD_OUT = 2

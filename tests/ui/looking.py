@@ -10,13 +10,13 @@ import attrs
 
 from zerver import App, Done, Fail, Flow, Pause, Slot, effect, step
 from zerver.core.codec import decode_json
+from zerver.edge import open_edge
 from zerver.http import Body, Header, json
 from zerver.http.connection import Service, log_defect
 from zerver.http.exchange import DEFAULT_LIMITS
 from zerver.runtime import Result, open_runtime
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.journal import Journal
-from zerver.serve import open_edge
 from zerver.testing.client import Client, Reply
 from zerver.trace.recorder import Recorder, open_recorder
 from zerver.trace.telemetry.instruments import MetricsSnapshot

@@ -19,11 +19,11 @@ from zerver.cli.limits import flat_limits, read_limits
 from zerver.cli.load import WrongName, load_app
 from zerver.core.app import App, Mount, Route
 from zerver.core.tenants import NOBODY, Tenants
+from zerver.edge import check_app
 from zerver.errors import DefinitionError, ProtocolViolation
 from zerver.http import Entry, Match, Miss, RequestHead, Router
 from zerver.http.mounts import Mounted, mounted_at
 from zerver.runtime.tenants import load_tenants
-from zerver.serve import check_app
 
 _WIDTH: Final = 16  # of what stands before a value
 _HINT: Final = {"flow": "as the flow says", "route": "as the route says", "method": "because of the method"}

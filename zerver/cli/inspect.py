@@ -15,8 +15,8 @@ from zerver.core.flows import Flow
 @click.argument("app", metavar="MODULE:APP")
 def check(app: str) -> None:
     """Check every route, flow, effect, job and schedule; status 1 and the first problem when something cannot work."""
+    from zerver.edge import check_app
     from zerver.jobs.cron import schedules_of  # here, because these load trio, and --help must not
-    from zerver.serve import check_app
 
     loaded = load_app(app)
     check_app(loaded)

@@ -143,8 +143,8 @@ def retry(above: tuple[str | None, str | None], /, run: str, app: str, **said: s
     """Try a run again: what it left unresolved, by the code of this app; or all of it, if it was stuck."""
     place = _place(above, said)
     loaded = load_app(app)
+    from zerver.edge import check_app
     from zerver.runtime import open_runtime
-    from zerver.serve import check_app
 
     check_app(loaded)
     flows = loose_flows(app, loaded)

@@ -24,13 +24,14 @@ from zerver.cli.process import ending_signals, heed, journal_of, prepare_process
 from zerver.cli.work import Working, worker_settings
 from zerver.cli.workers import Lifeline, inherited_listener, inherited_neighbours, supervise
 from zerver.core.app import App
+from zerver.edge import check_app
 from zerver.http import Certificates, open_http_listeners, open_unix_listener, over_tls
 from zerver.http.claims import check_shared
 from zerver.observing import open_observing
 from zerver.runtime import Runtime
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.tenants import TenantsFile
-from zerver.serve import Serving, check_app
+from zerver.serve import Serving
 from zerver.serve import serve as serve_app
 from zerver.trace.hidden import Hidden
 

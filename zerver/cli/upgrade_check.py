@@ -69,7 +69,7 @@ def upgrade_check(
     """
     place = place_of(journal, config, needed=db is None)
     loaded = load_app(app)
-    from zerver.serve import check_app
+    from zerver.edge import check_app
 
     check_app(loaded)
     flows = loose_flows(app, loaded)

@@ -157,7 +157,7 @@ class Interpreter:
         way.state.firsts += 1
         number, rollback = 1 if numbers is None else next(numbers), weaker is not None
         gated = way.bulkhead is not None or (run.gate is not None and not rollback)
-        attempt: Attempt = self._attempt_in_place if gated else self._attempt
+        attempt = cast("Attempt", self._attempt_in_place if gated else self._attempt)  # of the last one, an outcome
         if way.policy.retries:
             return self._insist(run, call, way, number, flight, rollback, attempt, numbers)
         return attempt(run, call, way, number, flight, rollback, True)

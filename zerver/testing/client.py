@@ -19,6 +19,7 @@ from trio.testing import memory_stream_pair
 
 from zerver.core.app import App
 from zerver.core.codec import decode_json, encode_json
+from zerver.edge import open_edge
 from zerver.errors import DefinitionError, ExchangeFailed
 from zerver.http.connection import Connection, Service
 from zerver.http.exchange import DEFAULT_LIMITS, Limits
@@ -30,7 +31,6 @@ from zerver.runtime.journal import Journal
 from zerver.runtime.opening import open_runtime
 from zerver.runtime.result import Result
 from zerver.runtime.run import Observer, Runtime
-from zerver.serve import open_edge
 
 T = TypeVar("T")
 
