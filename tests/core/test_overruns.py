@@ -62,3 +62,8 @@ def test_the_longest_stretch_of_a_turn_belongs_to_the_record_at_its_end() -> Non
     assert longest_stretch(records, 20, 70) == (40, "b")
     assert longest_stretch(records, 20, 170) == (105, "b")
     assert longest_stretch(records, 61, 66) == (4, "b")
+
+
+def test_the_time_before_a_step_that_was_not_begun_is_not_the_steps() -> None:
+    records: list[t.Record] = [(t.INPUT, 20, "plan", None), (t.BREATH, 65, "a", None)]
+    assert longest_stretch(records, 20, 66) == (45, None)

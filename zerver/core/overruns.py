@@ -16,7 +16,7 @@ from typing import Final
 
 import attrs
 
-from zerver.core.timeline import Record
+from zerver.core.timeline import BREATH, Record
 from zerver.core.values import value
 
 #: So many offences within so many seconds demote a flow; so many seconds without any promote it.
@@ -111,16 +111,16 @@ class Offenders:
 
 
 def longest_stretch(records: Sequence[Record], began: int, now: int) -> tuple[int, object]:
-    """The longest time between two records of a turn, and what the record at its end is about."""
-    longest, until, subject = 0, now, None
+    """The longest time between two records of a turn, and what the record at its end is about; None for the time before
+    a step that was not begun: it may be anybody's, as when the machine was busy.
+    """
+    longest, until, subject = 0, now, records[-1][2]  # what follows the last record of a turn belongs to it
     culprit: object = None
-    for _, at, about, _ in reversed(records):
-        if subject is None:
-            subject = about  # what follows the last record of a turn belongs to it
+    for kind, at, about, _ in reversed(records):
         stretch = until - max(at, began)
         if stretch > longest:
             longest, culprit = stretch, subject
         if at <= began:
             break
-        until, subject = at, about
+        until, subject = at, None if kind == BREATH else about
     return longest, culprit
