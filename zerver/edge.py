@@ -288,7 +288,7 @@ class Edge:
             response = render(result, on_error=on_error, on_defect=self.on_defect)
         if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
             response = await self._open(response, head, result)
-        if self.runtime.observers or visit is not None:
+        if self.runtime.telling.observers or visit is not None:
             response = self._sendable(response, result)
         if visit is not None:
             visit.answered(response)

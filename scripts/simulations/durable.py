@@ -191,7 +191,8 @@ async def _client(played: Played, order: int, made: Made) -> None:
     """Asks for one order, at some worker that listens, and may hang up."""
     world = played.world
     await trio.sleep(world.chance.uniform(0.0, min(10.0, world.faults.seconds / 2)))
-    patience = world.chance.uniform(0.0, 0.2) if world.happens(0.1) else float("inf")
+    hangs_up = not played.is_steady and world.happens(0.1)  # a run that nobody waits for is cut
+    patience = world.chance.uniform(0.0, 0.2) if hangs_up else float("inf")
     for _ in range(50):
         listening = [p for p in world.living() if p.runtime is not None and not p.told_to_end.is_set()]
         if listening:

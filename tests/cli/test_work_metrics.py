@@ -27,7 +27,9 @@ async def test_a_worker_tells_what_a_server_tells(tmp_path: Path) -> None:
             assert "zerver_queue_jobs" in told
             assert (await worker.ask("GET /")).startswith("HTTP/1.1 404 ")
             assert (await worker.ask("GET /metrics/more")).startswith("HTTP/1.1 404 ")
-            assert (await worker.ask("POST /metrics")).startswith("HTTP/1.1 405 ")
+            refused = await worker.ask("POST /metrics")
+            assert refused.startswith("HTTP/1.1 405 ")
+            assert "\nallow: get, head" in refused.lower()
             assert (await worker.ask("HEAD /metrics")).startswith("HTTP/1.1 200 ")
 
 

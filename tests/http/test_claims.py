@@ -57,7 +57,7 @@ async def test_the_answer_of_a_run_that_was_carried_on_is_there_for_whoever_asks
     store = MemoryReceipts()
     await store.claim(Claim(b"p", "req_dead", b"", b"", 0), LONGEST_LEASE)
     async with opened(store) as (runtime, _):
-        for observe in runtime.observers:
+        for observe in runtime.telling.observers:
             observe(ended(CARRIED_ON, Ending("done", {"paid": True})))
         await wait_all_tasks_blocked()
         receipt = await store.find(b"p")
@@ -70,7 +70,7 @@ async def test_a_run_that_was_carried_on_and_undone_frees_its_key() -> None:
     store = MemoryReceipts()
     await store.claim(Claim(b"p", "req_dead", b"", b"", 0), LONGEST_LEASE)
     async with opened(store) as (runtime, _):
-        for observe in runtime.observers:
+        for observe in runtime.telling.observers:
             observe(ended(CARRIED_ON, Ending("cancelled", reason="its process died")))
         await wait_all_tasks_blocked()
         assert await store.find(b"p") is None
@@ -81,7 +81,7 @@ async def test_runs_that_have_somebody_who_answers_are_left_alone(without: str) 
     store = MemoryReceipts()
     await store.claim(Claim(b"p", "req_dead", b"", b"", 0), LONGEST_LEASE)
     async with opened(store) as (runtime, claims):
-        for observe in runtime.observers:
+        for observe in runtime.telling.observers:
             observe(ended([kind for kind in CARRIED_ON if kind != without], Ending("done")))
         await wait_all_tasks_blocked()
         receipt = await store.find(b"p")

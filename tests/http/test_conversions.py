@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import attrs
 import msgspec
@@ -334,6 +334,41 @@ def test_what_a_type_fills_in_hides_no_name_given_twice() -> None:
         read(b'{"at": "10:20:00", "at": "10:20:00"}')
     with pytest.raises(ProtocolViolation):
         compile_json(Pair, "here")(b'{"a": ' + b"9" * 5000 + b', "b": []}')
+
+
+Kind = TypeVar("Kind")
+
+
+@attrs.define(slots=False)
+class Wrapped(Generic[Kind]):
+    a: Kind
+
+    def __attrs_post_init__(self) -> None:
+        self.more = 1
+
+
+@attrs.define(slots=False)
+class Prepared:
+    a: Any
+
+    def __attrs_pre_init__(self) -> None:
+        self.more = 1
+
+
+@attrs.define(slots=False)
+class Judged:
+    a: Any = attrs.field()
+
+    @a.validator
+    def _judge(self, attribute: object, value: object) -> None:
+        self.more = 1
+
+
+@pytest.mark.parametrize("type_", [Wrapped[int], list[Wrapped[int]], Prepared, Judged])
+def test_what_code_of_a_class_puts_into_it_hides_no_name_given_twice(type_: Any) -> None:
+    text = b'[{"a": 1, "a": 2}]' if type_ == list[Wrapped[int]] else b'{"a": 1, "a": 2}'
+    with pytest.raises(ProtocolViolation, match="one name twice"):
+        compile_json(type_, "here")(text)
 
 
 @given(st.integers(1, 130), st.lists(st.sampled_from(["[", '{"a":', '["]", ', '{"\\\\\\"":']), max_size=130))

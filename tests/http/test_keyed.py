@@ -759,6 +759,37 @@ async def test_a_run_that_had_come_to_nothing_is_begun_anew_only_when_that_is_wr
             assert (await pay(three)).status == 201
 
 
+class Unanswered(MemoryReceipts):
+    """Begins once, and nobody is told."""
+
+    lost = False
+
+    async def begin(self, run_id: str) -> None:
+        await super().begin(run_id)
+        if not self.lost:
+            self.lost = True
+            raise JournalUnavailable("no answer", 1.0)
+
+
+async def test_a_beginning_of_which_nobody_knows_leaves_the_key_free(autojump_clock: MockClock) -> None:
+    world, store = World(), Unanswered()
+    world.gate = trio.Event()
+    dying = Breaking(store)
+    async with (
+        client(app_in(world, store)) as two,
+        client(app_in(world, dying)) as one,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(pay, one)
+        await wait_all_tasks_blocked()
+        dying.dead = True
+        await trio.sleep(LEASE + 1)
+        world.gate.set()
+        replies = [await pay(two), await pay(two)]
+        nursery.cancel_scope.cancel()
+    assert [reply.status for reply in replies] == [503, 201]
+
+
 @pytest.mark.parametrize("durability", ["sync", "async"])
 @pytest.mark.parametrize("late", [1.0, LONGEST_LEASE + 1], ids=["at once", "when its claim has lapsed"])
 async def test_whose_202_was_lost_gets_it_again(late: float, durability: str, autojump_clock: MockClock) -> None:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.errors import ProtocolViolation
-from zerver.http.messages import Headers, Request, RequestHead, Response
+from zerver.http.messages import NO_HEADERS, Headers, Request, RequestHead, Response
+from zerver.http.render import stamped
+from zerver.http.response import json
 
 
 def test_headers_are_found_without_case_and_joined_when_repeated() -> None:
@@ -92,6 +94,12 @@ def test_messages_are_frozen_and_compare_by_value() -> None:
     assert RequestHead("GET", "/") == RequestHead("GET", "/")
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         RequestHead("GET", "/").method = "PUT"  # type: ignore[misc]  # it must not work
+
+
+@pytest.mark.parametrize("headers", [json({}).headers, stamped(json({}), "req_1").headers, NO_HEADERS])
+def test_fields_that_many_answers_share_are_nobodys_to_change(headers: Headers) -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        headers.raw = (*headers.raw, (b"set-cookie", b"mine"))  # type: ignore[misc]  # it must not work
 
 
 def test_a_request_shows_what_its_head_says() -> None:

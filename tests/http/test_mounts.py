@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zerver import App, Done, Flow, step
 from zerver.errors import DefinitionError, ExchangeFailed
 from zerver.http import Limits
+from zerver.serve import serve
 from zerver.testing import cancel_sweep, client
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -301,6 +303,41 @@ async def test_disconnect_is_told_to_who_listens(autojump_clock: MockClock) -> N
     async with client(app_with(http_only(application))) as c:
         await c.get("/old")
     assert heard == ["http.disconnect"]
+
+
+async def test_who_answers_before_the_body_has_come_leaves_it_to_the_connection() -> None:
+    heard: list[str] = []
+
+    async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        async def listen() -> None:
+            heard.append((await receive())["type"])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await wait_all_tasks_blocked()
+            await answer(send)
+
+    async def read_answer(stream: trio.SocketStream) -> bytes:
+        said = b""
+        while not said.endswith(b"\r\n\r\nok"):
+            piece = await stream.receive_some()
+            assert piece, said
+            said += piece
+        return said
+
+    defects: list[Exception] = []
+    request = b"POST /old HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+    async with trio.open_nursery() as nursery:
+        app = app_with(http_only(application))
+        serving = await nursery.start(partial(serve, app, on_defect=defects.append))
+        host, port = serving.addresses[0].removeprefix("http://").split(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            for _ in range(2):
+                await stream.send_all(request)
+                assert b" 200 OK\r\n" in await read_answer(stream)
+                await stream.send_all(b"hello")
+        nursery.cancel_scope.cancel()
+    assert (heard, defects) == (["http.disconnect"] * 2, [])
 
 
 @pytest.mark.parametrize(

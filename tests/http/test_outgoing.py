@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -155,6 +157,26 @@ def test_what_is_told_differs_from_call_to_call_and_gives_way() -> None:
     assert fields({"x-b": "mine"}, {"X-B": "2"}) == {**ours, "x-b": "mine"}
     with pytest.raises(DefinitionError, match="x-b"):
         fields(None, {"X-B": "1\r\nEvil: 1"})
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Transfer-Encoding", "Connection", "Expect", "Host", "Upgrade"])
+def test_what_is_told_is_nothing_about_the_message(name: str) -> None:
+    with pytest.raises(DefinitionError, match=f"{name.lower()}.*about the message"):
+        outgoing("POST", "http://a/", None, b"hello", None, {name: "0"})
+
+
+class Text(str):
+    """Text of which one can tell whether anybody has it still."""
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Api-Key"])
+def test_nobodys_credentials_are_kept(name: str) -> None:
+    secret = Text("Bearer 1")
+    kept = weakref.ref(secret)
+    assert outgoing("GET", "http://a/", {"Accept": "text/html", name: secret}, b"", None).head.headers[name] == secret
+    del secret
+    gc.collect()
+    assert kept() is None
 
 
 async def pieces() -> AsyncIterator[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -85,3 +87,39 @@ async def test_whoever_pipelines_lets_others_have_their_turn() -> None:
         await theirs.aclose()
     first, last = turns.index("request"), len(turns) - turns[::-1].index("request")
     assert turns[first:last].count("other") >= 18  # once in each pass; before or after us is chance
+
+
+async def test_a_task_that_was_woken_to_read_reads_nothing_of_who_has_the_number_now() -> None:
+    said: list[bytes] = []
+    other, writer = socket.socketpair()
+    writer.send(b"of somebody else")
+
+    class Replaced(trio.abc.Instrument):
+        """Before the woken reader runs, its stream is closed, and the next connection has its number."""
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            if task.name == "reader" and ours.socket.fileno() >= 0:
+                inlet.close()
+                outlet.close()
+                ours.socket.close()
+                os.dup2(other.fileno(), number)
+
+    async def read() -> None:
+        said.append(await inlet.receive())
+
+    with other, writer:
+        async with sockets() as (ours, theirs), trio.open_nursery() as nursery:
+            inlet, outlet, number = Inlet(ours, no_defect), Outlet(ours, 30), ours.socket.fileno()
+            nursery.start_soon(read, name="reader")
+            await wait_all_tasks_blocked()
+            replaced = Replaced()
+            trio.lowlevel.add_instrument(replaced)
+            await theirs.send_all(b"x")
+            while not said:
+                await trio.lowlevel.checkpoint()
+            trio.lowlevel.remove_instrument(replaced)
+            with pytest.raises(PeerGone):
+                await outlet.send_soon(b"not for somebody else")
+            os.close(number)
+        assert said == [b""]
+        assert other.recv(100) == b"of somebody else"

@@ -16,7 +16,7 @@ from zerver.jobs import jobs_capability
 from zerver.jobs.capability import desk_of
 from zerver.jobs.memory import JobDisk, MemoryJobs
 from zerver.jobs.pace import PATIENCE, Pace
-from zerver.jobs.port import Job, QueueRule
+from zerver.jobs.port import Job, QueueRule, Wanted
 
 
 def test_nothing_is_taken_ahead_before_it_is_known_how_long_jobs_are() -> None:
@@ -132,3 +132,39 @@ async def test_jobs_whose_take_was_not_answered_are_found(autojump_clock: object
         assert trio.current_time() - began <= LEASE
         assert (job.attempt, job.rescues) == (1, 0)
         assert len(store.lost) == 2
+
+
+async def test_a_job_that_comes_while_ours_are_looked_for_is_begun_once(autojump_clock: object) -> None:
+    disk, begun = JobDisk(), list[float]()
+
+    @step
+    async def act() -> Done:
+        begun.append(trio.current_time())
+        await clock.sleep(LEASE)
+        return Done()
+
+    class Slow(MemoryJobs):
+        """Once away when it is to give jobs; and slow to tell what runs."""
+
+        away = True
+
+        async def take(self, owner: str, rules: Sequence[QueueRule], count: int) -> list[Job]:
+            if self.away:
+                self.away = False
+                raise JournalUnavailable("it is away", retry_after=0.5)
+            return await super().take(owner, rules, count)
+
+        async def search(self, wanted: Wanted, count: int = 50, before_seq: int | None = None) -> list[Job]:
+            await trio.sleep(1.0)
+            return await super().search(wanted, count, before_seq)
+
+    @asynccontextmanager
+    async def open_slow() -> AsyncIterator[MemoryJobs]:
+        yield Slow(disk)
+
+    app = App(capabilities=[jobs_capability(open_slow, disk.wall_ns)])
+    app.job(Flow("job", [act]))
+    async with at_work(app) as (runtime, worker):
+        await desk_of(runtime).store.order([bare_order("one", "job")])
+        await until(runtime, "one", "done")
+        assert (len(begun), worker.statistics().taken, worker.statistics().lost) == (1, 1, 0)

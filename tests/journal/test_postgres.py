@@ -6,12 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import attrs
 import pytest
 import trio
 
 from tests.journal.writer import opening
 from tests.sql.postgresql import Proxy, Server, database_of, free_port, open_proxy, running_server, through
-from zerver.errors import DamagedJournal, DefinitionError, JournalUnavailable, LeaseLost
+from zerver.errors import DamagedJournal, DefinitionError, JournalUnavailable, LeaseLost, NotKeepable
 from zerver.journal import open_postgres_journal
 from zerver.runtime.journal import Entry, Journal, Page
 from zerver.testing.journals import check_journal
@@ -51,6 +52,16 @@ async def test_tables_that_are_gone_are_said_to_be(server: Server, conninfo: str
         server.ask("drop table zerver_pages", database_of(conninfo))
         with pytest.raises(DamagedJournal, match="zerver_pages"):
             await journal.write(opening("run"))
+
+
+@pytest.mark.parametrize("tenant", ["a\0b", "\ud800"])
+async def test_text_that_no_column_keeps_does_not_look_like_damage(tenant: str, conninfo: str) -> None:
+    async with open_postgres_journal(conninfo) as journal:
+        await journal.renew("writer", 600.0)
+        entry = opening("run")
+        with pytest.raises(NotKeepable):
+            await journal.write(attrs.evolve(entry, head=attrs.evolve(entry.head, tenant=tenant)))
+        await journal.write(entry)
 
 
 async def until_written(journal: Journal, entry: Entry) -> None:

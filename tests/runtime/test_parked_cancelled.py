@@ -18,7 +18,8 @@ from zerver.core import timeline as t
 from zerver.errors import JournalUnavailable
 from zerver.journal import open_memory_journal, open_postgres_journal, open_sqlite_journal
 from zerver.runtime import Result, open_runtime
-from zerver.runtime.journal import Journal
+from zerver.runtime.journal import Entry, Journal
+from zerver.runtime.judging import judge
 
 
 @step
@@ -78,6 +79,19 @@ async def test_one_that_another_process_has_put_down_is_undone_by_whoever_looks(
     assert statuses(witness.disk) == ["cancelled"]
 
 
+async def test_what_would_become_of_it_is_that_it_is_undone(autojump_clock: object) -> None:
+    witness = Witness()
+    async with witness.open(twice()) as runtime:
+        parked = await runtime.run(twice())
+        successor = runtime.successor
+        assert successor is not None
+        assert await successor.wakes.cancel(parked.run_id, "enough")  # and nobody has taken it up yet
+        async with open_memory_journal(witness.disk) as journal:
+            stored = await journal.read(parked.run_id)
+        assert stored is not None
+        assert judge(stored, successor.versions, successor.reader).fate == "compensated"
+
+
 async def test_the_first_that_comes_stands(autojump_clock: object) -> None:
     async with workers(twice()) as (first, second, witness):
         signalled, cancelled = await first.run(twice()), await first.run(twice())
@@ -86,7 +100,6 @@ async def test_the_first_that_comes_stands(autojump_clock: object) -> None:
         assert not await first.cancel(signalled.run_id, "too late")
         assert await second.successor.wakes.cancel(cancelled.run_id, "enough")
         assert not await first.signal(cancelled.run_id, "go")
-        assert not await first.cancel(cancelled.run_id, "again")
         await trio.sleep(LEASE)
         assert sorted(result.status for result in witness.ended) == ["cancelled", "done"]
         expired = await first.run(twice())
@@ -138,6 +151,43 @@ async def test_at_whatever_moment_it_is_cancelled_it_ends_as_was_said(autojump_c
             assert len(witness.world.undone) == 2
 
 
+@BOTH
+async def test_one_that_is_being_put_down_is_cancelled_or_signalled_and_never_both(
+    durability: Durable, autojump_clock: object
+) -> None:
+    flow = twice(durability)
+    async with workers(flow) as (first, second, witness):
+        assert first.clerk is not None
+        journal: Any = first.clerk.journal
+        write = journal.write
+
+        async def write_slowly(entry: Entry) -> None:
+            await write(entry)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.5)  # it is on the disk, and the answer is on its way
+
+        async def run() -> None:
+            await first.run(flow)
+
+        said: list[bool] = []
+
+        async def cancel() -> None:
+            said.append(await first.cancel(run_id, "enough"))
+
+        journal.write = write_slowly
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            while not any(run.is_put_down for run in witness.disk.runs.values()):
+                await trio.sleep(0.01)
+            (run_id,) = witness.disk.runs
+            nursery.start_soon(cancel)
+            await trio.sleep(0.01)
+            taken = await second.signal(run_id, "go")
+        await trio.sleep(5)
+        assert said == [not taken]
+        assert [result.status for result in witness.ended] == (["done"] if taken else ["cancelled"])
+
+
 async def test_a_worker_that_dies_while_it_undoes_leaves_it_to_the_next(autojump_clock: object) -> None:
     witness = Witness()
     async with witness.open(twice()) as first:
@@ -171,6 +221,27 @@ async def test_while_the_journal_is_away_nobody_can_say(autojump_clock: object) 
         assert await first.cancel(parked.run_id, "enough")
         await trio.sleep(1)
         assert statuses(witness.disk) == ["cancelled"]
+
+
+async def test_whoever_heard_no_answer_asks_again_and_hears_that_it_is_cancelled(autojump_clock: object) -> None:
+    async with workers(twice()) as (first, _, witness):
+        parked = await first.run(twice())
+        assert first.clerk is not None
+        journal: Any = first.clerk.journal
+        real = journal.cancel
+
+        async def unheard(run_id: str, reason: bytes) -> bool:
+            assert await real(run_id, reason)
+            raise JournalUnavailable("the answer was lost")
+
+        journal.cancel = unheard
+        with pytest.raises(JournalUnavailable):
+            await first.cancel(parked.run_id, "enough")
+        del journal.cancel
+        assert await first.cancel(parked.run_id, "again")
+        await trio.sleep(1)
+        assert [result.ending.reason for result in witness.ended] == ["enough"]
+        assert not await first.cancel(parked.run_id, "it is over")
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])

@@ -43,12 +43,21 @@ async def ask() -> Approved | Pause:
 
 
 @step
+def count(approved: Approved) -> Counted | Pause:
+    return Pause("go", DAY)
+
+
+@step
 def tell(approved: Approved) -> Done:
     return Done((approved.by, approved.on.year, approved.cents))
 
 
 def on_typed(approval: Approval) -> Done:
     return Done((approval.by, approval.on.year, approval.cents))
+
+
+def on_typed_for(order: int, approval: Approval) -> Done:
+    return Done((order, approval.by))
 
 
 @step
@@ -117,6 +126,21 @@ async def test_a_resume_that_says_nothing_takes_anything(autojump_clock: object)
         assert await first.signal(parked.run_id, "go", [1, {"a": None}])
         await trio.sleep(1)
         assert witness.ended[0].value == [1, {"a": None}]
+
+
+async def test_what_was_said_to_a_pause_that_is_over_is_not_judged_by_the_next(autojump_clock: object) -> None:
+    flow = Flow("both", [ask, count, tell], gives=[Counted], durability="sync")
+    async with workers(flow) as (first, second, witness):
+        parked = await first.run(flow)
+        assert await first.signal(parked.run_id, "go", GOOD, 1)
+        await trio.sleep(1)
+        for runtime in (first, second):  # whoever heard no answer says it again
+            assert not await runtime.signal(parked.run_id, "go", GOOD, 1)
+        with pytest.raises(InvalidData):
+            await second.signal(parked.run_id, "go", GOOD)
+        assert await second.signal(parked.run_id, "go", 3, 2)
+        await trio.sleep(1)
+        assert witness.ended[0].status == "done"
 
 
 async def test_one_that_nobody_could_judge_fails_the_run_and_is_no_defect(autojump_clock: object) -> None:
@@ -201,6 +225,7 @@ def by_unknown(said: Unknown) -> Done:
         (nothing, partial(lambda more, said: said, 1), 5, 5),
         (nothing, on_typed, GOOD, MADE),
         (nothing, partial(on_typed), GOOD, MADE),
+        (nothing, partial(on_typed_for, 7), GOOD, MADE),
         (nothing, str, 5, 5),
         (nothing, print, 5, 5),
     ],

@@ -51,6 +51,11 @@ def test_whatever_fails_every_order_ends_right(profile: str, first: int) -> None
         assert not played.complaints, "\n".join((*played.complaints, f"replay: {played.replay}"))
 
 
+def test_undisturbed_every_order_ends_as_it_would_for_one_who_waits() -> None:
+    for seed in range(CHUNK):
+        assert not play(seed, "quiet").complaints, seed
+
+
 def test_there_are_a_thousand() -> None:
     assert sum(SEEDS.values()) == 1_000
     assert set(SEEDS) | {"quiet"} == set(PROFILES)

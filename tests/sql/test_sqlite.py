@@ -385,15 +385,16 @@ async def test_parameters_are_stored_as_said(db: SqliteDriver) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (2**63, "parameter 2 does not fit into 64 bits: select .*\n  pass it as text"),
-        (float("nan"), "parameter 2 is NaN, which SQLite would store as NULL: .*\n  pass None"),
-        (Decimal("1.5"), "parameter 2 is of type Decimal, which SQLite cannot store: .*\n  pass None, bool, int"),
-        ("\ud800", "surrogates not allowed"),
+        (2**63, "parameter 1 does not fit into 64 bits: select .*\n  pass it as text"),
+        (float("nan"), "parameter 1 is NaN, which SQLite would store as NULL: .*\n  pass None"),
+        (Decimal("1.5"), "parameter 1 is of type Decimal, which SQLite cannot store: .*\n  pass None, bool, int"),
+        ("\ud800", "parameter 1 is no Unicode text: surrogates not allowed: .*\n  decode it"),
     ],
 )
 async def test_a_parameter_that_would_not_come_back_is_refused(db: SqliteDriver, value: object, message: str) -> None:
-    with pytest.raises(StatementError, match=message):
-        await db.fetch(Statement("select ?, ?", (1, value)))
+    for _ in range(3):  # and is told alike each time
+        with pytest.raises(StatementError, match=message):
+            await db.fetch(Statement("select ?, ?", (value, value)))
 
 
 def test_a_string_is_not_taken_for_a_list_of_parameters() -> None:
@@ -514,6 +515,15 @@ async def test_opening_and_closing_200_times_leaves_nothing_behind(tmp_path: Pat
     for number in range(1, 200):
         await once(number)
     assert (threading.active_count(), len(os.listdir("/dev/fd"))) <= before
+
+
+async def test_all_of_its_files_are_open_when_it_is(path: Path) -> None:
+    async with open_sqlite(path, readers=3, schema=SCHEMA) as db:
+        before = len(os.listdir("/dev/fd"))
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(keys, db)
+        assert len(os.listdir("/dev/fd")) == before
 
 
 def test_threads_end_when_the_run_ends_without_closing(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+import attrs
 import trio
 
 from zerver.cli.options import WrongOption
@@ -52,7 +53,8 @@ def scraped(metrics: Metrics) -> Callable[[Exchange], Awaitable[Response]]:
         if tuple(head.segments) != PATH:
             return problem(404)
         if head.method not in ("GET", "HEAD"):
-            return problem(405)
+            refused = problem(405)
+            return attrs.evolve(refused, headers=refused.headers.adding("allow", "GET, HEAD"))
         kind = negotiate(head.headers.get("accept"))
         return Response(200, (("content-type", kind),), prometheus(metrics.snapshot(), openmetrics=kind == OPENMETRICS))
 

@@ -53,11 +53,11 @@ def _all_of(value: object, type_: Any, where: str) -> InvalidData | None:
 
 
 def _first_of(function: Any) -> Any:
-    """The type of a function's first parameter."""
-    while isinstance(function, partial):
-        function = function.func
+    """The type of the first parameter that a function has still to be given."""
     try:
         names = list(inspect.signature(function).parameters)
+        while isinstance(function, partial):
+            function = function.func
         hints = typing.get_type_hints(function, include_extras=True)
     except (TypeError, ValueError, NameError):  # a builtin, a callable object, a name that is not there at run time
         return Any

@@ -1,6 +1,7 @@
 """Values that are made on the hot path: frozen to the type checkers, cheap to make.
 
-Law: whatever is made once or more per effect or run is a `@value`; everything else is `@attrs.frozen`.
+Law: whatever is made once or more per effect or run is a `@value`; everything else is `@attrs.frozen`. So is what is
+made as often but kept and given to many: what one of them writes into it by mistake, all the others would read.
 
 attrs freezes a class by raising from its `__setattr__`, so that its own `__init__` must go around that, field by
 field: making a frozen value costs twice what a plain one does. Here mypy and pyright see `attrs.frozen` and refuse

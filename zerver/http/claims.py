@@ -236,12 +236,12 @@ async def open_claims(runtime: Runtime, on_defect: Callable[[Exception], None]) 
             nursery.start_soon(claims.keep_renewing)
         recovers = any(flow.durability == "sync" for flow in keyed.values())
         if recovers:
-            runtime.observers.append(claims.observe)
+            runtime.telling.observers.append(claims.observe)
         try:
             yield claims
         finally:
             if recovers:
-                runtime.observers.remove(claims.observe)
+                runtime.telling.observers.remove(claims.observe)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + longest):
                 await claims.wait_settled()
         nursery.cancel_scope.cancel()

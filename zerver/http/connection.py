@@ -156,6 +156,7 @@ class Connection:
         finally:
             self._inlet.nursery = None
             self._inlet.close()
+            self._outlet.close()
             await self._cut()
 
     def ring(self) -> None:

@@ -200,13 +200,18 @@ def _tells_all(info: inspect.Type) -> bool:
     in, and nothing becomes a text that it was not.
     """
     if isinstance(info, inspect.DataclassType):
-        converted = attrs.has(info.cls) and any(field.converter is not None for field in attrs.fields(info.cls))
-        changed = hasattr(info.cls, "__attrs_post_init__") or hasattr(info.cls, "__post_init__")
-        return not (converted or changed) and all(field.required for field in info.fields)
+        cls = typing.get_origin(info.cls) or info.cls  # an alias, as Page[int], has no dunder of its class
+        fields = attrs.fields(cls) if attrs.has(cls) else ()
+        changed = any(field.converter is not None or field.validator is not None for field in fields)
+        hooked = any(hasattr(cls, hook) for hook in _HOOKS)
+        return not (changed or hooked) and all(field.required for field in info.fields)
     if isinstance(info, inspect.DictType):
         return isinstance(info.key_type, inspect.StrType)
     return isinstance(info, _AS_TEXT_SAYS)
 
+
+#: Code of the class that runs when a value is made, and may put into it what no text said. Validators are such, too.
+_HOOKS: Final = ("__attrs_pre_init__", "__attrs_post_init__", "__post_init__")
 
 _AS_TEXT_SAYS: Final = (
     inspect.AnyType,

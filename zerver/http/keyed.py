@@ -211,11 +211,16 @@ class Visit:
         claims = self._claims
         try:
             known = await claims.recall(self.flow, before)
-            if known is None or (known[0].sealed and known[1] is None):
-                return await claims.receipts.begin(self.run_id)  # it had done nothing, or was undone: its key is free
         except JournalError as trouble:
             await self._hand_back(before)
             raise _unavailable(trouble) from trouble
+        if known is None or (known[0].sealed and known[1] is None):
+            # It had done nothing, or was undone: its key is free. Should nobody know whether that is written, it is
+            # free again when this request has its answer; handed back, it would be that run's until its lease is over.
+            try:
+                return await claims.receipts.begin(self.run_id)
+            except JournalError as trouble:
+                raise _unavailable(trouble) from trouble
         _, answer = known
         if await self._hand_back(before) and answer is not None:
             try:

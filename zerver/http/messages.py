@@ -29,7 +29,7 @@ HeadersLike = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]]]
 """What constructors accept where headers are meant."""
 
 
-@value
+@attrs.frozen  # at run time too: those of one head may stand for many requests, and those of an answer for many answers
 class Headers:
     """The fields of one message, in order of arrival, names compared without case.
 

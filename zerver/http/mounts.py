@@ -106,21 +106,23 @@ class _Conversation:
         self._body_over = False
         self._start: tuple[int, Headers] | None = None
         self._over = False
+        self._reading = trio.CancelScope()  # of the body, while it is read
         self.violation: ProtocolViolation | None = None
 
     async def receive(self) -> Message:
-        if self._body_over or self._start is not None:
-            await self._relay.closed.wait()
-            return {"type": "http.disconnect"}
-        try:
-            piece = await self._exchange.next_piece()
-        except ExchangeFailed:
-            return {"type": "http.disconnect"}
-        except ProtocolViolation as violation:
-            self.violation = violation
-            raise
-        self._body_over = not piece
-        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+        if not self._body_over and self._start is None:
+            try:
+                with trio.CancelScope() as self._reading:
+                    piece = await self._exchange.next_piece()
+                    self._body_over = not piece
+                    return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+            except ExchangeFailed:
+                return {"type": "http.disconnect"}
+            except ProtocolViolation as violation:
+                self.violation = violation
+                raise
+        await self._relay.closed.wait()
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -129,6 +131,7 @@ class _Conversation:
         if kind == "http.response.start" and self._start is None:
             fields = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
             self._start = (message["status"], Headers(fields))
+            self._reading.cancel()  # by whoever listens for a disconnect: the rest of the body is the connection's now
             self._relay.start(*self._start)
         elif kind == "http.response.body" and self._start is not None:
             if self._over:

@@ -44,6 +44,12 @@ _DEFAULTS: Final = ((b"user-agent", b"zerver"), (b"accept", b"*/*"), (b"accept-e
 # Who gives one of these must hear from the wire what becomes of it.
 _OF_THE_WIRE: Final = FRAMING_FIELDS | {b"expect"}
 
+# These say what the message is, and not what differs from call to call.
+_NEVER_TOLD: Final = _OF_THE_WIRE | {b"host", b"upgrade"}
+
+# What is not secret, and few different values of each: no list of the names that credentials go by is complete.
+_KEPT: Final = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
+
 
 @attrs.frozen(cache_hash=True)  # the pool looks its connections up by it
 class Origin:
@@ -63,7 +69,7 @@ class Origin:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-@values.value
+@attrs.frozen
 class Written(Headers):
     """A request's fields, judged, Host among them, and none that frames the message. lines: as they go on the wire.
     Made here only.
@@ -137,8 +143,9 @@ def outgoing(
 ) -> Outgoing:
     """The request that these arguments ask for.
 
-    headers: the same from call to call, mostly; they win over all others. told: what differs from call to call.
-    key: sent as Idempotency-Key. Raises DefinitionError for what cannot be sent, naming it.
+    headers: the same from call to call, mostly; they win over all others. told: what differs from call to call, and
+    says nothing about the message itself. key: sent as Idempotency-Key. Raises DefinitionError for what cannot be sent,
+    naming it.
     """
     origin, target = read_url(url)
     _check_method(method, target)
@@ -151,6 +158,9 @@ def outgoing(
         fields.append(_encoded("Idempotency-Key", key))
     ours = tuple([field for field in fields if field[0] not in names])
     _check_fields(ours)
+    if not _NEVER_TOLD.isdisjoint([name for name, _ in ours]):
+        wrong = next(name.decode() for name, _ in ours if name in _NEVER_TOLD)
+        raise DefinitionError(f"http request: {wrong!r} is told, and is about the message", "give it among the headers")
     keyed = key is not None or b"idempotency-key" in names
     repeatable = (keyed or method in READS) and isinstance(body, bytes)
     return Outgoing(origin, method, target, body, repeatable, standing, ours)
@@ -178,15 +188,18 @@ def _standing_fields(origin: Origin, headers: HeadersLike | None) -> _Standing:
         return _judged(origin, tuple([(name.lower(), text) for name, text in headers.raw]))
     try:
         # The cast: an iterable of pairs cannot be a mapping too.
-        pairs = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
-        return _known(origin, tuple([(name, value) for name, value in pairs]))
+        given = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
+        pairs = tuple([(name, value) for name, value in given])
+        if _KEPT.issuperset([name.lower() for name, _ in pairs]):
+            return _known(origin, pairs)
+        return _judged(origin, tuple([_encoded(*pair) for pair in pairs]))
     except (AttributeError, TypeError, ValueError):
         raise DefinitionError("http request: a header is not a pair of str", 'give {"name": "value"}') from None
 
 
 @lru_cache(maxsize=256)
 def _known(origin: Origin, pairs: tuple[tuple[str, str], ...]) -> _Standing:
-    """A program says the same to a service each time: that is judged and written once."""
+    """A program says the same to a service each time: that is judged and written once. Nobody's secrets are kept so."""
     return _judged(origin, tuple([_encoded(*pair) for pair in pairs]))
 
 

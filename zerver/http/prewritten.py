@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from zerver.core.values import value
+import attrs
+
 from zerver.http import gate
 from zerver.http.framing import written
 from zerver.http.messages import PHRASES, Headers, HeadersLike, RawField
@@ -26,7 +27,7 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-@value
+@attrs.frozen
 class Prewritten(Headers):
     """Fields that have been checked and written already. lines: as they go on the wire. Made by `of` and `extended`."""
 

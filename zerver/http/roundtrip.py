@@ -88,7 +88,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close at once, without ceremony: whoever has something left to say has said it, or will not be heard."""
-        self._descriptor = -1  # which may be another connection's from now on
+        self._descriptor = -1
+        self.outlet.close()
         try:
             await trio.aclose_forcefully(self.stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

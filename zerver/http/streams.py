@@ -24,7 +24,8 @@ _READ_SIZE = 64 * 1024
 def descriptor_of(stream: object) -> int:
     """Of the socket that is all there is to a stream; -1 for TLS, for streams in memory, and on Windows.
 
-    Asked once, since whoever has an Inlet and an Outlet owns the stream: nobody else closes it.
+    Asked once, since whoever has an Inlet and an Outlet owns the stream: nobody else closes it, and before it does, it
+    says so to both. From then on the number may be another connection's, and a task that was woken to read may run yet.
     """
     return stream.socket.fileno() if isinstance(stream, trio.SocketStream) and os.name == "posix" else -1
 
@@ -99,7 +100,8 @@ class Inlet:
         self._on_gone = None
 
     def close(self) -> None:
-        """No more of it: the stream has been closed."""
+        """No more of it: the stream is about to be closed."""
+        self._descriptor = -1
         if self._hangups is not None and self._alarm >= 0:
             self._hangups.discard(self._alarm, self._notice_hangup)
 
@@ -166,6 +168,10 @@ class Outlet:
         self._stream = stream
         self._descriptor = descriptor_of(stream)
         self._seconds = seconds
+
+    def close(self) -> None:
+        """No more of it: the stream is about to be closed."""
+        self._descriptor = -1
 
     async def send_soon(self, data: bytes | memoryview) -> None:
         """Like `send`, but a checkpoint only if the peer's buffer is full, as it seldom is for a first answer."""

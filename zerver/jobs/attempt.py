@@ -89,7 +89,10 @@ def verdict_of(end: End, job: Job, rule: JobRule, now_unix_ns: int, draw: float)
         return Verdict("parked")
     came = fate(ending.status, ending.value, ending.cause, unresolved=end.unresolved, drained=end.drained)
     if came == "done":
-        return Verdict("done", result=_result(ending.value))
+        try:
+            return Verdict("done", result=_result(ending.value))
+        except Exception as error:  # whatever an object of the user's does when it is written: it is this job's end
+            return Verdict("dead", error=f"what it came to cannot be kept: {_said(error)}")
     why = _why(end)
     if came == "snoozed":
         seconds = ending.value.seconds if isinstance(ending.value, Snooze) else SOON
@@ -146,11 +149,19 @@ def _why(end: End) -> str:
     if isinstance(cause, Refusal):
         said = f"it was refused: {cause.reason}"
     elif ending.status == "defect":
-        said = f"{type(cause).__name__}: {cause}"
+        said = f"{type(cause).__name__}: {_said(cause)}"
     elif ending.status == "deadline":
         said = "its deadline passed"
     elif cause is not None:
-        said = str(cause)
+        said = _said(cause)
     else:
         said = getattr(ending.value, "reason", "") or ending.reason
     return f"it left writes of which nobody knows: {said}" if end.unresolved else said
+
+
+def _said(cause: object) -> str:
+    """What an exception says; not all that users make can."""
+    try:
+        return str(cause)
+    except Exception:
+        return "it cannot say what it is"

@@ -68,8 +68,11 @@ class Settling:
                     for one in left:
                         await self._settle([one])
                     return
-                why = f"what it came to cannot be kept: {error}"
-                left = deque([(left[0][0], Verdict("dead", error=why[:_MOST_SAID]))])
+                dead = Verdict("dead", error=f"what it came to cannot be kept: {error}"[:_MOST_SAID])
+                if left[0][1] != dead:
+                    await self._settle([(left[0][0], dead)])
+                    return
+                await trio.sleep(_A_WHILE)  # not even that can be
             except JournalUnavailable as error:
                 await trio.sleep(error.retry_after or _A_WHILE)
             if self.ends:
@@ -81,8 +84,9 @@ class Settling:
         held = await self._store.settle([(seat.job.job_id, seat.job.fence, verdict) for seat, verdict in left])
         for theirs in held:
             seat, verdict = left[0]
-            # An end that the journal has too is true, whoever has the job by now.
-            theirs = theirs or (self._is_durable(seat.job) and await self._store.unpark(seat.run_id, verdict))
+            # An end that the journal has too is true, whoever has the job by now; one that was put back has none.
+            if not theirs and verdict.ran and self._is_durable(seat.job):
+                theirs = await self._store.unpark(seat.run_id, verdict)
             seat.lost = not theirs
             self.came[_counted(verdict)] += theirs
             left.popleft()

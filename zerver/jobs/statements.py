@@ -29,6 +29,9 @@ _FINAL: Final = "('done', 'dead', 'cancelled')"
 #: States that people look for, and few jobs are in: the index `zerver_jobs_aside` has them by an expression.
 _ASIDE: Final[tuple[JobState, ...]] = ("waiting", "parked", "dead", "cancelled")
 
+#: A job j is in that index, in its own words. Of one state alone, SQLite would put the text in the expression's place.
+_IS_ASIDE: Final = "({})".format(" or ".join(f"j.state = '{state}'" for state in _ASIDE))
+
 #: The columns of a Job, in the order of its fields.
 COLUMNS: Final = (
     "job_id, seq, flow, queue, body, tenant, rank, state, due, attempt, attempts, fence, rescues, owner, run_id, "
@@ -305,9 +308,10 @@ def _of_states(states: Sequence[JobState]) -> str:
     """A condition on zerver_jobs as j. The states stand in the text: of parameters no planner knows which index holds
     them.
     """
-    if len(states) == 1 and states[0] in _ASIDE:
-        return f"j.state = '{states[0]}' and j.state || '' = '{states[0]}'"
-    return f"j.state in ({', '.join(map(repr, states))})" if states else "1 = 0"
+    if not states:
+        return "1 = 0"
+    listed = ", ".join(map(repr, states))
+    return f"{_IS_ASIDE} and j.state || '' in ({listed})" if {*states} <= {*_ASIDE} else f"j.state in ({listed})"
 
 
 def search(wanted: Wanted, count: int, before_seq: int | None) -> Statement:
@@ -327,10 +331,10 @@ _UNREAD: Final = "not exists (select 1 from zerver_jobs s where s.job_id = j.rel
 #: Jobs by queue and state. Those that are to be done are found by the indexes of their states; those that are over are
 #: as many as there ever were, and all walked over.
 COUNTS: Final = " union all ".join(
-    f"select queue, state, count(*) from zerver_jobs where {condition} group by queue, state"
+    f"select queue, state, count(*) from zerver_jobs j where {condition} group by queue, state"
     for condition in (
-        *("state = 'available'", "state = 'scheduled'", "state = 'running'"),
-        *("state = 'waiting' and state || '' = 'waiting'", "state = 'parked' and state || '' = 'parked'"),
+        *("j.state = 'available'", "j.state = 'scheduled'", "j.state = 'running'"),
+        _of_states(["waiting", "parked"]),
     )
 )
 COUNTS_OVER: Final = f"select queue, state, count(*) from zerver_jobs where state in {_FINAL} group by queue, state"
@@ -355,7 +359,8 @@ CIRCUMSTANCES: Final = (
 def retry(dialect: Dialect, wanted: Wanted) -> list[Statement]:
     """The first one tells how many. Of those with one unique text only the newest may begin again."""
     condition, params = where(wanted)
-    newest = "j.uniq = '' or not exists (select 1 from zerver_jobs k where k.uniq = j.uniq and k.seq > j.seq)"
+    newer = "select 1 from zerver_jobs k where k.uniq = j.uniq and k.uniq <> '' and k.seq > j.seq"
+    newest = f"j.uniq = '' or not exists ({newer})"
     return [
         Statement(
             "update zerver_jobs as j set state = case when awaited > 0 and began = 0 then 'waiting' else 'available' "

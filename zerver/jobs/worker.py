@@ -92,6 +92,7 @@ class Worker:
         self._pace = Pace(settings.seats, allowed=not self._limited)
         self._ended = 0  # of the seats, those whose run is over
         self._doubts = 0  # how many looks are due after a take that may have been performed
+        self._asking = trio.Lock()  # one take or look at a time: what a take brings just now, a look would find as well
         self._came: Counter[str] = Counter()
         self._taking = trio.CancelScope()
         self._freed = trio.Event()
@@ -157,12 +158,13 @@ class Worker:
                 await self._freed.wait()
                 continue
             try:
-                jobs = await self.store.take(self.owner, self._rules, free)
+                async with self._asking:
+                    jobs = await self.store.take(self.owner, self._rules, free)
+                    self._seat(jobs)
             except JournalUnavailable as error:
                 self._doubts = _LOOKS
                 await trio.sleep(error.retry_after or _A_WHILE)
                 continue
-            self._seat(jobs)
             if len(jobs) < free and not (jobs and self._limited):
                 await self._wait_for_news()
 
@@ -397,7 +399,8 @@ class Worker:
             try:
                 self._came["rescued"] += len(await self.store.rescue())
                 if self._doubts:
-                    await self._find_ours()
+                    async with self._asking:
+                        await self._find_ours()
                     self._doubts -= 1
                 await self._reconcile()
                 if trio.current_time() >= prunes:

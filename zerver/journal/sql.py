@@ -57,7 +57,7 @@ _HEAD: Final = (
 )
 
 #: Errors of values that no column can hold.
-_VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "Unicode", "Overflow", "22", "54")
+_VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "PARAMETER", "Unicode", "Overflow", "22", "54")
 
 #: The claim of a run that its owner has taken anew; those of others are 16 random digits.
 _RETAKEN: Final = "anew"

@@ -185,7 +185,7 @@ class Sheets:
     def status(self) -> str:
         """What the last page says of the run; "" while it has not ended."""
         machine = self.run.machine
-        if machine.saga.unresolved:
+        if machine.unresolved:
             return UNRESOLVED
         return machine.ending.status if machine.finished and machine.ending is not None else ""
 
@@ -277,7 +277,7 @@ class Draft:
             if self.sheets is not None and self.sheets.begun and self.run.cut is not LOST:
                 (self._office.leave if self.run.cut is AWAY else self._office.owe)(self.sheets)
             return True
-        if self._told and self.sheets is None and not self.run.machine.saga.unresolved:
+        if self._told and self.sheets is None and not self.run.machine.unresolved:
             self._office.forget(self)
         return True
 

@@ -20,6 +20,9 @@ from zerver.runtime.versions import Found, Versions
 #: What a run comes to whose version of the flow is not known any more, and which is not to go on with another one.
 UPGRADED = Ending("cancelled", reason="its version of the flow is not known any more")
 
+#: What one comes to that was cancelled while it was put down; by whom and why is not looked at here.
+_CUT = Ending("cancelled", reason="it was cancelled while it was parked")
+
 #: Records whose values steps and compensations read.
 _READ = frozenset({t.SETTLED, t.COMMITTED, t.SIGNALLED, t.UNDONE})
 
@@ -79,7 +82,8 @@ def judge(stored: StoredRun, versions: Versions, reader: Reader) -> Judgement:
     except Astray as error:
         return Judgement("stuck", str(error))
     try:
-        found, ending = lead(timeline, code, reader, crashed=not parked)
+        cut = _CUT if parked and stored.cut is not None else None
+        found, ending = lead(timeline, code, reader, cut, crashed=not parked)
     except Exception as error:  # whatever a stored run makes code stumble over
         return Judgement("stuck", told(error), code.upgraded, error if isinstance(error, Astray) else None)
     machine = found.machine

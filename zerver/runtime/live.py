@@ -53,17 +53,17 @@ class Run:
     deadline: on Trio's clock, inf for none. on_wait: called once, when the run first waits for the world; an edge
     starts to watch its client then. cut: why the run's scope was cancelled by `cancel`. awaited: the signals that it is
     parked on and nobody has given yet. inbox: those that were given, and are not handled yet. wake: set when one is
-    given; there is one only while the run is parked. found: what had come of its pauses when it was taken up. gate:
-    bounds the attempts in flight at once, if its tenant does. admission: to which it leaves its seat while it is
-    parked. cpu_ns: of its steps so far; waited_ns: for turns. pace: how its turns go. after: who gets its Result if its
-    rollback outlives the answer; None if it may not. may_undo: asked before each compensation; False: the run stops
-    where it is.
+    given; there is one only while the run is parked. found: what had come of its pauses when it was taken up.
+    going_down: set when it is known whether it is put down; there is one only while it is not. gate: bounds the
+    attempts in flight at once, if its tenant does. admission: to which it leaves its seat while it is parked. cpu_ns:
+    of its steps so far; waited_ns: for turns. pace: how its turns go. after: who gets its Result if its rollback
+    outlives the answer; None if it may not. may_undo: asked before each compensation; False: the run stops where it is.
     """
 
     __slots__ = (
         "_scope", "admission", "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "found", "gate",
-        "inbox", "machine", "may_undo", "on_wait", "pace", "priority", "records", "retries_left", "run_id", "tenant",
-        "ticket", "timeline", "waited_ns", "wake",
+        "going_down", "inbox", "machine", "may_undo", "on_wait", "pace", "priority", "records", "retries_left",
+        "run_id", "tenant", "ticket", "timeline", "waited_ns", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +103,7 @@ class Run:
         self.inbox: tuple[tuple[str, object], ...] = ()
         self.wake: trio.Event | None = None
         self.found: tuple[Letter, ...] = ()
+        self.going_down: trio.Event | None = None
         self.may_undo: Callable[[], Awaitable[bool]] | None = None
 
     @property
@@ -149,6 +150,14 @@ class Run:
         """What a handler may know about the call it performs."""
         flow, parent = self.flow.name, self.timeline.parent
         return CallInfo(self.run_id, flow, call.step, call.key, attempt, self.tenant, self.priority, parent)
+
+
+async def wait_put_down(run: Run | None) -> None:
+    """Wait while nobody knows whether the run is put down; a checkpoint in any case."""
+    if run is not None and run.going_down is not None:
+        await run.going_down.wait()
+    else:
+        await trio.lowlevel.checkpoint()
 
 
 def forget(runs: dict[str, Run], run: Run) -> None:

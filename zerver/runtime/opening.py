@@ -27,9 +27,10 @@ from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.journal import Journal
 from zerver.runtime.offload import check_offloads
 from zerver.runtime.resources import open_resources
-from zerver.runtime.run import Observer, Runtime
+from zerver.runtime.run import Runtime
 from zerver.runtime.takeover import Successor, open_successor
 from zerver.runtime.targets import Targets
+from zerver.runtime.telling import Observer
 from zerver.runtime.turns import open_turns
 
 

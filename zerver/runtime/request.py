@@ -271,7 +271,7 @@ async def _forward(worker: Worker, turns: Turns, run: Run, command: Command) -> 
             command = await _breathe(turns, run)
         elif isinstance(command, Park):
             letter = _letter(run, command) if run.found else None
-            if letter is None and await worker.put_down(run, command):
+            if letter is None and await _put_down(worker, run, command):
                 return command
             command = await _parked(turns, run, command, letter)
         elif isinstance(command, (t.Ending, Unwind)):
@@ -310,6 +310,16 @@ async def _at_once(worker: Worker, turns: Turns, run: Run, calls: tuple[Call, ..
     if machine.under_way:
         return machine.interrupt(t.Ending("cancelled", reason="the run had ended"))
     return last[-1]
+
+
+async def _put_down(worker: Worker, run: Run, park: Park) -> bool:
+    """Put a parked run down, if it is durable; who would cancel it waits until that is known (`wait_put_down`)."""
+    run.going_down = trio.Event()
+    try:
+        return await worker.put_down(run, park)
+    finally:
+        run.going_down.set()
+        run.going_down = None
 
 
 async def _parked(turns: Turns, run: Run, park: Park, letter: Letter | None) -> Command:

@@ -6,8 +6,8 @@ when that block is left, for whatever reason, no run is under way and every reso
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from random import Random
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -31,7 +31,6 @@ from zerver.core.turns import PACES
 from zerver.core.work import Work
 from zerver.errors import DefinitionError, InternalError
 from zerver.runtime.admission import AdmissionActor
-from zerver.runtime.alarm import Alarm, unresolved_alarm
 from zerver.runtime.book import Book, Draft
 from zerver.runtime.clerk import Clerk, check_durable, open_book
 from zerver.runtime.clocks import NEVER, nanoseconds, shorter
@@ -39,7 +38,7 @@ from zerver.runtime.drain import drain
 from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.inputs import inputs
 from zerver.runtime.interpreter import Interpreter
-from zerver.runtime.live import Run, forget
+from zerver.runtime.live import Run, forget, wait_put_down
 from zerver.runtime.offload import check_offloads
 from zerver.runtime.parking import put_down
 from zerver.runtime.recovery import Recovered
@@ -47,10 +46,8 @@ from zerver.runtime.request import Reader, Values, begin, carry_on, drive, unwin
 from zerver.runtime.result import Result
 from zerver.runtime.statistics import RuntimeStatistics
 from zerver.runtime.takeover import Successor
+from zerver.runtime.telling import Observer, Telling
 from zerver.runtime.turns import Turns
-
-#: Told of every run once it has ended: must be quick, and its errors are reported, not raised.
-Observer = Callable[[Result], None]
 
 
 @attrs.frozen(eq=False)
@@ -92,15 +89,13 @@ class Runtime:
         self.admission = AdmissionActor(app.admission, app.tenants, neighbours, rng, self._seconds)
         self.clerk = clerk
         self.successor: Successor | None = None
-        self.observers = list(observers)
+        self.telling = Telling(observers, app.on_unresolved)
         self.clock = nanoseconds()
         self.turns = Turns(self.clock, self.admission.tell, self.admission.waits)
         self._rng = rng
         self._rollbacks = rollbacks
         self._runs: dict[str, Run] = {}
         self._prepared: dict[Flow, Prepared] = {}
-        self._followers: dict[str, Observer] = {}
-        self._ended = self._unresolved = self._set_aside = self._observer_errors = 0
 
     async def run(
         self,
@@ -185,12 +180,12 @@ class Runtime:
         if isinstance(answer, Ticket):
             ticket = answer
         elif isinstance(answer, Waiting):  # nobody wants it any more
-            return self._seal(Result(timeline, _LEFT), after is not None)
+            return self.telling.seal(Result(timeline, _LEFT), after is not None)
         else:
             records.append((t.REFUSED, admitted, flow.name, answer))
             instead = None if degrade is None else admission.degrade(tenant, chosen, answer)
             if degrade is None or instead is None:
-                return self._seal(Result(timeline, Ending("refused", cause=answer)), after is not None)
+                return self.telling.seal(Result(timeline, Ending("refused", cause=answer)), after is not None)
             ticket, (prepared, parts, takes) = instead, degrade
             flow, seconds = prepared.flow, shorter(seconds, prepared.seconds)
             down, secret = turns.demoted(flow.name), prepared.plan.secret
@@ -241,7 +236,7 @@ class Runtime:
                 answer = await self.admission.wait(waiting, arrived)
         except BaseException:  # the caller went away while it waited: nothing was begun, but it was here
             timeline.records.append((t.ENDED, self.clock(), timeline.flow, _CUT))
-            self._seal(Result(timeline, _CUT), edge=False)
+            self.telling.seal(Result(timeline, _CUT), edge=False)
             raise
         if isinstance(answer, Waiting):
             timeline.records.append((t.ENDED, self.clock(), timeline.flow, _LEFT))
@@ -254,7 +249,7 @@ class Runtime:
         if status is not None:
             result.timeline.records.append((t.ANSWERED, self.clock(), result.timeline.flow, status))
         if result.sealed:
-            self._tell(result)
+            self.telling.tell(result)
 
     def keyed(self, run_id: str, found: t.Keyed, before: str) -> None:
         """Told by an edge: what came of the key that this run's request has brought. before: whose it was."""
@@ -285,7 +280,7 @@ class Runtime:
         if keyed is not None:
             records.append((t.KEYED, now, name, keyed))
         records += [(t.ENDING, now, name, ending), (t.ENDED, now, name, ending)]
-        return self._seal(Result(timeline, ending), True)
+        return self.telling.seal(Result(timeline, ending), True)
 
     async def carry(self, run: Run, book: Book | Draft, found: Recovered) -> Result:
         """Carry a run on that has lost its process; it has a ticket. Used by `zerver.runtime.takeover`."""
@@ -300,21 +295,14 @@ class Runtime:
             raise
         finally:
             result = self._put_down(run, park) if isinstance(park, Park) else self._leave(run, edge=False)
-        for prefix, follower in self._followers.items():
-            if run.run_id.startswith(prefix):
-                follower(result)
+        self.telling.carried_on(result)
         return result
 
-    @contextmanager
-    def follow(self, prefix: str, follower: Observer) -> Iterator[None]:
+    def follow(self, prefix: str, follower: Observer) -> AbstractContextManager[None]:
         """Be told, for as long as the block takes, of runs whose id begins so and that were carried on here: after a
         crash, or a pause. Nobody waits for their result. The follower must be quick, and not raise.
         """
-        self._followers[prefix] = follower
-        try:
-            yield
-        finally:
-            del self._followers[prefix]
+        return self.telling.follow(prefix, follower)
 
     def _put_down(self, run: Run, park: Park) -> Result:
         """A parked run is nobody's now, and is forgotten here: what its caller is told."""
@@ -342,18 +330,6 @@ class Runtime:
     async def recall(self, run_id: str) -> Result | None:
         """What the journal has of a run, as `zerver.runtime.takeover.Successor.recall`; None without a journal."""
         return None if self.successor is None else await self.successor.recall(run_id)
-
-    def alarm(self, alarm: Alarm) -> None:
-        """Somebody must look at a run: count it, and tell the app. Used by `zerver.runtime.takeover`."""
-        if alarm.stuck:
-            self._set_aside += 1
-        else:
-            self._unresolved += 1
-        if self.app.on_unresolved is not None:
-            try:
-                self.app.on_unresolved(alarm)
-            except Exception:  # as an observer
-                self._observer_errors += 1
 
     async def _roll_back(self, run: Run, command: Unwind, book: Book | Draft | None) -> None:
         """Carry a rollback on behind the answer; the run keeps its ticket until it is over."""
@@ -390,10 +366,11 @@ class Runtime:
         or put down, parked, by whatever worker: then it is taken up, and undone, by this one or the next that looks.
 
         Returns as soon as that is certain. What comes of a parked run first stands: False when its signal has come, or
-        its time is over. False, too, for one that is under way elsewhere. Raises JournalUnavailable when nobody can say
+        its time is over. False, too, for one that is under way elsewhere. One under way here that has nothing left to
+        wait for ends as it would have. Raises JournalUnavailable when nobody can say
         whether it was taken; to ask again is safe.
         """
-        await trio.lowlevel.checkpoint()
+        await wait_put_down(self._runs.get(run_id))  # the journal says what comes of a run that is down
         if self.successor is None or run_id in self._runs:
             return self.cancel_nowait(run_id, reason)
         if await self.successor.wakes.cancel(run_id, reason):
@@ -448,15 +425,15 @@ class Runtime:
     def statistics(self) -> RuntimeStatistics:
         return RuntimeStatistics(
             running=len(self._runs),
-            ended=self._ended,
-            unresolved=self._unresolved,
-            observer_errors=self._observer_errors,
+            ended=self.telling.ended,
+            unresolved=self.telling.unresolved,
+            observer_errors=self.telling.errors,
             admission=self.admission.statistics(),
             targets=self.interpreter.targets.statistics(),
             turns=self.turns.statistics(),
             recovered=0 if self.successor is None else self.successor.taken,
             stuck=MappingProxyType({} if self.successor is None else dict(self.successor.cases.stuck)),
-            set_aside=self._set_aside,
+            set_aside=self.telling.set_aside,
             open_unresolved=0 if self.successor is None else self.successor.cases.unresolved,
             open_parked=0 if self.successor is None else self.successor.cases.parked,
         )
@@ -474,25 +451,9 @@ class Runtime:
         forget(self._runs, run)
         self.admission.release(run.ticket, run.cpu_ns * 1e-9, run.waited_ns * 1e-9)
         if run.cut is not None and run.is_left:  # what it came to here is not what it comes to
-            return self._seal(Result(run.timeline, run.cut), edge)
+            return self.telling.seal(Result(run.timeline, run.cut), edge)
         machine = run.machine
-        return self._seal(Result(run.timeline, machine.ending or _CUT, machine.unresolved), edge)
-
-    def _seal(self, result: Result, edge: bool) -> Result:
-        """Count a run that has ended. edge: there is one, which tells the observers when it has an answer."""
-        self._ended += 1
-        if result.unresolved:
-            self.alarm(unresolved_alarm(result))
-        if not edge:
-            self._tell(result)
-        return result
-
-    def _tell(self, result: Result) -> None:
-        for observe in self.observers:
-            try:
-                observe(result)
-            except Exception:  # whoever watches a run must not be able to fail it
-                self._observer_errors += 1
+        return self.telling.seal(Result(run.timeline, machine.ending or _CUT, machine.unresolved), edge)
 
 
 _LEFT = Ending("cancelled", reason="the client has gone")

@@ -33,7 +33,7 @@ from zerver.core.timeline import Ending, Timeline
 from zerver.core.turns import PACES
 from zerver.errors import JournalError, JournalUnavailable, LeaseLost
 from zerver.runtime.admission import AdmissionActor
-from zerver.runtime.alarm import Alarm, stored_alarm
+from zerver.runtime.alarm import stored_alarm
 from zerver.runtime.book import Book, Draft, Sheets
 from zerver.runtime.cases import Cases
 from zerver.runtime.clerk import Clerk
@@ -46,6 +46,7 @@ from zerver.runtime.live import AWAY, Run
 from zerver.runtime.parking import letters, still_down
 from zerver.runtime.recovery import CRASHED, Astray, Recovered, rebased, recover
 from zerver.runtime.result import Result
+from zerver.runtime.telling import Telling
 from zerver.runtime.versions import Found, Versions, code_of
 from zerver.runtime.wakes import Wakes
 
@@ -66,13 +67,10 @@ class Host(Protocol):
 
     admission: AdmissionActor
     interpreter: Interpreter
+    telling: Telling
 
     async def carry(self, run: Run, book: Book | Draft, found: Recovered) -> Result:
         """Carry a run to its end, or until it is put down; it has a ticket."""
-        ...
-
-    def alarm(self, alarm: Alarm) -> None:
-        """Somebody must look at a run."""
         ...
 
 
@@ -88,7 +86,7 @@ class Successor:
         self.closing = False
         self.versions = Versions(app, flows)
         self.reader = clerk.journal.notation.reader(*code_of(app, flows))
-        self.cases = Cases(clerk, self.versions, self.reader, self.take, host.alarm)
+        self.cases = Cases(clerk, self.versions, self.reader, self.take, host.telling.alarm)
         self.wakes = Wakes(clerk, self.take, self._check)
         self._room = trio.Semaphore(AT_ONCE)  # for runs that wait for a ticket: the others stay on the disk
 
@@ -181,7 +179,7 @@ class Successor:
         machine = recover(self.versions.find(stored.head).plan, timeline, to_undo=True).machine
         if machine.ending is None:
             raise Astray("its records have no end")
-        return Result(attrs.evolve(timeline, records=machine.records), machine.ending, machine.saga.unresolved)
+        return Result(attrs.evolve(timeline, records=machine.records), machine.ending, machine.unresolved)
 
     def _recovered(
         self, stored: StoredRun, timeline: Timeline, code: Found, ticket: Ticket, ending: Ending | None
@@ -263,7 +261,7 @@ class Successor:
             else:
                 break
         if wrote and not self.closing:
-            self.host.alarm(stored_alarm(stored.head, False, _ASYNC))
+            self.host.telling.alarm(stored_alarm(stored.head, False, _ASYNC))
 
 
 @asynccontextmanager

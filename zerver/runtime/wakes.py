@@ -96,7 +96,8 @@ class Wakes:
         stored = await journal.read(run_id)
         if stored is None:
             return False
-        self._check(stored, signal, decode_json(encoded, object, where), where)
+        if number is None or any(one.number == number and one.value is None for one in stored.signals):
+            self._check(stored, signal, decode_json(encoded, object, where), where)
         sealed = journal.notation.seal(encoded)
         crash_point("signal.before")
         taken = await journal.signal(run_id, signal, sealed, number)
@@ -104,10 +105,15 @@ class Wakes:
         return taken
 
     async def cancel(self, run_id: str, reason: str) -> bool:
-        """Cancel a run that is put down; whether that is what comes of it. Raises JournalUnavailable."""
+        """Cancel a run that is put down; whether that is what comes of it, or was before: then the first reason stands.
+
+        Raises JournalUnavailable.
+        """
         journal = self._clerk.journal
-        sealed = journal.notation.seal(encode_json(reason))
-        return await journal.cancel(run_id, sealed)
+        if await journal.cancel(run_id, journal.notation.seal(encode_json(reason))):
+            return True
+        stored = await journal.read(run_id)  # whoever asks again may have been taken at their word the first time
+        return stored is not None and stored.cut is not None and stored.wakes_unix_ns is not None and not stored.status
 
     async def _cancel_behind(self, run_id: str, reason: str) -> None:
         while self._nursery is not None:

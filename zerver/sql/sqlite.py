@@ -218,6 +218,7 @@ class _Lane:
 
     def _prepare(self) -> list[Answer]:
         self._db.execute("pragma query_only = on")
+        self._db.execute("pragma schema_version").fetchall()  # so that its files are open from now on, and none later
         return []
 
     def _safely(self, act: Callable[[Job], None], job: Job) -> None:

@@ -53,13 +53,20 @@ def _is_stored_as_it_is(value: object) -> bool:
     """Whether it is what most parameters are, and needs no look at what else it might be."""
     if type(value) is int:
         return -(2**63) <= value < 2**63
-    return type(value) in (str, bytes) or value is None
+    return value.isascii() if type(value) is str else type(value) is bytes or value is None
 
 
 def _stored(value: object, place: int, statement: Statement) -> object:
     match value:
-        case None | str() | bytes():
+        case None | bytes():
             return value
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:  # sqlite3 says so once, and something else the next time
+                problem, cure = f"is no Unicode text: {error.reason}", "decode it with errors='replace'"
+            else:
+                return value
         case int():  # bool too: SQLite has none, and 0 or 1 comes back
             if -(2**63) <= value < 2**63:
                 return int(value)

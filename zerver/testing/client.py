@@ -30,7 +30,8 @@ from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.journal import Journal
 from zerver.runtime.opening import open_runtime
 from zerver.runtime.result import Result
-from zerver.runtime.run import Observer, Runtime
+from zerver.runtime.run import Runtime
+from zerver.runtime.telling import Observer
 
 T = TypeVar("T")
 

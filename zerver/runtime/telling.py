@@ -1,0 +1,69 @@
+"""Telling: who hears of runs that have ended, and how many there were.
+
+Law: whoever is told must be quick, and cannot fail a run: what he raises is counted, and goes no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from zerver.runtime.alarm import Alarm, unresolved_alarm
+from zerver.runtime.result import Result
+
+#: Told of every run once it has ended: must be quick, and its errors are counted, not raised.
+Observer = Callable[[Result], None]
+
+
+class Telling:
+    """Those who listen to one runtime. ended, unresolved, set_aside: runs. errors: what listeners have raised."""
+
+    def __init__(self, observers: Sequence[Observer], on_alarm: Callable[[Alarm], object] | None) -> None:
+        self.observers = list(observers)
+        self.ended = self.unresolved = self.set_aside = self.errors = 0
+        self._on_alarm = on_alarm
+        self._followers: dict[str, Observer] = {}
+
+    def seal(self, result: Result, edge: bool) -> Result:
+        """Count a run that has ended. edge: there is one, which has the observers told when it has an answer."""
+        self.ended += 1
+        if result.unresolved:
+            self.alarm(unresolved_alarm(result))
+        if not edge:
+            self.tell(result)
+        return result
+
+    def tell(self, result: Result) -> None:
+        """Tell the observers."""
+        for observe in self.observers:
+            try:
+                observe(result)
+            except Exception:  # whoever watches a run must not be able to fail it
+                self.errors += 1
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Somebody must look at a run: count it, and tell the app."""
+        if alarm.stuck:
+            self.set_aside += 1
+        else:
+            self.unresolved += 1
+        if self._on_alarm is not None:
+            try:
+                self._on_alarm(alarm)
+            except Exception:  # as an observer
+                self.errors += 1
+
+    @contextmanager
+    def follow(self, prefix: str, follower: Observer) -> Iterator[None]:
+        """See `Runtime.follow`."""
+        self._followers[prefix] = follower
+        try:
+            yield
+        finally:
+            del self._followers[prefix]
+
+    def carried_on(self, result: Result) -> None:
+        """A run that was carried on here has ended, or is parked again: nobody waits for it but who follows it."""
+        for prefix, follower in self._followers.items():
+            if result.run_id.startswith(prefix):
+                follower(result)
