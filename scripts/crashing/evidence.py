@@ -90,15 +90,22 @@ class Evidence:
     withdrawn: Sequence[str] = ()
 
 
+class Away(Exception):
+    """A database cannot be asked now."""
+
+
 def ask(database: str, sql: str) -> list[tuple[Any, ...]]:
-    """What a database answers, asked from outside. database: a file, or the URL of one in PostgreSQL."""
+    """What a database answers, asked from outside. database: a file, or the URL of one in PostgreSQL. Raises Away."""
     if "://" not in database:
         with closing(sqlite3.connect(database, timeout=30.0)) as connection:
             return connection.execute(sql).fetchall()
     import psycopg
 
-    with psycopg.connect(database) as server:
-        return server.execute(sql.encode()).fetchall()
+    try:
+        with psycopg.connect(database) as server:
+            return server.execute(sql.encode()).fetchall()
+    except psycopg.OperationalError as error:
+        raise Away(database) from error
 
 
 def read_shop(database: str) -> tuple[list[Row], dict[str, int]]:

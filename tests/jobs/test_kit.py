@@ -65,19 +65,32 @@ class TooEarly(JobDisk):
 
 
 class Unlimited(JobDisk):
-    def _ready(self, rule: QueueRule) -> list[Row]:
-        return super()._ready(attrs.evolve(rule, limit=None))
+    def _ready(self, rule: QueueRule, may: Callable[[Row], bool]) -> list[Row]:
+        return super()._ready(attrs.evolve(rule, limit=None), may)
 
 
 class UnlimitedTenants(JobDisk):
-    def _ready(self, rule: QueueRule) -> list[Row]:
-        return super()._ready(attrs.evolve(rule, per_tenant=None))
+    def _ready(self, rule: QueueRule, may: Callable[[Row], bool]) -> list[Row]:
+        return super()._ready(attrs.evolve(rule, per_tenant=None), may)
 
 
 class NeverPaused(JobDisk):
-    def _ready(self, rule: QueueRule) -> list[Row]:
+    def _ready(self, rule: QueueRule, may: Callable[[Row], bool]) -> list[Row]:
         self.paused.clear()
-        return super()._ready(rule)
+        return super()._ready(rule, may)
+
+
+class SuspectsTogether(JobDisk):
+    def _ready(self, rule: QueueRule, may: Callable[[Row], bool]) -> list[Row]:
+        return super()._ready(rule, lambda row: True)
+
+
+class SuspectsInTheWay(JobDisk):
+    """The first suspect keeps the others waiting, whether it may begin or not."""
+
+    def _suspect(self, owner: str, rules: Sequence[QueueRule]) -> Row | None:
+        first = min(self.of_state("available"), key=lambda row: (not row.job.is_suspect, row.turn), default=None)
+        return first if super()._suspect(owner, rules) is not None else None
 
 
 class RescuesTheLiving(JobDisk):
@@ -214,7 +227,7 @@ class LooksFirst(MemoryJobs):
     """Looks first, and takes later: two at once find the same jobs."""
 
     async def take(self, owner: str, rules: Sequence[QueueRule], count: int) -> list[Job]:
-        found = [row for rule in rules for row in self.disk._ready(rule)][:count]
+        found = [row for rule in rules for row in self.disk._ready(rule, lambda row: True)][:count]
         await trio.lowlevel.checkpoint()
         await super().take(owner, [], 0)
         for row in found:
@@ -317,6 +330,8 @@ MUTANTS: list[tuple[Any, str]] = [
     (RescuesTheLiving, "that lives are its own"),
     (NeverRescues, "that lives are its own"),
     (NoPoison, "workers down with it"),
+    (SuspectsTogether, "one suspect at a time"),
+    (SuspectsInTheWay, "no others waiting"),
     (Unfenced, "taken from it is refused"),
     (CountsAll, "is not counted"),
     (NumbersAll, "before its run began"),

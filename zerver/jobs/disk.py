@@ -136,7 +136,11 @@ class JobDisk:
         for row in self.of_state("scheduled"):
             if row.job.at_unix_ns <= now:
                 row.set(state="available")
-        ready = sorted((row for rule in rules for row in self._ready(rule)), key=lambda row: row.turn)
+        suspect = self._suspect(owner, rules)
+        found = (
+            row for rule in rules for row in self._ready(rule, lambda row: not row.job.is_suspect or row is suspect)
+        )
+        ready = sorted(found, key=lambda row: row.turn)
         for row in ready[: max(count, 0)]:
             row.set(
                 state="running",
@@ -148,14 +152,22 @@ class JobDisk:
             )
         return [row.job for row in ready[: max(count, 0)]]
 
-    def _ready(self, rule: QueueRule) -> list[Row]:
+    def _suspect(self, owner: str, rules: Sequence[QueueRule]) -> Row | None:
+        """The first suspect that may begin, if this one has none of them under way."""
+        if any(row.job.owner == owner and row.job.is_suspect for row in self.of_state("running")):
+            return None
+        found = (row for rule in rules for row in self._ready(rule, lambda row: row.job.is_suspect))
+        return min(found, key=lambda row: row.turn, default=None)
+
+    def _ready(self, rule: QueueRule, may: Callable[[Row], bool]) -> list[Row]:
         """What of a queue may begin, and no more than may run beside what runs."""
         if self.paused.get(rule.name):
             return []
         of_queue = [row for row in self.rows.values() if row.job.queue == rule.name]
         running = Counter(row.job.tenant for row in of_queue if row.job.state == "running")
         total, found = running.total(), []
-        for row in sorted((row for row in of_queue if row.job.state == "available"), key=lambda row: row.turn):
+        available = (row for row in of_queue if row.job.state == "available" and may(row))
+        for row in sorted(available, key=lambda row: row.turn):
             tenant = row.job.tenant
             if rule.limit is not None and total >= rule.limit:
                 break

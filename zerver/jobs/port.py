@@ -13,6 +13,10 @@ What is asked for is an Order. Orders that are made together are in the store to
 Leases belong to workers, as in the journal: one row is renewed, however many jobs a worker has. A fence grows with each
 take of a job, and with each rescue; so a worker that stood still for longer than its lease, and goes on, is harmless.
 
+A job that would be dead with the next rescue is a suspect: it may be what its workers died of, or have been beside
+that. A worker has one of them at a time. Were they taken together again, what kills workers would take its neighbours
+with it until all are dead. After a first rescue they are taken together: most workers die of something else.
+
 `zerver.testing.check_jobs` is this page as a program.
 """
 
@@ -32,8 +36,11 @@ STATES: Final[tuple[JobState, ...]] = get_args(JobState)
 #: States that a job leaves only by somebody's hand.
 FINAL: Final[tuple[JobState, ...]] = ("done", "dead", "cancelled")
 
-#: A job that has taken so many workers down with it is dead: it may be what kills them.
+#: A job that so many workers have died with is dead: it may be what kills them.
 MOST_RESCUES: Final = 3
+
+#: And with one that so many have died with, no other such job is taken.
+SUSPECT: Final = MOST_RESCUES - 1
 
 
 @attrs.frozen
@@ -76,6 +83,11 @@ class Job:
     total: int
     note: str
     settled: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is dead if its next worker dies, too."""
+        return self.rescues >= SUSPECT
 
 
 @attrs.frozen
@@ -161,6 +173,9 @@ class JobStore(Protocol):
         """Jobs that may begin become this worker's, `count` at most: of these queues if they are not paused, within
         their limits, by priority, then by time. Each has a new fence, state "running", and the id of its next run,
         `run_id_for(job_id, settled + 1)`, or of the one that may still be under way.
+
+        Of suspects, it is the first that may begin and no other, and none while this worker has one
+        that is not settled. `wait` tells of that as of an order.
         """
         ...
 

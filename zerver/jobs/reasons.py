@@ -54,6 +54,8 @@ def _held_up(job: Job, around: Circumstances) -> str:
         )
     if not around.workers:
         return "no worker was ever seen: start one with `zerver work`"
+    if job.is_suspect:
+        return f"{job.rescues} workers have died with it: of such jobs a worker has one at a time, in their turn"
     return f"it is its turn when the jobs before it in queue {job.queue} have begun"
 
 

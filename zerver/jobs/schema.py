@@ -16,6 +16,7 @@ Those that most jobs are in none of, and so cost nothing to the others:
     run            under way without a worker of ours: whose run this is
     members, freeing, released    those another one waits for; and the next to begin, within the settling transaction
     stopping       running, and to be cut: what a worker asks for several times per lease
+    suspects       available and running, of those that would be dead with the next rescue: a worker has one at a time
     aside          waiting, parked, dead, cancelled: those that people look for. By an expression, so that a planner
                    without statistics does not take it for what a smaller one is for
 
@@ -113,6 +114,10 @@ TABLES: Final = Tables(
             create index zerver_jobs_stopping on zerver_jobs (owner) where stopping <> '';
             create index zerver_jobs_aside on zerver_jobs ((state || ''), seq)
                 where state = 'waiting' or state = 'parked' or state = 'dead' or state = 'cancelled';
+            """,
+            3: """
+            create index zerver_jobs_suspects on zerver_jobs (state, owner, rank, due, seq)
+                where rescues >= 2 and (state = 'available' or state = 'running');
             """,
         }
     ),

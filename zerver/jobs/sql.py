@@ -71,6 +71,7 @@ class SqlJobs(JobStore):
         self._ask = Asker(place, patience)
         self._kept: dict[str, QueueRule] = {}
         self._alone: set[str] = set()  # jobs taken here, and not settled, that nobody waits for: nobody is to be told
+        self._suspects: set[str] = set()  # jobs taken here, and not settled, beside which no other suspect is taken
         self._counting = trio.Lock()
         self._over: Sequence[tuple[object, ...]] = ()
         self._count_again = -float("inf")
@@ -164,6 +165,7 @@ class SqlJobs(JobStore):
         if len(self._alone) > _MOST_ALONE:  # those that were taken away: of all others it has to be looked up, then
             self._alone.clear()
         self._alone.update(job.job_id for job in jobs if not job.releases)
+        self._suspects.update(job.job_id for job in jobs if job.is_suspect)
         self._counts["taken"] += len(jobs)
         return sorted(jobs, key=s.order_of)
 
@@ -197,9 +199,10 @@ class SqlJobs(JobStore):
         theirs = [(job_id, fence) in held for job_id, fence, _ in verdicts]
         self._counts["settled"] += sum(theirs)
         self._counts["refused"] += len(theirs) - sum(theirs)
-        limited = any(rule != QueueRule(rule.name) for rule in self._kept.values())
+        makes_room = bool(ids & self._suspects) or any(rule != QueueRule(rule.name) for rule in self._kept.values())
+        self._suspects -= ids
         begins = frees and _count(answers[-1])
-        if limited or begins or any(verdict.state == "scheduled" for _, _, verdict in verdicts):
+        if makes_room or begins or any(verdict.state == "scheduled" for _, _, verdict in verdicts):
             self.waking.wake()  # there may be room where there was a limit, or something to begin
         return theirs
 

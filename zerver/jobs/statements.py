@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from zerver.core.jobs import RUN_PREFIX
 from zerver.core.priorities import PRIORITIES, RANK
-from zerver.jobs.port import MOST_RESCUES, STATES, Job, JobState, QueueRule, Verdict, Wanted
+from zerver.jobs.port import MOST_RESCUES, STATES, SUSPECT, Job, JobState, QueueRule, Verdict, Wanted
 from zerver.sql.dialects import Dialect
 from zerver.sql.driver import Statement
 from zerver.sql.enqueueing import as_json, wake
@@ -73,10 +73,12 @@ def take(dialect: Dialect, owner: str, rules: Sequence[QueueRule], count: int) -
         text = f"select name from zerver_queues where name in ({marks}) order by name {dialect.lock}"
         statements.append(Statement(text, limited))
     params: list[object] = []
+    suspect = _suspect(dialect, owner, rules, params)
     sources = [_candidates(dialect, rule, count, params) for rule in rules]
     ready = " union all ".join(f"select seq, rank, due from {source} as of_{i}" for i, source in enumerate(sources))
     text = (
-        f"with picked as materialized (select seq from ({ready}) as ready where {dialect.durable} "
+        f"with suspect as materialized ({suspect}), "
+        f"picked as materialized (select seq from ({ready}) as ready where {dialect.durable} "
         "order by rank, due, seq limit ?) "
         "update zerver_jobs set state = 'running', owner = ?, fence = fence + 1, attempt = attempt + 1, "
         f"run_id = case when underway = 1 then run_id else '{RUN_PREFIX}' || job_id || '.' || (settled + 1) end, "
@@ -86,17 +88,42 @@ def take(dialect: Dialect, owner: str, rules: Sequence[QueueRule], count: int) -
     return statements
 
 
+#: A job k may be taken beside others; or it is the one suspect that may be. Whoever finds none asks no further.
+_BESIDE: Final = f"(k.rescues < {SUSPECT} or k.seq = (select seq from suspect))"
+
+
+def _suspect(dialect: Dialect, owner: str, rules: Sequence[QueueRule], params: list[object]) -> str:
+    """The first job that may begin of those that a worker has died with, if this one has none of them under way."""
+    room = ""
+    params += [rule.name for rule in rules]
+    runs = "select count(*) from zerver_jobs r where r.state = 'running' and r.queue = j.queue"
+    for rule in rules:
+        for most, of in ((rule.limit, ""), (rule.per_tenant, " and r.tenant = j.tenant")):
+            if most is not None:
+                room += f"and (j.queue <> ? or ({runs}{of}) < ?) "
+                params += [rule.name, most]
+    params.append(owner)
+    return (
+        f"select j.seq from zerver_jobs j where j.state = 'available' and j.owner = '' and j.rescues >= {SUSPECT} "
+        f"and j.queue in ({', '.join('?' * len(rules))}) "
+        f"and not exists (select 1 from zerver_queues q where q.name = j.queue and q.paused = 1) {room}"
+        "and not exists (select 1 from zerver_jobs s "
+        f"where s.state = 'running' and s.owner = ? and s.rescues >= {SUSPECT}) "
+        f"order by j.rank, j.due, j.seq limit 1 {dialect.skip}"
+    )
+
+
 def _candidates(dialect: Dialect, rule: QueueRule, count: int, params: list[object]) -> str:
     """The first jobs of a queue that may begin, as a table; its parameters are added to `params`."""
     open_ = "not exists (select 1 from zerver_queues q where q.name = ? and q.paused = 1)"
     if rule.limit is None and rule.per_tenant is None:
         params += [rule.name, rule.name, count]
         return (
-            f"(select seq, rank, due from zerver_jobs where state = 'available' and queue = ? and {open_} "
-            f"order by rank, due, seq limit ? {dialect.skip})"
+            f"(select seq, rank, due from zerver_jobs k where state = 'available' and queue = ? and {open_} "
+            f"and {_BESIDE} order by rank, due, seq limit ? {dialect.skip})"
         )
     if rule.per_tenant is None:
-        source = f"zerver_jobs where state = 'available' and queue = ? and {open_}"
+        source = f"zerver_jobs k where state = 'available' and queue = ? and {open_} and {_BESIDE}"
         params += [rule.name, rule.name]
     else:
         source = f"{_of_tenants(dialect)} as of_tenants where {open_}"
@@ -131,7 +158,7 @@ def _of_tenants(dialect: Dialect) -> str:
     """Of each tenant as many as may still run, as a table."""
     of_tenant = (
         "from zerver_jobs k where k.state = 'available' and k.queue = ? and k.tenant = tenants.tenant "
-        "order by k.rank, k.due, k.seq limit"
+        f"and {_BESIDE} order by k.rank, k.due, k.seq limit"
     )
     if dialect.lateral:
         some = f"select k.seq, k.rank, k.due {of_tenant} (select greatest(0, ? - ({_RUNS})))"

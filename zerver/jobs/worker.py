@@ -211,7 +211,7 @@ class Worker:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(wait, self.store.wait)
-                if self._limited:
+                if self._limited or any(seat.job.is_suspect for seat in self._seats):  # one suspect at a time is given
                     nursery.start_soon(wait, self._freed.wait)
 
     # -- one job --

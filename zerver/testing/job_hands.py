@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from zerver.core.jobs import run_id_for
-from zerver.jobs.port import JobStore, QueueRule, ScheduleState, Verdict, Wanted
+from zerver.jobs.port import SUSPECT, JobStore, QueueRule, ScheduleState, Verdict, Wanted
 from zerver.testing.job_case import DONE, LATER_NS, LONG, Case, ids_of, name
 from zerver.testing.laws import Laws, cut_after, require
 
@@ -80,6 +80,13 @@ async def _queues(case: Case) -> None:
 
 @law("why a job has not begun is a sentence that names the reason; one that has begun has none")
 async def _why(case: Case) -> None:
+    suspect = await case.order()
+    for _ in range(SUSPECT):
+        dies = await case.worker()
+        await case.one(dies)
+        await case.died(dies)
+    require("died" in await case.store.why(suspect), "it does not say that a worker has died with it")
+    await case.settle(await case.one())
     last = case.new(awaits=2)
     await case.store.order([last, case.new(tenant="acme"), case.new(tenant="acme"), case.new(tenant="acme")])
     later = await case.order(at_unix_ns=time.time_ns() + LATER_NS)

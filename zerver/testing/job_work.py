@@ -13,7 +13,7 @@ import trio
 
 from zerver.core.jobs import run_id_for
 from zerver.errors import LeaseLost
-from zerver.jobs.port import MOST_RESCUES, JobStore, Order, QueueRule, Verdict
+from zerver.jobs.port import MOST_RESCUES, SUSPECT, JobStore, Order, QueueRule, Verdict
 from zerver.testing.job_case import DONE, LATER_NS, LONG, Case, ids_of, name
 from zerver.testing.laws import Laws, require
 
@@ -187,6 +187,42 @@ async def _poison(case: Case) -> None:
     job = await case.job(job_id)
     require(job.error != "" and job.ended_unix_ns > 0, "nothing says why, or when")
     require(await case.take() == [], "it was taken again")
+
+
+@law("a worker has one suspect at a time, and any others beside it; after one rescue a job is none")
+async def _suspects(case: Case) -> None:
+    one, two = await case.worker("one"), await case.worker("two")
+    suspects = await case.store.order([case.new() for _ in range(3)])
+    for number in range(SUSPECT):
+        dies = await case.worker()
+        require(ids_of(await case.take(dies)) == suspects, f"after {number} rescues they were not taken together")
+        require(ids_of(await case.died(dies)) == suspects, "others were rescued")
+    fresh = await case.store.order([case.new() for _ in range(2)])
+    taken = await case.take(one)
+    require(ids_of(taken) == [suspects[0], *fresh], f"{ids_of(taken)} were taken of {suspects} and {fresh}")
+    require(await case.take(one) == [], "a second one was taken before the first is settled")
+    (of_two,) = await case.take(two)
+    require(of_two.job_id == suspects[1], "another worker did not take the next one")
+    await case.settle(taken[0])
+    require(ids_of(await case.take(one)) == suspects[2:], "the last one was not taken")
+
+
+@law("a suspect keeps no others waiting while it is paused, or its queue is full")
+async def _suspects_held_up(case: Case) -> None:
+    paused, limited = name("queue"), name("queue")
+    rules = [QueueRule(paused), QueueRule(limited, limit=2, per_tenant=1), QueueRule(case.queue)]
+    ids = [
+        await case.order(queue=queue, tenant=tenant)
+        for queue, tenant in ((paused, ""), (limited, "busy"), (limited, "idle"), (case.queue, ""))
+    ]
+    for _ in range(SUSPECT):
+        dies = await case.worker()
+        await case.store.take(dies, [QueueRule(rule.name) for rule in rules], 10)
+        await case.died(dies)
+    await case.store.pause(paused, True)
+    busy = await case.order(queue=limited, tenant="busy", priority="interactive")
+    found = [ids_of(await case.store.take(await case.worker(), rules, 1)) for _ in range(4)]
+    require(found == [[busy], [ids[2]], [ids[3]], []], f"{found} were taken")
 
 
 # ---- verdicts -------------------------------------------------------------------------------
@@ -426,6 +462,23 @@ async def _told_of_others(case: Case) -> None:
                     nursery.start_soon(case.store.wait)
                     nursery.start_soon(cause)
             require(len(await case.take(owner)) == 1, "there was nothing to take")
+
+
+@law("who waits is told when a suspect is settled that kept another one from its worker")
+async def _told_of_suspects(case: Case) -> None:
+    owner = await case.worker()
+    await case.store.order([case.new(), case.new()])
+    for _ in range(SUSPECT):
+        dies = await case.worker()
+        await case.take(dies)
+        await case.died(dies)
+    job = await case.one(owner)
+    require(await case.take(owner) == [], "the second one was taken beside the first")
+    with trio.fail_after(_SOON):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(case.store.wait)
+            nursery.start_soon(case.settle, job)
+    await case.one(owner)
 
 
 async def _paused_and_not(case: Case, store: JobStore) -> None:
