@@ -11,21 +11,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import trio
 
 from zerver.errors import (
-    ConnectionLost,
     DamagedJournal,
-    DatabaseDown,
-    DriverError,
     JournalError,
     JournalUnavailable,
     LeaseLost,
-    NotKeepable,
-    StatementError,
 )
 from zerver.journal import parking
 from zerver.journal.scribe import Doubtful, Scribe, lease_lost
@@ -45,6 +40,7 @@ from zerver.runtime.journal import (
     StoredRun,
     Which,
 )
+from zerver.sql.asking import Asker
 from zerver.sql.dialects import Dialect
 from zerver.sql.driver import Answer, Changed, Driver, Rows, Statement, at_once
 
@@ -55,9 +51,6 @@ _HEAD: Final = (
     "fence, status, zerver_plans.id, zerver_plans.plan, aside, reason, "
     "wakes, cut, seq"
 )
-
-#: Errors of values that no column can hold.
-_VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "PARAMETER", "Unicode", "Overflow", "22", "54")
 
 #: The claim of a run that its owner has taken anew; those of others are 16 random digits.
 _RETAKEN: Final = "anew"
@@ -88,7 +81,7 @@ class SqlJournal(Journal):
         self._dialect = dialect
         self._notation = notation
         self._place = place
-        self._patience = patience
+        self._asked = Asker(place, patience, Doubtful, self._damaged)
         self._wall_ns = wall_ns
         self._plans: set[str] = set()  # that are there for certain
         self._insert_page = _PAGE.format(share=dialect.share)
@@ -367,25 +360,6 @@ class SqlJournal(Journal):
 
     async def _write(self, statement: Statement) -> Changed:
         return await self._asked(lambda: self._driver.execute(statement))
-
-    async def _asked(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What the driver answers; its errors in the journal's words."""
-        with trio.move_on_after(self._patience):
-            try:
-                return await call()
-            except DatabaseDown as error:
-                raise JournalUnavailable(f"{self._place}: {error}", error.retry_after) from error
-            except ConnectionLost as error:
-                raise Doubtful(f"{self._place}: {error}") from error
-            except StatementError as error:
-                if error.passes:
-                    raise JournalUnavailable(f"{self._place}: {error}") from error
-                if error.code.startswith(_VALUES):
-                    raise NotKeepable(f"{self._place}: {error}") from error
-                raise self._damaged(str(error)) from error
-            except DriverError as error:
-                raise JournalUnavailable(f"{self._place}: {error}") from error
-        raise Doubtful(f"{self._place} has not answered for {self._patience:g} s")
 
     def _damaged(self, what: str) -> DamagedJournal:
         return DamagedJournal(

@@ -30,10 +30,14 @@ _VALUES: Final = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "TEXT", "PARAMETER", "Unic
 
 @attrs.frozen
 class Asker:
-    """Asks. place: how errors call the database. patience: seconds after which there is taken to be no answer."""
+    """Asks. place: how errors call the database. patience: seconds after which there is taken to be no answer. doubt:
+    of what nobody knows whether it was done. damage: of a database that is not what it was, by what is wrong with it.
+    """
 
     place: str
     patience: float = float("inf")
+    doubt: Callable[[str], JournalUnavailable] = JournalUnavailable
+    damage: Callable[[str], DamagedJournal] | None = None
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the call answers. Raises JournalUnavailable, NotKeepable and DamagedJournal."""
@@ -47,9 +51,12 @@ class Asker:
                     raise JournalUnavailable(f"{self.place}: {error}") from error
                 if error.code.startswith(_VALUES):
                     raise NotKeepable(f"{self.place}: {error}") from error
-                raise DamagedJournal(f"{self.place}: {error}") from error
+                raise self._damaged(str(error)) from error
             except ConnectionLost as error:
-                raise JournalUnavailable(f"{self.place}: nobody knows whether it was done: {error}") from error
+                raise self.doubt(f"{self.place}: nobody knows whether it was done: {error}") from error
             except DriverError as error:
                 raise JournalUnavailable(f"{self.place}: {error}") from error
-        raise JournalUnavailable(f"{self.place} has not answered for {self.patience:g} s")
+        raise self.doubt(f"{self.place} has not answered for {self.patience:g} s")
+
+    def _damaged(self, what: str) -> DamagedJournal:
+        return DamagedJournal(f"{self.place}: {what}") if self.damage is None else self.damage(what)
