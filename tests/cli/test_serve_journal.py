@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import trio
 from cryptography.fernet import Fernet
 
 from tests.cli.commands import Server, serving, zerver
+from tests.cli.working import children
 
 #: Charges, and then waits for a file before it ships; each of the two is a line in a file of its own.
 SHOP = """
@@ -69,11 +69,7 @@ def whole_lines(path: Path) -> list[str]:
 
 def workers_of(pid: int) -> list[bytes]:
     """The command lines of its children."""
-    return [
-        Path(f"/proc/{child}/cmdline").read_bytes()
-        for child in os.listdir("/proc")
-        if child.isdigit() and f"\nPPid:\t{pid}\n" in Path(f"/proc/{child}/status").read_text()
-    ]
+    return [Path(f"/proc/{child}/cmdline").read_bytes() for child in children(pid)]
 
 
 async def wait_for(path: Path) -> list[str]:
