@@ -331,9 +331,8 @@ class Interpreter:
                 refused = _held_back(state, kind, breaker)
                 return _final(run, call, number, refused, flight) if last else refused
         judged: Success[Any] | Judgement | None = None
-        unbounded = way.policy.timeout is None and call.until_ns is None
         try:
-            with _UNBOUNDED if unbounded else _bounds(run, call, way, began, rollback):
+            with _bounds(run, call, way, began, rollback):
                 try:
                     if flight is None:
                         judged = Success(await way.bound.invoke(call, number, run.info))
