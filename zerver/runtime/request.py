@@ -100,7 +100,7 @@ async def drive(
     command: Command = _WAIT
     try:
         with run.scope as scope:
-            command = await _begin(turns, run, begun.given, takes) if isinstance(begun, Unbegun) else begun
+            command = await _start_late(turns, run, begun.given, takes) if isinstance(begun, Unbegun) else begun
             command = await _forward(worker, turns, run, command)
         if scope.cancelled_caught:
             command = _interrupt(run, _reason(run))
@@ -192,7 +192,7 @@ def _unread(run: Run, bad: Exception) -> t.Ending:
     return ending
 
 
-async def _begin(turns: Turns, run: Run, given: Values | Awaitable[Values], takes: Sequence[Any]) -> Command:
+async def _start_late(turns: Turns, run: Run, given: Values | Awaitable[Values], takes: Sequence[Any]) -> Command:
     """Read what has to be waited for, and start when it is the run's turn."""
     if isinstance(given, (list, tuple)):
         values = given
