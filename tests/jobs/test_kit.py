@@ -277,13 +277,18 @@ class AsksAgain(MemoryJobs):
         return await super().due(name, spec, first_unix_ns)
 
 
+async def _at_work() -> None:
+    """Turns enough that whoever cancels finds the call here, in whatever order Trio wakes the two."""
+    for _ in range(12):
+        await trio.lowlevel.checkpoint()
+
+
 class Stubborn(MemoryJobs):
     """Orders what was cancelled."""
 
     async def order(self, orders: Sequence[Order]) -> list[str]:
         try:
-            for _ in range(3):  # so that whoever cancels it finds it at work
-                await trio.lowlevel.checkpoint()
+            await _at_work()
             return await super().order(orders)
         except trio.Cancelled:
             self.disk.order(orders)
@@ -293,14 +298,14 @@ class Stubborn(MemoryJobs):
 class TakesWhenCancelled(MemoryJobs):
     async def take(self, owner: str, rules: Sequence[QueueRule], count: int) -> list[Job]:
         jobs = await super().take(owner, rules, count)
-        await trio.lowlevel.checkpoint()
+        await _at_work()
         return jobs
 
 
 class SettlesWhenCancelled(MemoryJobs):
     async def settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
         held = await super().settle(verdicts)
-        await trio.lowlevel.checkpoint()
+        await _at_work()
         return held
 
 
