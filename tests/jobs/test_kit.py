@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.testing.at_work import at_work
 from zerver.errors import LeaseLost
 from zerver.jobs.disk import JobDisk, Row
 from zerver.jobs.memory import MemoryJobs, open_memory_jobs
@@ -277,18 +278,12 @@ class AsksAgain(MemoryJobs):
         return await super().due(name, spec, first_unix_ns)
 
 
-async def _at_work() -> None:
-    """Turns enough that whoever cancels finds the call here, in whatever order Trio wakes the two."""
-    for _ in range(12):
-        await trio.lowlevel.checkpoint()
-
-
 class Stubborn(MemoryJobs):
     """Orders what was cancelled."""
 
     async def order(self, orders: Sequence[Order]) -> list[str]:
         try:
-            await _at_work()
+            await at_work()
             return await super().order(orders)
         except trio.Cancelled:
             self.disk.order(orders)
@@ -298,14 +293,14 @@ class Stubborn(MemoryJobs):
 class TakesWhenCancelled(MemoryJobs):
     async def take(self, owner: str, rules: Sequence[QueueRule], count: int) -> list[Job]:
         jobs = await super().take(owner, rules, count)
-        await _at_work()
+        await at_work()
         return jobs
 
 
 class SettlesWhenCancelled(MemoryJobs):
     async def settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
         held = await super().settle(verdicts)
-        await _at_work()
+        await at_work()
         return held
 
 

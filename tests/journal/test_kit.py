@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 
+from tests.testing.at_work import at_work
 from zerver.journal import Disk, open_memory_journal, open_sqlite_journal
 from zerver.journal.lines import Lines
 from zerver.journal.memory import MemoryJournal
@@ -192,7 +193,7 @@ class Generous(MemoryJournal):
 
     async def claim(self, owner: str, count: int) -> list[StoredRun]:
         found = [*self._disk.lapsed(owner, trio.current_time())][:count]
-        await trio.lowlevel.checkpoint()
+        await at_work()
         for run in found:
             run.owner, run.fence = owner, 2
         return [run.stored() for run in found]
@@ -203,7 +204,7 @@ class Leaky(MemoryJournal):
 
     async def claim(self, owner: str, count: int) -> list[StoredRun]:
         claimed = await super().claim(owner, count)
-        await trio.lowlevel.checkpoint()
+        await at_work()
         return claimed
 
 
@@ -328,7 +329,7 @@ class Late(MemoryJournal):
 class LeakyOne(MemoryJournal):
     async def claim_one(self, run_id: str, owner: str) -> StoredRun | None:
         claimed = await super().claim_one(run_id, owner)
-        await trio.lowlevel.checkpoint()
+        await at_work()
         return claimed
 
 
