@@ -11,7 +11,7 @@ known of it, and believed that. No program can know better; `by_key=`, which voi
 
     finished      every run that was begun has ended, and no code was at a loss with one
     money         what stands at the provider is what the run's end says: all of it, or nothing from behind its pivot
-    intent        no write reached the provider before its intent was on the disk
+    intent        no write, and no undoing of one, reached the provider before its intent was on the disk
     once          no write reached it any more after its outcome was
     in_reverse    what was undone was undone in reverse order, and once
     one_owner     nobody wrote a page of a run that was not theirs
@@ -149,9 +149,13 @@ def money(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
 
 def intent(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
     asked = {key: at for story in stories.values() for key, at in story.first((t.ASKED,)).items()}
+    for story in stories.values():
+        for number, (kind, _, entry, detail) in enumerate(story.timeline.records):
+            if kind == t.UNDO:
+                asked.setdefault(f"{entry.call.key}.{detail}", story.at.get(number, 0))
     known = {f"req_{order}" for order, made in played.orders.items() if made.flow.durability == "sync"}
     for called in played.world.provider.called:
-        is_known = called.verb == "charge" and called.key.partition(":")[0] in known
+        is_known = called.verb in ("charge", "refund", "void") and called.key.partition(":")[0] in known
         if is_known and not asked.get(called.key, called.at) < called.at:
             yield f"{called.key} was called at note {called.at}, and its intent written after it, or never"
 
@@ -193,6 +197,8 @@ def replays(played: Played, stories: Mapping[int, Story]) -> Iterator[str]:
             yield story.says(f"does not replay: {astray}")
             continue
         ending = found.machine.ending
+        if story.status and story.is_known and ending is None:
+            yield story.says("has ended, and its records have not")
         if story.status and ending is not None and story.status not in (ending.status, UNRESOLVED):
             yield story.says(f"replays to {ending.status}")
 

@@ -285,6 +285,12 @@ async def perhaps(paid: Paid) -> None:
 
 
 @step
+async def look_again(paid: Paid) -> None:
+    assert paid
+    await rate()
+
+
+@step
 def no_more() -> Fail:
     return Fail.conflict("stock")
 
@@ -295,6 +301,7 @@ def is_dear(rate: Rate) -> bool:
 
 FLOWS: dict[str, list[Stage]] = {
     "one after the other": [look, pay, pay_more, tell],
+    "a read in between": [look, pay, look_again, pay_more, tell],
     "sold out": [look, pay, too_much],
     "sold out, which is no matter": [look, pay, perhaps],
     "all": [all_of_it],
@@ -302,6 +309,7 @@ FLOWS: dict[str, list[Stage]] = {
     "quorum": [most_of_it],
     "hedge": [hedged],
     "at once": [look, parallel(left, right)],
+    "undone behind a read": [look, pay, look_again, no_more],
     "undone": [look, parallel(left, right), no_more],
     "joins undone": [all_of_it, hedged, no_more],
     "a race undone": [race_for_it, no_more],

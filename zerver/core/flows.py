@@ -51,8 +51,9 @@ class Flow(Block):
     the header means nothing. The same request with the same key then gets the same answer, and is carried out once.
     idempotency_expires: seconds for which an answer is kept.
     durability: how far a run survives its process; anything but "off" needs a journal. "sync": the intent of each write
-    is on the disk before it starts, and its outcome before the next step; nothing that was answered is lost, and
-    nothing is done twice unknown. "async": the same records, written behind; the last moments before a crash are lost.
+    is on the disk before it starts, and its outcome before the next one starts, or the answer leaves; nothing that was
+    answered is lost, and nothing is done twice unknown. "async": the same records, written behind; the last moments
+    before a crash are lost.
     on_crash: what becomes of a "sync" run whose process has died. on_upgrade: what becomes of one that began with
     another version of this flow, which the app does not know any more (see `App(older=…)`): "resume" leads this one
     along its records and goes on if they agree; "compensate" undoes what it did.

@@ -1,8 +1,13 @@
 """Books: one run's own part of the journal. A durable run's effects go through its book to the interpreter.
 
-Law: a write is started only when its intent is on the disk, with all that led to it; its outcome is there before any
-step hears of it; the run's end is there before its answer leaves. Then whatever a crash takes away can be known again,
-asked about, or is said to be in doubt. Reads need no line of their own: the next write's brings them along.
+Law: whatever of a run can be seen from outside is on the disk first. A write is started only when its intent is there,
+with all that led to it, what came of earlier writes included; a read only when what came of these is there; so does a
+run end, park or undo. Then whatever a crash takes away can be known again, asked about, or is said to be in doubt.
+
+What came of a write goes to the disk with the next of these, so that a run of n writes waits n + 1 times. Until then
+a crash leaves the write in doubt, as one in the midst of it does. Pure steps alone may lie in between, which nobody can
+see: what a run knows that waits for anything else (a turn, a thread, another of its lines) the clerk brings to the disk
+meanwhile. Reads need no line of their own: they leave nothing behind, and are asked again after a crash.
 
     Book      durability "sync": waits for the disk at each of these places
     Draft     durability "async": nobody waits; the clerk writes behind what has happened
@@ -18,9 +23,8 @@ A run that has asked for no write has nothing to lose, and is not in the journal
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
-import attrs
 import trio
 
 from zerver.core import timeline as t
@@ -39,35 +43,23 @@ from zerver.errors import (
     NotKeepable,
     OutcomeUnknown,
 )
+from zerver.runtime.bounds import Loan
 from zerver.runtime.crash import crash_point
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.joins import perform_join
-from zerver.runtime.journal import UNRESOLVED, Entry, Journal, Opening, Page, Pen, RunHead, StoredRun
 from zerver.runtime.live import AWAY, LOST, Flight, Run
-from zerver.runtime.parking import parking
-from zerver.runtime.recovery import Known, doubt, rebased
+from zerver.runtime.recovery import Known, doubt
+from zerver.runtime.sheets import Office, Sheets
 
 #: Seconds that a run waits for the journal: a client hears within one that it cannot be served.
 PATIENCE: Final = 0.8
 
 
-class Office(Protocol):
-    """What a book needs of the clerk whose it is. owner: who has the lease."""
+class Bookkeeper(Office, Protocol):
+    """What a book needs of the clerk whose it is."""
 
-    journal: Journal
-    owner: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether the lease lasts for a while: so long as it takes a write to arrive."""
-        ...
-
-    async def renew(self) -> None:
-        """Say that this worker lives. Raises JournalUnavailable."""
-        ...
-
-    def to_unix(self, at: int) -> int:
-        """Wall time (ns) of a time on the runtime's clock."""
+    def bring(self, book: Book) -> None:
+        """What came of a write is known: have it brought to the disk, unless its run goes there at once."""
         ...
 
     def write_behind(self, draft: Draft) -> None:
@@ -87,138 +79,6 @@ class Office(Protocol):
         ...
 
 
-class Sheets:
-    """What of a run is in the journal, and what is not yet. shift: by how much (ns) the times of a run that was begun
-    by another process are later here than they stand in its lines.
-    """
-
-    def __init__(self, office: Office, run: Run, plan: Plan, stored: StoredRun | None = None, shift: int = 0) -> None:
-        self.office = office
-        self.run = run
-        self.fence = 1 if stored is None else stored.fence
-        self.shift = shift
-        self.begun = stored is not None  # whether the journal has its head
-        self.ended = False  # whether its last page has been made
-        self.is_down = False  # whether the page has been made that puts it down
-        self.resumes = stored is not None and stored.wakes_unix_ns is not None  # whether the next page takes it up
-        self.plan = plan
-        self._unsent: Entry | None = None  # written, and not acknowledged: the very same is sent again
-        self._pen: Pen | None = None
-        self._count = 0  # of records that have lines
-        self._turn = trio.Lock()  # members of a join come at once, and one entry follows another
-        if stored is not None:
-            self._pen = office.journal.notation.pen(run.timeline, self.plan, stored)
-            self._count = min(self._pen.count, len(run.records))
-
-    async def deliver(self, status: str = "", park: Park | None = None) -> None:
-        """Have all that has happened so far on the disk. status: of a run that has ended. park: of one that is put down
-        with this. Raises JournalError.
-        """
-        journal = self.office.journal
-        async with self._turn:
-            while (entry := self._unsent or self.next(status, park)) is not None:
-                what = _site(entry)
-                self._unsent = entry
-                crash_point(f"{what}.before")
-                try:
-                    await journal.write(entry)
-                except BaseException as error:
-                    if isinstance(entry, Opening):  # the journal takes it back: the run has not begun
-                        self._pen, self._count, self.begun, self._unsent = None, 0, False, None
-                    elif entry.parked is not None and not isinstance(error, JournalError):
-                        # Cut, so it has not been written: what is undone next must not be put down by it first.
-                        self._unsent, self.is_down = attrs.evolve(entry, parked=None), False
-                    raise
-                crash_point(f"{what}.after")
-                self._unsent = None
-
-    async def make_sure(self) -> None:
-        """See that the run is this worker's still, and for a while: an answer that took its time, or renewals that
-        failed, may have cost the lease, and what is sent then nobody expects. Raises JournalError.
-        """
-        if self.begun and self._pen is not None and not self.office.holds:
-            await self.office.renew()
-            await self.office.journal.write(Page(self.run.run_id, self.fence, self._pen.count, ()))
-
-    async def retake(self) -> StoredRun | None:
-        """The run anew, with all that was to be in the journal when it stopped where it was; None when it is another
-        worker's, or over. Raises JournalError.
-
-        The page that got no answer may be there or not, that which puts the run down included: nobody has been told
-        where it would go on, so it does not wait for anything.
-        """
-        run_id, office, unsent = self.run.run_id, self.office, self._unsent
-        stored = await office.journal.retake(run_id, office.owner, self.fence)
-        if stored is None or unsent is None or not unsent.lines:
-            return stored
-        await office.journal.write(Page(run_id, stored.fence, _first(unsent), unsent.lines))
-        return await office.journal.read(run_id)
-
-    def next(self, status: str = "", park: Park | None = None) -> Entry | None:
-        """The next entry; None when all is written. Raises NotKeepable, but not for the last one: that is without the
-        lines then.
-        """
-        run = self.run
-        fresh = run.records[self._count :]
-        puts_down = park is not None and not self.is_down
-        if self.ended or not (fresh or status or puts_down):
-            return None
-        if self._pen is None:
-            self._pen = self.office.journal.notation.pen(run.timeline, self.plan)
-        pen, first = self._pen, self._pen.count
-        lines: list[bytes] = []
-        try:
-            lines = pen.lines(rebased(fresh, -self.shift) if self.shift else fresh)
-        except NotKeepable:
-            if not status or not self.begun:
-                raise
-        self._count += len(fresh)
-        if not self.begun:
-            self.begun = True
-            return Opening(self._head(), pen.plan_id, pen.plan, lines)
-        self.ended = bool(status)
-        parked = parking(run.records, park, run.clock()) if park is not None and puts_down else None
-        self.is_down, resumes, self.resumes = self.is_down or puts_down, self.resumes, False
-        return Page(run.run_id, self.fence, first, lines, status, parked, resumes)
-
-    @property
-    def status(self) -> str:
-        """What the last page says of the run; "" while it has not ended."""
-        machine = self.run.machine
-        if machine.unresolved:
-            return UNRESOLVED
-        return machine.ending.status if machine.finished and machine.ending is not None else ""
-
-    def _head(self) -> RunHead:
-        run, timeline, office = self.run, self.run.timeline, self.office
-        deadline_ns = run.machine.deadline_ns
-        return RunHead(
-            run_id=run.run_id,
-            flow=timeline.flow,
-            version=timeline.version,
-            tenant=timeline.tenant,
-            priority=timeline.priority,
-            began_unix_ns=office.to_unix(run.records[0][1]),
-            owner=office.owner,
-            label=timeline.label,
-            parent=timeline.parent,
-            deadline_unix_ns=None if deadline_ns is None else office.to_unix(deadline_ns),
-            durability=run.flow.durability,
-        )
-
-
-def _first(entry: Entry) -> int:
-    """The number of its first line."""
-    return 0 if isinstance(entry, Opening) else entry.first
-
-
-def _site(entry: Entry) -> str:
-    """What the places are called at which a process can be made to die while it writes this."""
-    if isinstance(entry, Opening):
-        return "begin"
-    return "end" if entry.status else "write" if entry.parked is None else "park"
-
-
 class Draft:
     """A run of durability "async": before it writes, the clerk is told, and nobody waits.
 
@@ -227,7 +87,7 @@ class Draft:
     """
 
     def __init__(
-        self, office: Office, run: Run, plan: Plan, interpreter: Interpreter, sheets: Sheets | None = None
+        self, office: Bookkeeper, run: Run, plan: Plan, interpreter: Interpreter, sheets: Sheets | None = None
     ) -> None:
         """sheets: of a run that was put down, and is taken up."""
         self.run = run
@@ -290,8 +150,13 @@ class Book:
     """
 
     def __init__(
-        self, sheets: Sheets, interpreter: Interpreter, known: dict[tuple[str, str], Known] | None = None
+        self,
+        office: Bookkeeper,
+        sheets: Sheets,
+        interpreter: Interpreter,
+        known: dict[tuple[str, str], Known] | None = None,
     ) -> None:
+        self.office = office
         self.sheets = sheets
         self.interpreter = interpreter
         self.known = {} if known is None else known
@@ -299,6 +164,9 @@ class Book:
         self.hold_hedge = interpreter.hold_hedge
         self.resolve = interpreter.resolve
         self._away = False  # the journal has not answered: it is asked no more until the run has ended
+        self._noted = self._kept = (
+            0  # how often it was known what came of a write, and how many of these are on the disk
+        )
 
     # -- performing --
 
@@ -309,16 +177,21 @@ class Book:
         if isinstance(call.effect, Join):
             return self._join(run, call, call.effect)
         if call.effect.kind.access == "read":
-            return self.interpreter.fly(run, call, None)
+            return self.interpreter.fly(run, call, None) if self._kept == self._noted else self._read(run, call)
         return self._write(run, call) if known is None else self._take_up(run, call)
 
+    async def _read(self, run: Run, call: Call, numbers: Iterator[int] | None = None) -> Outcome[Any]:
+        """A read by a run whose last write is not on the disk."""
+        await self._keep(alone=call is run.alone)
+        return await self.interpreter.fly(run, call, None, None, numbers)
+
     async def _write(self, run: Run, call: Call) -> Outcome[Any]:
-        await self._keep()  # cut here, the write was not started
+        await self._keep(alone=call is run.alone)  # cut here, the write was not started
         crash_point("effect.send")
         outcome = await self.interpreter.perform(run, call)
         crash_point("effect.reply")
         if isinstance(outcome, Success | Unknown):
-            await self._keep()
+            await self._note()
         return outcome
 
     def fly(
@@ -326,7 +199,7 @@ class Book:
     ) -> Coroutine[Any, Any, Outcome[Any]]:
         """One attempt of a hedge."""
         if flight is None:
-            return self.interpreter.fly(run, call, None, None, numbers)
+            return self._read(run, call, numbers)
         return self._fly(run, call, flight, numbers)
 
     async def _fly(self, run: Run, call: Call, flight: Flight, numbers: Iterator[int]) -> Outcome[Any]:
@@ -347,8 +220,8 @@ class Book:
             run.records.append((t.SETTLED, run.clock(), one, outcome))
             return outcome
         outcome = await perform_join(self, run, call, asked)
-        if hedged and isinstance(outcome, Success | Unknown):  # the members of others have kept what came of them
-            await self._keep()
+        if hedged and isinstance(outcome, Success | Unknown):  # the members of others have noted what came of them
+            await self._note()
         return outcome
 
     async def _take_up(self, run: Run, call: Call) -> Outcome[Any]:
@@ -375,7 +248,7 @@ class Book:
             run.machine.committed(call, outcome.value)
         elif isinstance(outcome, Unknown):
             run.machine.doubted(call, outcome.error)
-        await self._keep()
+        await self._note()
         return outcome
 
     async def compensate(self, run: Run, call: Call) -> Outcome[Any]:
@@ -398,33 +271,73 @@ class Book:
 
     # -- writing --
 
-    async def _keep(self, park: Park | None = None) -> None:
-        """Have all that has happened so far on the disk. When that cannot be, the run is over, and this is cut."""
-        run = self.sheets.run
+    async def _note(self) -> None:
+        """What came of a write is known: it goes to the disk with what the run does next, or is brought there."""
+        self._noted += 1
         try:
-            return await self._deliver(park=park)
-        except LeaseLost:
-            run.stop(LOST)
+            self.sheets.note()
         except NotKeepable as error:
-            run.stop(Ending("defect", cause=error))
-        except JournalError as error:
-            begun = self.sheets.begun  # else nothing has been done
-            run.stop(AWAY if begun else Ending("cancelled", reason=f"it could not be written down: {error}"))
-        await trio.lowlevel.checkpoint()
-        raise InternalError(f"run {run.run_id} was stopped, and goes on")
+            await self._give_up(error)
+        self.office.bring(self)
 
-    async def _deliver(self, status: str = "", park: Park | None = None) -> None:
+    async def bring(self) -> None:
+        """Have on the disk what lies about, because the run waits for something else: a task of the clerk's."""
+        run = self.sheets.run
+        if run.is_left or not self.sheets.lies_about:
+            return
+        try:
+            await self._deliver()
+        except JournalError as error:
+            if run.machine.ending is None:  # else whoever undoes it, or closes this, finds out
+                self._stop(error)
+        except Exception:  # a defect: the run has it where it writes by itself, and the clerk has others to serve
+            return
+
+    async def _keep(self, park: Park | None = None, alone: bool = False) -> None:
+        """Have all that has happened so far on the disk. When that cannot be, the run is over, and this is cut. alone:
+        its own task waits for this, and for nothing else.
+        """
+        try:
+            await self._deliver(park=park, alone=alone)
+        except JournalError as error:
+            await self._give_up(error)
+
+    async def _give_up(self, error: JournalError) -> NoReturn:
+        self._stop(error)
+        await trio.lowlevel.checkpoint()
+        raise InternalError(f"run {self.sheets.run.run_id} was stopped, and goes on")
+
+    def _stop(self, error: JournalError) -> None:
+        """What has happened cannot be written down: the run is over."""
+        run = self.sheets.run
+        if isinstance(error, LeaseLost):
+            run.stop(LOST)
+        elif isinstance(error, NotKeepable):
+            run.stop(Ending("defect", cause=error))
+        elif self.sheets.begun:
+            run.stop(AWAY)
+        else:  # nothing has been done
+            run.stop(Ending("cancelled", reason=f"it could not be written down: {error}"))
+
+    async def _deliver(self, status: str = "", park: Park | None = None, alone: bool = False) -> None:
         if self._away:
             raise JournalUnavailable("the journal was away before")
+        run, ends, noted = self.sheets.run, trio.current_time() + PATIENCE, self._noted
+        lent = Loan(run, ends) if alone and ends < run.deadline else None
         try:
-            with trio.move_on_after(PATIENCE):
+            with lent or trio.CancelScope(deadline=ends):
                 await self.sheets.deliver(status, park)
+                self._kept = max(self._kept, noted)
                 if not status and park is None:
                     await self.sheets.make_sure()
-                return
+                if lent is None or not lent.is_used_up:  # a scope that is lets nothing more pass
+                    return
             raise JournalUnavailable(f"the journal has not answered within {PATIENCE:g}s")
         except JournalUnavailable:
             self._away = True
+            raise
+        except trio.Cancelled:  # what came of other lines, and would have gone with this, is not to lie about
+            self.office.bring(self)
             raise
 
     async def close(self) -> bool:
@@ -433,7 +346,7 @@ class Book:
         if not sheets.begun or sheets.run.cut is LOST:
             return True
         if sheets.run.cut is AWAY:
-            sheets.office.leave(sheets)
+            self.office.leave(sheets)
             return False
         with trio.CancelScope(shield=True):
             try:
@@ -442,7 +355,7 @@ class Book:
                 sheets.run.cut = LOST
                 return True
             except JournalError:
-                sheets.office.owe(sheets)
+                self.office.owe(sheets)
                 return False
         return True
 

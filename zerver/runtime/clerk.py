@@ -17,12 +17,13 @@ import trio
 from zerver.core.flows import Flow
 from zerver.core.plan import Plan
 from zerver.errors import DefinitionError, InternalError, JournalError, JournalUnavailable, NotKeepable
-from zerver.runtime.book import PATIENCE, Book, Draft, Sheets
+from zerver.runtime.book import PATIENCE, Book, Draft
 from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.journal import Journal
 from zerver.runtime.live import Run
+from zerver.runtime.sheets import Sheets
 
 #: Seconds that the records of "async" runs may gather before they are handed to the journal. A run is handed over when
 #: it has been there for once or twice as long: most are over by then, and cost nothing. PostgreSQL, for one, may lose
@@ -50,10 +51,17 @@ class Clerk:
         self._owed: dict[Sheets, None] = {}
         self.left: dict[Sheets, None] = {}  # of runs that have stopped where they were, and are to be undone
         self._called = trio.Event()
+        self._known: list[Book] = []  # of runs that have heard of a write
+        self._heard = trio.Event()
 
     def to_unix(self, at: int) -> int:
         """Wall time (ns) of a time on the runtime's clock."""
         return at + self._unix
+
+    def bring(self, book: Book) -> None:
+        """What came of a write is known: have it brought to the disk, unless its run goes there at once."""
+        self._known.append(book)
+        self._heard.set()
 
     def write_behind(self, draft: Draft) -> None:
         """Write soon what the run has done, until it has ended."""
@@ -96,6 +104,17 @@ class Clerk:
                     await self._pay()
                 except JournalUnavailable:
                     continue
+
+    async def bring_what_is_known(self, nursery: trio.Nursery) -> None:
+        """Bring to the disk what came of writes whose runs wait for something else by now. A run that goes straight on,
+        to its next write or its end, has handed it over before this task comes to look.
+        """
+        while True:
+            await self._heard.wait()
+            known, self._known, self._heard = self._known, [], trio.Event()
+            for book in known:
+                if book.sheets.lies_about:
+                    nursery.start_soon(book.bring)
 
     async def keep_drafts(self) -> None:
         """Hand over what has gathered."""
@@ -158,6 +177,7 @@ async def open_clerk(journal: Journal, owner: str, lease: float, clock: Callable
     async with open_body_nursery() as nursery:
         nursery.start_soon(clerk.keep_lease)
         nursery.start_soon(clerk.keep_drafts)
+        nursery.start_soon(clerk.bring_what_is_known, nursery)
         try:
             yield clerk
         finally:
@@ -171,7 +191,7 @@ def open_book(clerk: Clerk | None, run: Run, plan: Plan, interpreter: Interprete
     if clerk is None:
         raise InternalError(f"flow {run.flow.name!r} is durable, and was begun without a journal")
     if run.flow.durability == "sync":
-        return Book(Sheets(clerk, run, plan), interpreter)
+        return Book(clerk, Sheets(clerk, run, plan), interpreter)
     return Draft(clerk, run, plan, interpreter)
 
 

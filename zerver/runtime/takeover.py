@@ -34,7 +34,7 @@ from zerver.core.turns import PACES
 from zerver.errors import JournalError, JournalUnavailable, LeaseLost
 from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.alarm import stored_alarm
-from zerver.runtime.book import Book, Draft, Sheets
+from zerver.runtime.book import Book, Draft
 from zerver.runtime.cases import Cases
 from zerver.runtime.clerk import Clerk
 from zerver.runtime.crash import crash_point
@@ -46,6 +46,7 @@ from zerver.runtime.live import AWAY, Run
 from zerver.runtime.parking import letters, still_down
 from zerver.runtime.recovery import CRASHED, Astray, Recovered, rebased, recover
 from zerver.runtime.result import Result
+from zerver.runtime.sheets import Sheets
 from zerver.runtime.telling import Telling
 from zerver.runtime.versions import Found, Versions, code_of
 from zerver.runtime.wakes import Wakes
@@ -196,18 +197,18 @@ class Successor:
         is_taken_up = was_put_down and (ending is None or stored.cut is not None)
         found, ending = lead(timeline, code, self.reader, ending, crashed=not was_put_down)
         machine = found.machine
-        machine.clock = clerk.clock
+        machine.clock, machine.pace = clerk.clock, PACES[ticket.priority][0]
         live = attrs.evolve(timeline, records=machine.records, priority=ticket.priority, secret=plan.secret)
         park = found.command if isinstance(found.command, Park) else None
         left = None if machine.deadline_ns is None or park else (machine.deadline_ns - clerk.clock()) / 1e9
         ends = float("inf") if left is None else trio.current_time() + left
-        run = Run(flow, machine, live, host.admission, ticket, ticket.priority, PACES[ticket.priority][0], ends)
+        run = Run(flow, machine, live, host.admission, ticket, ticket.priority, ends)
         if machine.ending is None:
             run.cut = ending
         if park is not None:
             run.found = letters(machine.records, park, stored, clerk.journal.notation)
         sheets = Sheets(clerk, run, plan, stored, shift)
-        book: Book | Draft = Book(sheets, host.interpreter, found.known)
+        book: Book | Draft = Book(clerk, sheets, host.interpreter, found.known)
         if head.durability != "sync":
             book = Draft(clerk, run, plan, host.interpreter, sheets)
         if machine.finished:  # it had ended, and was reopened
