@@ -24,7 +24,7 @@ def test_nothing_is_taken_ahead_before_it_is_known_how_long_jobs_are() -> None:
     assert pace.ahead == 0
     for _ in range(60):
         pace.held(0.001)
-    assert pace.ahead == 128
+    assert pace.ahead == 512
     pace.held(10.0)
     assert pace.ahead == 0
 
@@ -40,7 +40,7 @@ def test_ahead_is_taken_what_the_seats_can_soon_begin() -> None:
     assert pace.ahead <= 1  # one that was short says little
     for _ in range(100):
         pace.held(0.0)
-    assert pace.ahead == 128
+    assert pace.ahead == 512
 
 
 def test_of_limited_queues_nothing_is_taken_ahead() -> None:

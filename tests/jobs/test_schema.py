@@ -8,11 +8,12 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 from zerver.errors import DamagedJournal
 from zerver.jobs.places import open_jobs_of
 from zerver.jobs.port import STATES, Order, QueueRule, Verdict, Wanted
-from zerver.jobs.schema import TABLES, make_tables
+from zerver.jobs.schema import TABLES, index_tenants, make_tables
 from zerver.jobs.sql import SqlJobs
 from zerver.sql import open_postgres, open_sqlite
 from zerver.sql.dialects import dialect_of
@@ -86,6 +87,30 @@ async def test_the_first_version_is_brought_up_to_date(
             (waited,) = await store.take("worker", RULES, 10)
             assert (waited.job_id, waited.body) == ("waiting", "7")
             assert await store.order([Order("new", "flow"), Order("done", "flow")]) == ["new", "done"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_tenants_have_an_index_from_when_they_are_bounded(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    async with opened(kind, tmp_path, request) as driver, open_jobs_of(driver) as store:
+        dialect = await dialect_of(driver)
+        index = Statement(dialect.index, ("zerver_jobs_ready_of",))
+        await store.order([Order(f"{tenant}{number}", "flow", tenant=tenant) for tenant in "ab" for number in range(3)])
+        assert len(await store.take("worker", [QueueRule("default")], 1)) == 1
+        assert not (await driver.fetch(index)).rows
+        taken = await store.take("worker", [QueueRule("default", per_tenant=2)], 10)
+        assert sorted(job.tenant for job in taken) == ["a", "b", "b"]
+        assert (await driver.fetch(index)).rows
+        # Without it the same is taken, as an older worker does of newer tables.
+        await driver.transaction([Statement("drop index zerver_jobs_ready_of")])
+        assert await store.settle([(job.job_id, job.fence, Verdict("done")) for job in taken[:2]]) == [True, True]
+        again = await store.take("worker", [QueueRule("default", per_tenant=2)], 10)
+        assert [job.tenant for job in again] == ["a", "b"]
+        async with trio.open_nursery() as nursery:  # several make it at once
+            for _ in range(3):
+                nursery.start_soon(index_tenants, driver, dialect)
+        assert (await driver.fetch(index)).rows
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

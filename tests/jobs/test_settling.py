@@ -31,7 +31,7 @@ async def test_a_result_that_cannot_be_kept_is_the_end_of_its_job_alone(ends: bo
     settling = Settling(store, lambda _: False, gone.append)
     settling.ends = ends
     for job in await store.take("worker", [QueueRule("default")], 2):
-        settling.add(Seat(job, job.run_id, trio.current_time()), Verdict("done", result=job.job_id))
+        settling.add(Seat(job, trio.current_time()), Verdict("done", result=job.job_id))
     with trio.move_on_after(60):
         await settling.run()
     jobs = [await store.find(name) for name in ("bad", "good")]
@@ -52,7 +52,7 @@ async def test_a_job_that_was_put_back_and_is_begun_elsewhere_is_left_alone(auto
     assert again.run_id == job.run_id
     await store.began(again.job_id, again.fence, again.run_id)
     settling = Settling(store, lambda _: True, gone.append)
-    settling.add(Seat(job, job.run_id, trio.current_time()), back)
+    settling.add(Seat(job, trio.current_time()), back)
     with trio.move_on_after(60):
         await settling.run()
     assert [seat.lost for seat in gone] == [True]

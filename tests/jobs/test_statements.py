@@ -57,6 +57,7 @@ async def fill(store: SqlJobs) -> None:
     await store.order([Order(str(number), "flow", tenant=f"t{number % 7}") for number in range(JOBS)])
     await store.renew("worker", 600.0)
     jobs = await store.take("worker", [QueueRule("default")], JOBS)
+    await store.take("worker", RULES, 1)  # the index of those who bound tenants is there from then on
     done = Verdict("done", result="1")
     await store.settle([(job.job_id, job.fence, done) for job in jobs[: JOBS - 20]])
     await store.order([Order(f"new {number}", "flow", unique=f"u{number}") for number in range(20)])

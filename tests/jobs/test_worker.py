@@ -357,7 +357,7 @@ class Flaky(MemoryJobs):
     away = False
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("take", "settle", "renew", "began", "wait", "rescue", "order", "find") and Flaky.away:
+        if name in ("take", "settle", "renew", "began", "wait", "rescue", "order", "find", "search") and Flaky.away:
 
             async def raising(*args: object) -> None:
                 await trio.lowlevel.checkpoint()

@@ -11,13 +11,14 @@ from typing import Final
 import attrs
 
 from zerver.core.priorities import PRIORITIES, Priority
+from zerver.core.values import value
 from zerver.errors import DefinitionError
 
 #: Numbers that a store keeps are below this: 64 bits, as every database has them.
 _MOST: Final = 2**63
 
 
-@attrs.frozen
+@value
 class Order:
     """What is asked for. job_id: made by whoever orders, so that ordering twice is ordering once.
 

@@ -6,12 +6,11 @@ becomes a verdict, with the time, the chance and the words that a store wants.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
 
 import attrs
-import trio
 
 from zerver.core.codec import decode_json, encode_json, to_builtins
 from zerver.core.flows import Flow
@@ -41,12 +40,12 @@ class End:
     drained: bool = False
 
 
-def inputs_of(plan: Plan, job: Job, has_ticket: Callable[[], None]) -> tuple[Callable[[], Awaitable[Any]], list[Any]]:
+def inputs_of(plan: Plan, job: Job, has_ticket: Callable[[], None]) -> tuple[Callable[[], list[Any]], list[Any]]:
     """What its run reads: the parts, as a reader that is called when it has a ticket, and the slots that it takes.
 
     A body that does not fit is the run's failure, with a timeline, and so the reader's to raise.
     """
-    parts: Sequence[Any] = ()
+    parts: list[Any] = []
     takes: list[Any] = [None] * len(plan.takes)
     wrong: InvalidData | None = None
     try:
@@ -54,9 +53,8 @@ def inputs_of(plan: Plan, job: Job, has_ticket: Callable[[], None]) -> tuple[Cal
     except InvalidData as error:
         wrong = error
 
-    async def read() -> Sequence[Any]:
+    def read() -> list[Any]:
         has_ticket()
-        await trio.lowlevel.checkpoint()
         if wrong is not None:
             raise wrong
         return parts

@@ -127,7 +127,7 @@ _STORE: Any = JobStore  # a protocol is a type to those who annotate with it, an
 @asynccontextmanager
 async def _open_in_app(driver: Driver, enqueueing: Enqueueing) -> AsyncGenerator[JobStore, None]:
     async with open_jobs_of(driver) as store:
-        enqueueing.keep(store.dialect, store.waking.wake)
+        enqueueing.keep(store.dialect, store.waking.ordered)
         yield store
 
 

@@ -18,7 +18,7 @@ AHEAD_SECONDS: Final = 0.05
 PATIENCE: Final = 1.0
 
 #: How many are taken ahead at most, for each seat.
-_MOST: Final = 8
+_MOST: Final = 32
 
 #: What the last job counts for.
 _SHARE: Final = 0.2

@@ -69,6 +69,7 @@ async def open_jobs_of(
         nursery.start_soon(store.ordering.run)
         nursery.start_soon(store.settling.run)
         nursery.start_soon(store.waking.listen)
+        nursery.start_soon(store.waking.tell)
         try:
             yield store
         finally:

@@ -29,6 +29,7 @@ import attrs
 
 from zerver.core.orders import Order as Order
 from zerver.core.priorities import Priority
+from zerver.core.values import value
 
 JobState: TypeAlias = Literal["waiting", "scheduled", "available", "running", "parked", "done", "dead", "cancelled"]
 STATES: Final[tuple[JobState, ...]] = get_args(JobState)
@@ -120,7 +121,7 @@ class ScheduleState:
     due_unix_ns: int
 
 
-@attrs.frozen
+@value
 class Verdict:
     """What an attempt came to, and so what becomes of its job.
 

@@ -56,20 +56,36 @@ class WorkerStatistics:
 
 @attrs.define(eq=False)
 class Seat:
-    """A job that was taken. taken: when, by Trio's clock. scope: around what comes before its run. leave_queue: while
-    it waits for a ticket, what ends that. runs: it has a place among those that run at once. over: its run has ended,
-    or is not to be, and the store is told. drained: it is ended because the worker is. lost: it is another worker's by
-    now, or of another seat. gone: set when nothing of it is under way any more.
+    """A job that was taken. taken: when, by Trio's clock. older: the seat that this worker gave it before, if that one
+    may still be about it. scope: around what is asked before its run. leave_queue: while it waits for a ticket, what
+    ends that. runs: it has a place among those that run at once. over: its run has ended, or is not to be, and the
+    store is told. cut: its run is not to be begun. drained: it is ended because the worker is. lost: it is another
+    worker's by now, or of another seat. gone: nothing of it is under way any more; on_gone: while somebody waits for
+    that.
     """
 
     job: Job
-    run_id: str
     taken: float
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    older: Seat | None = None
     began: float = 0.0
+    scope: trio.CancelScope | None = None
     leave_queue: Callable[[], None] | None = None
     runs: bool = False
     over: bool = False
+    cut: bool = False
     drained: bool = False
     lost: bool = False
-    gone: trio.Event = attrs.field(factory=trio.Event)
+    gone: bool = False
+    on_gone: trio.Event | None = None
+
+    async def wait_gone(self) -> None:
+        """Wait until nothing of it is under way any more."""
+        while not self.gone:
+            self.on_gone = self.on_gone or trio.Event()
+            await self.on_gone.wait()
+
+    def go(self) -> None:
+        """Nothing of it is under way any more."""
+        self.gone = True
+        if self.on_gone is not None:
+            self.on_gone.set()

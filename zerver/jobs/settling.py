@@ -2,7 +2,8 @@
 
 Law: each verdict is told until the store has taken it, or it is another worker's job; but a worker that ends tells it
 once more and leaves it to be rescued. What ends while the store is told goes together, the next time: one task tells
-for all, so a job costs no task of its own that waits for the disk.
+for all, so a job costs no task of its own that waits for the disk. A verdict waits for others for a moment at most, and
+only while jobs are so short that some are taken ahead.
 """
 
 from __future__ import annotations
@@ -26,26 +27,42 @@ _A_WHILE: Final = 1.0
 #: Verdicts that the store is told at once.
 _MOST: Final = 500
 
+#: Verdicts that are told without waiting for more; and seconds for which that is waited for.
+_ENOUGH: Final = 100
+_GATHERING: Final = 0.003
+
 #: How much of an error is kept with a job whose result cannot be.
 _MOST_SAID: Final = 500
 
 
 class Settling:
-    """is_durable: whether the journal knows of a job's run too. leave: called when nothing is to be done for a seat."""
+    """is_durable: whether the journal knows of a job's run too. leave: called when nothing is to be done for a seat.
+    more_soon: whether more jobs will end within a moment.
+    """
 
-    def __init__(self, store: JobStore, is_durable: Callable[[Job], bool], leave: Callable[[Seat], None]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        is_durable: Callable[[Job], bool],
+        leave: Callable[[Seat], None],
+        more_soon: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.came: Counter[str] = Counter()  # how often each kind of verdict was the worker's to say
         self.ends = False  # whether the worker does
         self._store = store
         self._is_durable = is_durable
         self._leave = leave
+        self._more_soon = more_soon
         self._verdicts: deque[tuple[Seat, Verdict]] = deque()
         self._more = trio.Event()
+        self._enough = trio.Event()
 
     def add(self, seat: Seat, verdict: Verdict) -> None:
         """The store is to be told."""
         self._verdicts.append((seat, verdict))
         self._more.set()
+        if len(self._verdicts) >= _ENOUGH:
+            self._enough.set()
 
     async def run(self) -> None:
         """Tell it, until cancelled."""
@@ -53,10 +70,18 @@ class Settling:
             await self._more.wait()
             self._more = trio.Event()
             while self._verdicts:
+                await self._gather()
                 told = [self._verdicts.popleft() for _ in range(min(len(self._verdicts), _MOST))]
                 await self._settle(told)
                 for seat, _ in told:
                     self._leave(seat)
+
+    async def _gather(self) -> None:
+        """Let more come, if they will at once: to tell of one takes the store as long as several short jobs take."""
+        if len(self._verdicts) < _ENOUGH and self._more_soon() and not self.ends:
+            self._enough = trio.Event()
+            with trio.move_on_after(_GATHERING):
+                await self._enough.wait()
 
     async def _settle(self, told: list[tuple[Seat, Verdict]]) -> None:
         while left := deque((seat, verdict) for seat, verdict in told if not seat.lost):
@@ -86,7 +111,7 @@ class Settling:
             seat, verdict = left[0]
             # An end that the journal has too is true, whoever has the job by now; one that was put back has none.
             if not theirs and verdict.ran and self._is_durable(seat.job):
-                theirs = await self._store.unpark(seat.run_id, verdict)
+                theirs = await self._store.unpark(seat.job.run_id, verdict)
             seat.lost = not theirs
             self.came[_counted(verdict)] += theirs
             left.popleft()

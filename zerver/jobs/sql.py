@@ -31,6 +31,7 @@ from zerver.jobs.port import (
     Wanted,
 )
 from zerver.jobs.reasons import Circumstances, reason
+from zerver.jobs.schema import index_tenants
 from zerver.jobs.waking import Waking
 from zerver.sql.asking import Asker
 from zerver.sql.dialects import Dialect
@@ -116,7 +117,7 @@ class SqlJobs(JobStore):
         inserts = [inserting([orders[number] for number in part], self.dialect, new=new) for part in parts]
         statements = [*(one for insert in inserts for one in insert), *told(self.dialect)]
         answers = iter(await self._ask(lambda: self._put(statements, new=new)))
-        self.waking.wake()
+        self.waking.ordered()
         return [
             (part, [_count(next(answers)) for _ in insert][-1]) for part, insert in zip(parts, inserts, strict=True)
         ]
@@ -156,6 +157,8 @@ class SqlJobs(JobStore):
             return []
         changed = [rule for rule in rules if self._kept.get(rule.name, QueueRule(rule.name)) != rule]
         if changed:
+            if any(rule.per_tenant is not None for rule in changed):
+                await self._ask(lambda: index_tenants(self.driver, self.dialect))
             await self._all(s.keep_rules(changed))
             self._kept.update((rule.name, rule) for rule in changed)
         *first, taken = await self._ask(lambda: self._write(s.take(self.dialect, owner, rules, count)))
@@ -316,7 +319,7 @@ class SqlJobs(JobStore):
         except _Moved:
             return False
         self._counts["ordered"] += len(orders)
-        self.waking.wake()
+        self.waking.ordered()
         return True
 
     async def schedules(self) -> list[ScheduleState]:

@@ -5,9 +5,9 @@ there is a seat for it, and taken when there is or will be one at once (`Pace`);
 admission as any run does, and one that is refused there is put back as it was. Whatever ends the worker, its runs end
 first: cut, undone, and put back uncounted.
 
-    take ─▶ begin ─▶ run ─▶ judge ─▶ settle         each job, in a task of its own
-    renew ─▶ look who was cancelled, or is lost     as long as it lives, several times per lease
-    rescue, reconcile, prune; schedules             for all workers: whoever comes first
+    take ─▶ begin ─▶ run ─▶ judge ─▶ settle         as many at once as there are seats, a task each
+    renew ─▶ look who was cancelled, or is lost     as long as it lives, several times per lease: `Living`
+    rescue, reconcile, prune; schedules             for all workers: whoever comes first: `Care`
 
 A run's id is made of the job's and the number of times that an attempt of it was settled: one whose worker has died is
 begun again with the same id, and so with the same keys; one that failed, and was rolled back, with another. Of a
@@ -16,7 +16,6 @@ durable flow's run the journal knows more: there it is carried on by whoever tak
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -29,11 +28,12 @@ from typing import Final
 import trio
 
 from zerver.core.app import App
-from zerver.core.jobs import RUN_PREFIX, JobRule, job_of_run
+from zerver.core.jobs import JobRule
 from zerver.core.priorities import RANK
 from zerver.errors import JournalError, JournalUnavailable, LeaseLost
 from zerver.jobs.attempt import SOON, End, end_in_journal, inputs_of, put_back, verdict_of
 from zerver.jobs.capability import desk_of
+from zerver.jobs.care import Care
 from zerver.jobs.cron import follow_schedule, schedules_of
 from zerver.jobs.living import Living
 from zerver.jobs.pace import PATIENCE as PLACE_PATIENCE
@@ -43,14 +43,12 @@ from zerver.jobs.seats import Seat
 from zerver.jobs.seats import WorkerSettings as WorkerSettings
 from zerver.jobs.seats import WorkerStatistics as WorkerStatistics
 from zerver.jobs.settling import PATIENCE, Settling
-from zerver.runtime import Result, Runtime
+from zerver.runtime import Runtime
+from zerver.runtime.executor import finished
 from zerver.runtime.groups import open_body_nursery, unwrapped
 from zerver.runtime.live import LOST
 
 _PLAIN: Final = WorkerSettings()
-
-#: How many times per lease it is renewed.
-RENEWALS: Final = 4
 
 #: Seconds after which a store that is away is asked again, if nobody says when.
 _A_WHILE: Final = 1.0
@@ -58,14 +56,14 @@ _A_WHILE: Final = 1.0
 #: Seconds after which a job is looked at again that this code has no flow for: another worker may have one.
 _STRANGE: Final = 60.0
 
-#: Seconds between two looks at what is old enough to be forgotten.
-_PRUNES: Final = 3600.0
-
 #: After a take whose answer was lost: the server may perform it a moment after the connection broke.
 _LOOKS: Final = 2
 
-#: Parked jobs that are looked at in one round.
-_PAGE: Final = 100
+#: Jobs that are taken at once: with more of them the first would wait long for the last.
+_TAKEN: Final = 256
+
+#: Jobs that are looked at in one go.
+_PAGE: Final = 500
 
 
 class Worker:
@@ -83,10 +81,11 @@ class Worker:
         self._rules = queue_rules(runtime.app, settings.queues)
         self._schedules = schedules_of(self._app)
         self._seats: set[Seat] = set()
+        self._newest: dict[str, Seat] = {}  # of each job
         self._ahead: deque[Seat] = deque()  # those that wait for a place among them that run at once
         self._running = 0
         self._filled = trio.Event()  # set when one waits for a place
-        self._settling = Settling(self.store, self._is_durable, self._leave)
+        self._settling = Settling(self.store, self._is_durable, self._leave, lambda: bool(self._ahead))
         self._nursery: trio.Nursery | None = None
         self._limited = any(rule.limit is not None or rule.per_tenant is not None for rule in self._rules)
         self._pace = Pace(settings.seats, allowed=not self._limited)
@@ -97,12 +96,11 @@ class Worker:
         self._taking = trio.CancelScope()
         self._freed = trio.Event()
         self._idle = trio.lowlevel.ParkingLot()
-        self._living = Living(settings.lease)
-        self._looked_until: int | None = None  # parked jobs before this one have not been looked at in this round
-        self._carried_send, self._carried = trio.open_memory_channel[Result](math.inf)
+        self._living = Living(self.store, self.owner, settings.lease, self._seats, self._end, self._let_go)
+        self._care = Care(runtime, settings, self._verdict)
 
     def statistics(self) -> WorkerStatistics:
-        came = self._came + self._settling.came
+        came = Counter(rescued=self._care.rescued) + self._came + self._settling.came
         return WorkerStatistics(
             self.owner,
             self.settings.seats,
@@ -133,17 +131,18 @@ class Worker:
 
     async def work(self) -> None:
         """Work until `drain` has been called and all has ended."""
-        with self.runtime.follow(RUN_PREFIX, self._carried_send.send_nowait):
+        with self._care.follow():
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._keep_lease)
-                nursery.start_soon(self._settle_carried)
+                nursery.start_soon(self._living.keep)
+                nursery.start_soon(self._care.settle_carried)
                 nursery.start_soon(self._settling.run)
                 nursery.start_soon(self._put_back_late)
                 with self._taking:
                     async with trio.open_nursery() as taking:
                         taking.start_soon(self._take)
-                        taking.start_soon(self._look_after)
+                        taking.start_soon(self._care.look_after)
+                        taking.start_soon(self._look_for_ours)
                         for name, rule in self._app.crons.items():
                             schedule, declared = self._schedules[name], self._app.declared
                             taking.start_soon(follow_schedule, self.store, declared, rule, schedule, self._now)
@@ -153,34 +152,47 @@ class Worker:
     async def _take(self) -> None:
         while True:
             self._freed = trio.Event()
-            free = self._free()
-            if not free:
+            count = min(self._free(), _TAKEN)
+            if not count:
                 await self._freed.wait()
                 continue
             try:
                 async with self._asking:
-                    jobs = await self.store.take(self.owner, self._rules, free)
+                    jobs = await self.store.take(self.owner, self._rules, count)
                     self._seat(jobs)
             except JournalUnavailable as error:
                 self._doubts = _LOOKS
                 await trio.sleep(error.retry_after or _A_WHILE)
                 continue
-            if len(jobs) < free and not (jobs and self._limited):
+            if len(jobs) < count and not (jobs and self._limited):
                 await self._wait_for_news()
 
     def _seat(self, jobs: Sequence[Job]) -> None:
         self._came["taken"] += len(jobs)
         now = trio.current_time()
         for job in jobs:
-            seat = Seat(job, job.run_id, now)
+            # There is an older one if this worker stood still, and took its own job from itself.
+            seat = Seat(job, now, self._newest.get(job.job_id))
             self._seats.add(seat)
+            self._newest[job.job_id] = seat
             self._ahead.append(seat)
-        self._begin_next()
+        self._fill_places()
         self._filled.set()
 
+    async def _look_for_ours(self) -> None:
+        """Find jobs that are ours, and we do not know of: their take was performed, and its answer was lost."""
+        while True:
+            await trio.sleep(self.settings.lease / 2)
+            if self._doubts:
+                try:
+                    async with self._asking:
+                        await self._find_ours()
+                    self._doubts -= 1
+                except JournalError:
+                    pass
+
     async def _find_ours(self) -> None:
-        """Jobs that are ours, and we do not know of: their take was performed, and its answer was lost."""
-        known, last = {seat.job.job_id for seat in self._seats}, None
+        known, last = {*self._newest}, None
         while page := await self.store.search(Wanted(states=("running",)), _PAGE, last):
             last = page[-1].seq
             self._seat([job for job in page if job.owner == self.owner and job.job_id not in known])
@@ -216,13 +228,27 @@ class Worker:
 
     # -- one job --
 
-    def _begin_next(self) -> None:
+    def _fill_places(self) -> None:
         """Begin those that were taken, as far as there are places."""
         while self._ahead and self._running < self.settings.seats and self._nursery is not None:
-            seat = self._ahead.popleft()
-            seat.runs, seat.began = True, trio.current_time()
             self._running += 1
-            self._nursery.start_soon(self._work_on, seat)
+            self._nursery.start_soon(self._work_on_several, self._next())
+
+    def _next(self) -> Seat:
+        seat = self._ahead.popleft()
+        seat.runs, seat.began = True, trio.current_time()
+        return seat
+
+    async def _work_on_several(self, seat: Seat) -> None:
+        """Work on this one, and then, in its place, on others that wait for one: a task costs more than a short job."""
+        try:
+            await self._work_on(seat)
+            while self._ahead:
+                seat = self._next()
+                await trio.lowlevel.checkpoint()
+                await self._work_on(seat)
+        finally:
+            self._running -= 1
 
     async def _put_back_late(self) -> None:
         """Put back those that have waited for a place for too long."""
@@ -243,11 +269,9 @@ class Worker:
         self._settling.add(seat, put_back(self._now()))
 
     async def _work_on(self, seat: Seat) -> None:
-        verdict: Verdict | None = None
         try:
-            with seat.scope:
-                verdict = await self._begin(seat)
-            if verdict is None and not (seat.drained or seat.lost or seat.scope.cancel_called):
+            verdict = await self._begin(seat)
+            if verdict is None and not seat.cut:
                 verdict = await self._run(seat)
         except BaseException:
             self._over(seat)
@@ -262,34 +286,47 @@ class Worker:
         self._ended += 1
         if seat.runs:
             seat.runs = False
-            self._running -= 1
             self._pace.held(trio.current_time() - seat.began)
-            self._begin_next()
         self._freed.set()
 
     def _leave(self, seat: Seat) -> None:
         """Nothing is to be done for it any more."""
         self._came["lost"] += seat.lost
         self._seats.remove(seat)
+        if self._newest[seat.job.job_id] is seat:
+            del self._newest[seat.job.job_id]
         self._ended -= 1
-        seat.gone.set()
+        seat.go()
         self._freed.set()
         if not self._seats:
             self._idle.unpark_all()
 
     async def _begin(self, seat: Seat) -> Verdict | None:
-        """What is to be said of a job that cannot be begun, or has been; None for one whose run is to begin."""
-        job, rule = seat.job, self._app.jobs.get(seat.job.flow)
+        """What is to be said of a job that cannot be begun, or has been; None for one whose run is to begin, or that
+        was cut.
+        """
+        rule = self._app.jobs.get(seat.job.flow)
         if rule is None:
-            return put_back(self._now(), _STRANGE, f"there is no flow {job.flow!r} here")
-        for older in [*self._seats]:  # this worker stood still, and took its own job from itself
-            if older.job.job_id == job.job_id and older is not seat:
+            return put_back(self._now(), _STRANGE, f"there is no flow {seat.job.flow!r} here")
+        if (seat.older is None and rule.flow.durability == "off") or seat.cut:
+            return None
+        with trio.CancelScope() as seat.scope:
+            return await self._ask_before(seat, rule)
+        return None
+
+    async def _ask_before(self, seat: Seat, rule: JobRule) -> Verdict | None:
+        """As `_begin`, where there is something to wait for."""
+        job = seat.job
+        while seat.older is not None:
+            older = seat.older
+            if not older.gone:
                 self._let_go(older)
-                await older.gone.wait()
+                await older.wait_gone()
+            seat.older = older.older
         try:
-            known = await end_in_journal(self.runtime, rule.flow, seat.run_id)
+            known = await end_in_journal(self.runtime, rule.flow, job.run_id)
             if rule.flow.durability != "off":  # from now on it may be carried on by others, who have no job of it
-                await self.store.began(job.job_id, job.fence, seat.run_id)
+                await self.store.began(job.job_id, job.fence, job.run_id)
         except LeaseLost:  # or somebody has cancelled it: the store knows which, and what becomes of it then
             return put_back(self._now())
         except JournalError as error:
@@ -305,13 +342,13 @@ class Worker:
             self._freed.set()
             waited = max(0, job.began_unix_ns - job.at_unix_ns)
             may_undo = None if self._is_durable(job) else partial(self._is_ours, seat)
-            self.runtime.is_job(seat.run_id, (job.queue, job.attempt, job.attempts, waited), may_undo)
+            self.runtime.is_job(seat.job.run_id, (job.queue, job.attempt, job.attempts, waited), may_undo)
 
         def queued(leave: Callable[[], None]) -> None:
             seat.leave_queue = leave
 
         parts, takes = inputs_of(prepared.plan, job, has_ticket)
-        result = await self.runtime.execute(
+        answer = self.runtime.execute(
             prepared,
             parts,
             takes,
@@ -320,9 +357,10 @@ class Worker:
             deadline=rule.deadline,
             label=rule.label,
             parent=job.parent,
-            run_id=seat.run_id,
+            run_id=seat.job.run_id,
             on_queued=queued,
         )
+        result = await finished(answer)
         drained = seat.drained or self.runtime.admission.draining
         if result.ending.reason == LOST.reason and not self._is_durable(job):
             return put_back(self._now())  # and refused, if it is another worker's; else its run is begun again
@@ -336,12 +374,15 @@ class Worker:
 
     def _end(self, seat: Seat, why: str) -> None:
         """Cut what a job is about, wherever it is."""
+        seat.cut = True
+        if seat.scope is not None:
+            seat.scope.cancel()
         if seat in self._ahead:
             self._put_back(seat)
         elif seat.leave_queue is not None:
             seat.leave_queue()
-        elif not self.runtime.cancel_nowait(seat.run_id, why):
-            seat.scope.cancel()
+        else:
+            self.runtime.cancel_nowait(seat.job.run_id, why)
 
     def _is_durable(self, job: Job) -> bool:
         rule = self._app.jobs.get(job.flow)
@@ -349,34 +390,6 @@ class Worker:
 
     def _verdict(self, end: End, job: Job, rule: JobRule) -> Verdict:
         return verdict_of(end, job, rule, self._now(), self._draw())
-
-    # -- its lease --
-
-    async def _keep_lease(self) -> None:
-        lease = self.settings.lease
-        while True:
-            with trio.move_on_after(lease / RENEWALS):
-                try:
-                    await self._renew(lease)
-                except JournalUnavailable:
-                    pass
-            await trio.sleep(lease / RENEWALS)
-
-    async def _renew(self, lease: float) -> None:
-        """Say that this worker lives; and hear whose jobs have been cancelled, or are another's because it did not."""
-        asked = trio.current_time()
-        await self.store.renew(self.owner, lease)
-        if asked - self._living.said > lease:
-            for seat in [*self._seats]:
-                found = await self.store.find(seat.job.job_id)
-                if found is None or found.fence != seat.job.fence:
-                    self._let_go(seat)
-        self._living.hear(asked)
-        cancelled = await self.store.cancelled(self.owner)
-        for seat in [*self._seats]:
-            why = cancelled.get(seat.job.job_id)
-            if why is not None:
-                self._end(seat, f"the job was cancelled: {why}")
 
     def _let_go(self, seat: Seat) -> None:
         """Another worker has begun it with the same keys: to undo anything here would undo it there. Of a durable run
@@ -387,58 +400,8 @@ class Worker:
         seat.lost = True
         self._end(seat, LOST.reason)
         for run in self.runtime.under_way():
-            if run.run_id == seat.run_id:
+            if run.run_id == seat.job.run_id:
                 run.stop(LOST)
-
-    # -- for all workers --
-
-    async def _look_after(self) -> None:
-        """Rescue jobs of workers that have died, settle those whose run was ended elsewhere, forget old ones."""
-        prunes = 0.0
-        while True:
-            try:
-                self._came["rescued"] += len(await self.store.rescue())
-                if self._doubts:
-                    async with self._asking:
-                        await self._find_ours()
-                    self._doubts -= 1
-                await self._reconcile()
-                if trio.current_time() >= prunes:
-                    prunes = trio.current_time() + _PRUNES
-                    await self.store.prune(self._now() - round(self.settings.keep * 1e9))
-            except JournalError:
-                pass
-            await trio.sleep(self.settings.lease / 2)
-
-    async def _reconcile(self) -> None:
-        """Jobs whose run has ended in the journal, and nobody said so: who carried it on has died just then, or works
-        on no jobs. A page of them at a time.
-        """
-        if self.runtime.clerk is None:
-            return
-        page = await self.store.search(Wanted(states=("parked",)), _PAGE, self._looked_until)
-        self._looked_until = page[-1].seq if len(page) == _PAGE else None
-        for job in page:
-            rule = self._app.jobs.get(job.flow)
-            if rule is None:
-                continue
-            end = await end_in_journal(self.runtime, rule.flow, job.run_id)
-            if end is None:
-                await self.store.unpark(job.run_id, put_back(self._now(), 0.0, "the journal has nothing of its run"))
-            elif end.ending.status != "parked":
-                await self.store.unpark(job.run_id, self._verdict(end, job, rule))
-
-    async def _settle_carried(self) -> None:
-        """Jobs whose run this process has carried on. What cannot be said now is found by `_reconcile`."""
-        async for result in self._carried:
-            try:
-                job = await self.store.find(job_of_run(result.run_id))
-                rule = None if job is None else self._app.jobs.get(job.flow)
-                if job is not None and rule is not None and result.status != "parked":
-                    end = End(result.ending, bool(result.unresolved))
-                    await self.store.unpark(result.run_id, self._verdict(end, job, rule))
-            except JournalUnavailable:
-                continue
 
 
 @asynccontextmanager

@@ -41,22 +41,27 @@ class Asker:
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the call answers. Raises JournalUnavailable, NotKeepable and DamagedJournal."""
+        if self.patience == float("inf"):
+            return await self._asked(call)
         with trio.move_on_after(self.patience):
-            try:
-                return await call()
-            except DatabaseDown as error:
-                raise JournalUnavailable(f"{self.place}: {error}", error.retry_after) from error
-            except StatementError as error:
-                if error.passes:
-                    raise JournalUnavailable(f"{self.place}: {error}") from error
-                if error.code.startswith(_VALUES):
-                    raise NotKeepable(f"{self.place}: {error}") from error
-                raise self._damaged(str(error)) from error
-            except ConnectionLost as error:
-                raise self.doubt(f"{self.place}: nobody knows whether it was done: {error}") from error
-            except DriverError as error:
-                raise JournalUnavailable(f"{self.place}: {error}") from error
+            return await self._asked(call)
         raise self.doubt(f"{self.place} has not answered for {self.patience:g} s")
+
+    async def _asked(self, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await call()
+        except DatabaseDown as error:
+            raise JournalUnavailable(f"{self.place}: {error}", error.retry_after) from error
+        except StatementError as error:
+            if error.passes:
+                raise JournalUnavailable(f"{self.place}: {error}") from error
+            if error.code.startswith(_VALUES):
+                raise NotKeepable(f"{self.place}: {error}") from error
+            raise self._damaged(str(error)) from error
+        except ConnectionLost as error:
+            raise self.doubt(f"{self.place}: nobody knows whether it was done: {error}") from error
+        except DriverError as error:
+            raise JournalUnavailable(f"{self.place}: {error}") from error
 
     def _damaged(self, what: str) -> DamagedJournal:
         return DamagedJournal(f"{self.place}: {what}") if self.damage is None else self.damage(what)

@@ -31,7 +31,7 @@ class Dialect:
 
     skip: locks rows for who changes them, and passes over those that somebody else is changing. lock: locks rows for
     who decides on what they stand for. share: keeps rows as they are for who depends on them. making: a statement that
-    lets one process at a time make tables.
+    lets one process at a time make tables. index: one that answers with a row if there is an index of that name.
 
     records: a table of the JSON objects in an array, which is its one parameter: of columns (name, type), and `n`,
     their number from 0. texts: the same of columns of texts, whose parameters `as_texts` makes. joined: all values of
@@ -47,6 +47,7 @@ class Dialect:
     texts: Callable[[Sequence[str]], str]
     as_texts: Callable[[Sequence[Sequence[str | None]]], tuple[str, ...]]
     joined: str
+    index: str
     boot: str = ""
     durable: str = "1 = 1"
     taken: str = ""
@@ -204,6 +205,7 @@ SQLITE: Final = Dialect(
     texts=_json_texts,
     as_texts=_as_json_texts,
     joined="group_concat(result, ',')",
+    index="select 1 from sqlite_master where type = 'index' and name = ?",
 )
 
 #: Rows of a table that changes all the time are to be cleared away sooner than others: each take walks over them.
@@ -218,6 +220,7 @@ POSTGRES: Final = Dialect(
     texts=_unnest,
     as_texts=_as_arrays,
     joined="string_agg(result, ',')",
+    index="select 1 where to_regclass(?) is not null",
     first="select set_config('synchronous_commit', 'on', true)",
     durable="(select set_config('synchronous_commit', 'on', true)) = 'on'",
     taken="23505",

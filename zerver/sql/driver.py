@@ -27,6 +27,7 @@ from typing import Protocol, TypeAlias
 import attrs
 
 from zerver.core.priorities import Priority
+from zerver.core.values import value
 from zerver.errors import StatementError
 
 
@@ -36,7 +37,7 @@ def _tuple(values: Iterable[object]) -> tuple[object, ...]:
     return tuple(values)
 
 
-@attrs.frozen
+@value
 class Statement:
     """One SQL statement, and its parameters in the order of their placeholders.
 
@@ -57,7 +58,7 @@ class Statement:
     priority: Priority = attrs.field(default="default", eq=False, repr=False)
 
 
-@attrs.frozen
+@value
 class Rows:
     """What a statement answered: the names of the columns, and a tuple for each row."""
 
@@ -65,7 +66,7 @@ class Rows:
     rows: list[tuple[object, ...]]
 
 
-@attrs.frozen
+@value
 class Changed:
     """What a statement did that answers with no rows.
 

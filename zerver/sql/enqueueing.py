@@ -3,7 +3,7 @@
 Law: pure. The same statements stand in a transaction of the store's and in one of the app's, so that a job which is
 ordered with an app's writes is there if and only if they are. The last statement answers with the ids.
 
-    unique texts are free again ─▶ the rows, and waiting workers are told ─▶ (place, id of the job that stands there)
+    unique texts are free again ─▶ the rows ─▶ (place, id of the job that stands there)
 
 Orders go as one JSON array, in one parameter; those that are alike but for their ids and bodies, as what they have in
 common and two columns of texts: what is said once is read once, by the server too. A statement has one text for any
@@ -73,11 +73,11 @@ def inserting(orders: Sequence[Order], dialect: Dialect, *, new: bool = False) -
     if any(order.unique for order in orders):
         statements.append(Statement(_freed(dialect), (_keys(orders),)))
     common = _COMMON(orders[0])
-    if len(orders) > 1 and all(_COMMON(order) == common for order in orders):
+    if all(map(common.__eq__, map(_COMMON, orders))):
         shared = _record(orders[0])
         own = dialect.as_texts([[order.job_id for order in orders], [order.body for order in orders]])
         text = _inserted(dialect, alike=True, new=new)
-        statements.append(Statement(text, (*(shared[name] for name, _ in _SHARED), *own)))
+        statements.append(Statement(text, (*own, *(shared[name] for name, _ in _SHARED))))
     else:
         given = as_json([_record(order) for order in orders])
         statements.append(Statement(_inserted(dialect, alike=False, new=new), (given,)))
@@ -102,7 +102,7 @@ def _keys(orders: Sequence[Order]) -> str:
 
 
 def told(dialect: Dialect) -> list[Statement]:
-    """What tells waiting workers, where the statement that puts orders in does not."""
+    """What tells waiting workers with the commit, where that keeps nobody from another one."""
     return [] if dialect.notifies else [wake(dialect)]
 
 
@@ -149,7 +149,7 @@ class Enqueueing:
         return [order_statements(part, self._dialect) for part in parts]
 
     def ordered(self) -> None:
-        """A transaction with orders in it was committed."""
+        """A transaction with orders in it was committed: workers are told."""
         self._told()
 
 
@@ -188,21 +188,21 @@ def _freed(dialect: Dialect) -> str:
 
 @lru_cache
 def _inserted(dialect: Dialect, *, alike: bool, new: bool) -> str:
-    wall = dialect.wall()
-    if alike:
+    # The time is made once, and not for each row: as arithmetic of PostgreSQL's it would cost a tenth of all.
+    clock = f"(select {dialect.wall()} as now_ns where {dialect.durable} limit 1) as clock"
+    if alike:  # a loop over the texts, as they stand there: to sort them costs as much as a twentieth of all
         said = ", ".join(f"cast(? as {type_}) as {name}" for name, type_ in _SHARED)
-        source = f"(select {said}) as shared cross join {dialect.texts(_OWN)} o"
+        source = f"{dialect.texts(_OWN)} as own cross join (select {said}) as shared cross join {clock} where 1 = 1"
     else:
-        source = f"{dialect.records(_COLUMNS)} o"
-    tells = f" and (select pg_notify('{CHANNEL}', '')) is not null" if dialect.notifies else ""
+        source = f"{dialect.records(_COLUMNS)} as given cross join {clock} order by n"
     return (
         "insert into zerver_jobs (job_id, flow, queue, body, tenant, rank, state, due, attempts, ordered, uniq, holds, "
         "holds_until, releases, place, awaited, awaits, origin, parent) "
         "select job_id, flow, queue, body, tenant, rank, "
-        f"case when awaits > 0 then 'waiting' when due > {wall} then 'scheduled' else 'available' end, "
-        f"case when due > {wall} then due else {wall} end, attempts, {wall}, uniq, nullif(uniq, ''), "
-        f"{wall} + window_ns, releases, place, awaits, awaits, origin, parent "
-        f"from {source} where {dialect.durable}{tells} order by n{'' if new else ' on conflict do nothing'}"
+        "case when awaits > 0 then 'waiting' when due > now_ns then 'scheduled' else 'available' end, "
+        "case when due > now_ns then due else now_ns end, attempts, now_ns, uniq, nullif(uniq, ''), "
+        "now_ns + window_ns, releases, place, awaits, awaits, origin, parent "
+        f"from {source}{'' if new else ' on conflict do nothing'}"
     )
 
 

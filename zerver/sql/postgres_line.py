@@ -171,8 +171,11 @@ class Line:
     async def _receive(self) -> None:
         """Read all that is awaited."""
         await self._flush()
+        is_busy = self._pgconn.is_busy
         while self._awaited:
-            result = await self._next()
+            if is_busy():
+                await self._come()
+            result = self._result()
             if result is not None:
                 self._last = result
                 continue
@@ -194,10 +197,19 @@ class Line:
 
     async def _next(self) -> pq.abc.PGresult | None:
         """The next result; None between the results of one statement and the next."""
+        await self._come()
+        return self._result()
+
+    async def _come(self) -> None:
+        """Wait until a result is there."""
         pgconn = self._pgconn
         while pgconn.is_busy():
             await trio.lowlevel.wait_readable(self._fd)
             pgconn.consume_input()
+
+    def _result(self) -> pq.abc.PGresult | None:
+        """The next result, which is there."""
+        pgconn = self._pgconn
         result = pgconn.get_result()
         # The last words of a backend come before its connection is seen to break.
         if (

@@ -162,7 +162,8 @@ class Pool(Generic[C]):
             self._discard(connection)
         else:
             self._idle.append(connection)
-            self._reaper.unpark()
+            if self._reaper:  # it waits for there to be one
+                self._reaper.unpark()
 
     def _discard(self, connection: C) -> None:
         self._ends.pop(connection, None)

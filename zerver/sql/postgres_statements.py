@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-import attrs
-
+from zerver.core.values import value
 from zerver.errors import StatementError
 from zerver.sql.driver import Statement, check_sendable, leading_word, statement_error
 
 
-@attrs.frozen
+@value
 class Query:
     """A statement ready to be sent: its text with `$n`, and for each parameter its bytes, type and format."""
 
