@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, TypeAlias
 
 import attrs
@@ -53,10 +54,10 @@ from zerver.http.mounts import Mounted, mounted_at, open_mounts
 from zerver.http.prewritten import check_sendable
 from zerver.http.relay import SAFE_METHODS, Relays, check_passable, open_relays
 from zerver.runtime import Result, Runtime
+from zerver.runtime.executor import Parts, Prepared
 from zerver.runtime.handlers import BUILTIN_KINDS
 from zerver.runtime.live import Run
-from zerver.runtime.request import Reader, Values
-from zerver.runtime.run import Parts, Prepared
+from zerver.runtime.request import Values
 
 #: Answers requests that are no runs, as those for the live page. It says itself what may be asked of it, and by whom.
 Handler: TypeAlias = Callable[[Exchange], Awaitable[Response]]
@@ -175,93 +176,103 @@ class Edge:
         self._claims = claims
         self._continuations = continuations
         self._mounts = {mounted: _compile_mount(mounted) for mounted in mounts}
+        self._hears = self._hear  # the same object at each request, as `Exchange.of_fields` wants it
+        self._answered_late = partial(runtime.answered, status=None)
 
-    async def handle(self, exchange: Exchange) -> Response:
+    def handle(self, exchange: Exchange) -> Awaitable[Response]:
         """Answer one request."""
-        head = exchange.head
+        # No coroutine of its own: one of three answers, and this finds out which.
+        target = exchange.head.target
         try:
-            caller = self.trust.judge(head, exchange.peer, exchange.scheme)
+            said = exchange.of_fields(self._hears)
         except ProtocolViolation as violation:
-            return stamped(problem(violation.status, detail=str(violation)), self.runtime.new_id())
-        if head.target.startswith(self._aside) or head.target[:1] != "/":
-            answer = await self._answer_aside(exchange)
-            if answer is not None:
-                return answer
-        found = self.router.find(head)
-        if isinstance(found, Match):
-            return await self._run(exchange, caller, found.payload, found.params, found.payload.label)
-        mounted = mounted_at(self._mounts, head)
-        if mounted is None:
-            return stamped(render_miss(found), self.runtime.new_id())
-        endpoint = self._mounts[mounted]
-        return await self._run(exchange, caller, endpoint, {}, f"{head.method} {endpoint.label}")
+            return self._at_once(problem(violation.status, detail=str(violation)))
+        if target.startswith(self._aside) or target[:1] != "/":
+            return self._look_aside(exchange, said)
+        return self._route(exchange, said)
 
-    async def _answer_aside(self, exchange: Exchange) -> Response | None:
-        """The answer to a request that is looked at before routes are; None if it is not one."""
+    def _hear(self, exchange: Exchange) -> _Said:
+        """Raises ProtocolViolation as `Trust.judge`."""
+        return _said_in(exchange.head.headers, self.trust.judge(exchange.head, exchange.peer, exchange.scheme))
+
+    async def _at_once(self, answer: Response) -> Response:
+        """Answer what is no run."""
+        return stamped(answer, self.runtime.new_id())
+
+    async def _look_aside(self, exchange: Exchange, said: _Said) -> Response:
+        """Answer what may be for somebody else than a route."""
         head, path, continuations = exchange.head, exchange.head.path, self._continuations
         if continuations is not None and continuations.is_asked(head):
-            said = await continuations.handle(exchange)
-            return said if isinstance(said, Response) else await self._answer(said, continuations.flow_of(said), head)
+            told = await continuations.handle(exchange)
+            if isinstance(told, Response):
+                return told
+            response = self._render(told, continuations.flow_of(told), None)
+            return self._sendable(await self._open(response, head, told), told)
         for prefix, handler in self._beside:
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
                 return await handler(exchange)
-        return None
+        return await self._route(exchange, said)
+
+    def _route(self, exchange: Exchange, said: _Said) -> Awaitable[Response]:
+        head = exchange.head
+        found = self.router.find(head)
+        if isinstance(found, Match):
+            return self._run(exchange, said, found.payload, found.params, found.payload.label)
+        mounted = mounted_at(self._mounts, head)
+        if mounted is None:
+            return self._at_once(render_miss(found))
+        endpoint = self._mounts[mounted]
+        return self._run(exchange, said, endpoint, {}, f"{head.method} {endpoint.label}")
 
     async def _run(
-        self, exchange: Exchange, caller: Caller, endpoint: Endpoint, params: Mapping[str, str], label: str
+        self, exchange: Exchange, said: _Said, endpoint: Endpoint, params: Mapping[str, str], label: str
     ) -> Response:
-        head, flow, runtime = exchange.head, endpoint.prepared.flow, self.runtime
-        wishes = _wishes_of(head.headers)
+        head, runtime, flow, cheaper = exchange.head, self.runtime, endpoint.prepared.flow, endpoint.degrade
         who = _ANYBODY if self.app.identify is None else _identity(self.app.identify(head))
         rule = runtime.tenants.get(who.tenant)
-        watched, cheaper = endpoint.is_watched(head.method), endpoint.degrade
-        priority = classify(endpoint.priority, rule, who.priority, wishes.priority)
-        visit = None
+        priority = classify(endpoint.priority, rule, who.priority, said.priority)
+        watched = endpoint.is_watched(head.method)
+        visit, run_id, after = None, "", self._answered_late  # when its rollback has outlived the answer, or none came
         if flow.idempotency is not None:
             run_id, route = runtime.new_id(), endpoint.label
             visit = Visit(self._claims, exchange, flow, tenant=who.tenant, route=route, params=params, run_id=run_id)
-
-        def parts(endpoint: Endpoint) -> Parts:
-            reads = endpoint.prepared.plan.parts
-            given = self._reader(exchange, caller, endpoint.extractor, params) if reads else ()
-            return given if visit is None else visit.reading(given)
-
-        def watch(run: Run) -> None:
-            exchange.watch_disconnect(lambda: run.cancel("the client has gone"))
-
-        def after(sealed: Result) -> None:  # its rollback has outlived the answer, or there is none
-            runtime.answered(sealed, None)
-            if visit is not None:
-                visit.ended(sealed)
-
+            after = partial(_end_visit, visit, after)
         try:
             known = None if visit is None else await visit.look()
             if visit is not None and known is not None:
                 secret = endpoint.prepared.plan.secret
-                told = Timeline(
-                    visit.run_id, flow.name, flow.version, who.tenant, priority, [], secret, label, wishes.parent
-                )
+                told = Timeline(run_id, flow.name, flow.version, who.tenant, priority, [], secret, label, said.parent)
                 result = runtime.forgo(told, known, visit.keyed)
             else:
-                result = await runtime.execute(
+                instead = None
+                if cheaper is not None:
+                    instead = cheaper.prepared, self._parts(cheaper, exchange, said.caller, params, visit), ()
+                answer = runtime.execute(
                     endpoint.prepared,
-                    parts(endpoint),
+                    self._parts(endpoint, exchange, said.caller, params, visit),
                     tenant=who.tenant,
                     priority=priority,
-                    deadline=wishes.deadline,
+                    deadline=said.deadline,
                     label=label,
-                    run_id="" if visit is None else visit.run_id,
-                    on_wait=watch if watched else None,
+                    run_id=run_id,
+                    on_wait=partial(_watch, exchange) if watched else None,
                     on_queued=exchange.watch_disconnect if watched else None,
-                    parent=wishes.parent,
+                    parent=said.parent,
                     after=after,
-                    degrade=None if cheaper is None else (cheaper.prepared, parts(cheaper), ()),
+                    degrade=instead,
                 )
+                result = answer if isinstance(answer, Result) else await answer
                 if visit is not None:
                     visit.ended(result)
             status = None
             try:
-                response = await self._answer(result, flow, head, visit)
+                response = self._render(result, flow, visit)
+                if not isinstance(response.body, bytes):
+                    response = await self._open(response, head, result)
+                if visit is not None or runtime.telling.observers:
+                    response = self._sendable(response, result)
+                if visit is not None:
+                    visit.answered(response)
                 status = response.status
             finally:
                 runtime.answered(result, status)
@@ -271,49 +282,50 @@ class Edge:
         if rule.rate is not None:
             quota = runtime.quota(who.tenant)
             response = response if quota is None else limited(response, quota)
-        if response.refusal and caller.client != exchange.peer:  # it shares its connection with others of its proxy's
+        if response.refusal and said.caller.client != exchange.peer:  # it shares its connection with others' requests
             response = attrs.evolve(response, refusal=False)
         return response
 
-    async def _answer(
-        self, result: Result, flow: Flow | None, head: RequestHead, visit: Visit | None = None
-    ) -> Response:
-        """What the client gets for what the run came to. flow: None for one that is no route's."""
-        if visit is not None and visit.answer is not None:
-            return stamped(again(visit.answer), result.run_id)
-        if result.status == "parked" and self._continuations is not None:
-            response = self._continuations.parked(result)
-        else:
-            on_error = (None if flow is None else flow.on_error) or self.app.on_error
-            response = render(result, on_error=on_error, on_defect=self.on_defect)
-        if not isinstance(response.body, bytes) and isinstance(response.body, Deferred):  # the second test costs more
-            response = await self._open(response, head, result)
-        if self.runtime.telling.observers or visit is not None:
-            response = self._sendable(response, result)
-        if visit is not None:
-            visit.answered(response)
-        return response
+    # -- what a run reads --
 
-    def _reader(self, exchange: Exchange, caller: Caller, extractor: Extractor, params: Mapping[str, str]) -> Reader:
-        head = exchange.head
+    def _parts(
+        self, endpoint: Endpoint, exchange: Exchange, caller: Caller, params: Mapping[str, str], visit: Visit | None
+    ) -> Parts:
+        extractor = endpoint.extractor
+        given = () if extractor.empty else partial(self._read, extractor, exchange, caller, params)
+        return given if visit is None else visit.reading(given)
 
-        def read() -> Values | Awaitable[Values]:
-            body = exchange.read_body_nowait() if extractor.needs_body else b""
-            return read_later() if body is None else read_now(body)
+    def _read(
+        self, extractor: Extractor, exchange: Exchange, caller: Caller, params: Mapping[str, str]
+    ) -> Values | Awaitable[Values]:
+        head, passage = exchange.head, None
+        if extractor.needs_passage:
+            check_passable(head)
+            passage = Passage(exchange, caller, params, self._relays)
+        body = exchange.read_body_nowait() if extractor.needs_body else b""
+        if body is not None:
+            return extractor.extract(head, params, body, caller, passage)
 
         async def read_later() -> Values:
-            return read_now(await exchange.read_body())
+            return extractor.extract(head, params, await exchange.read_body(), caller, passage)
 
-        def read_now(body: bytes) -> Values:
-            if not extractor.needs_passage:
-                return extractor.extract(head, params, body, caller)
-            check_passable(head)
-            return extractor.extract(head, params, body, caller, Passage(exchange, caller, params, self._relays))
+        return read_later()
 
-        return read
+    # -- what a client gets --
+
+    def _render(self, result: Result, flow: Flow | None, visit: Visit | None) -> Response:
+        """The answer to what the run came to; its body may have to be opened. flow: None for one that is no route's."""
+        if visit is not None and visit.answer is not None:
+            return stamped(again(visit.answer), result.run_id)
+        if self._continuations is not None and result.status == "parked":
+            return self._continuations.parked(result)
+        on_error = (None if flow is None else flow.on_error) or self.app.on_error
+        return render(result, on_error=on_error, on_defect=self.on_defect)
 
     async def _open(self, response: Response, head: RequestHead, result: Result) -> Response:
-        """The answer with its file or stream opened, or a 500."""
+        """The answer with its file or stream opened, if it has one, or a 500."""
+        if not isinstance(response.body, Deferred):
+            return response
         try:
             opened = await finish(response, head, self.runtime.resources)
         except Exception as defect:
@@ -331,6 +343,20 @@ class Edge:
         return response
 
 
+def _watch(exchange: Exchange, run: Run) -> None:
+    """The run waits for the world, and is cancelled if its client goes."""
+
+    def cancel() -> None:
+        run.cancel("the client has gone")
+
+    exchange.watch_disconnect(cancel)
+
+
+def _end_visit(visit: Visit, answered: Callable[[Result], None], sealed: Result) -> None:
+    answered(sealed)
+    visit.ended(sealed)
+
+
 def _identity(said: Identity | str | None) -> Identity:
     """What an app's `identify` said. Raises TypeError for what is neither."""
     if said is None:
@@ -343,26 +369,24 @@ def _identity(said: Identity | str | None) -> Identity:
 
 
 @attrs.frozen
-class _Wishes:
-    """What a request asks for itself. priority: it is content with. deadline: seconds that its caller gives us. parent:
-    see Timeline.
+class _Said:
+    """What a request says in its fields. caller: who sends it. priority: it is content with. deadline: seconds that its
+    caller gives us. parent: see Timeline.
     """
 
+    caller: Caller
     priority: Priority | None = None
     deadline: float | None = None
     parent: str = ""
 
 
-_NO_WISHES: Final = _Wishes()
-
-
-def _wishes_of(headers: Headers) -> _Wishes:
+def _said_in(headers: Headers, caller: Caller) -> _Said:
     """A header that names no class, or makes no sense, asks for nothing, as if it were not there."""
     if _WISH_FIELDS.isdisjoint([name for name, _ in headers.raw]):
-        return _NO_WISHES
+        return _Said(caller)
     said = headers.get(_PRIORITY_HEADER)
     seconds = _asked_deadline(headers.get(_TIMEOUT_HEADER))
-    return _Wishes(said if said in RANK else None, seconds, headers.get(_TRACE_HEADER) or "")
+    return _Said(caller, said if said in RANK else None, seconds, headers.get(_TRACE_HEADER) or "")
 
 
 def _asked_deadline(header: str | None) -> float | None:

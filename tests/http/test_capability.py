@@ -127,6 +127,25 @@ async def test_a_hedge_is_a_second_attempt_and_says_so() -> None:
     assert sorted(map(str, told)) == ["2", "None"]
 
 
+async def test_how_long_anybody_waits_is_told_whatever_says_so() -> None:
+    heads: list[RequestHead] = []
+    plain = asking(http.get)
+    timed = asking(lambda url: http.get(url).with_policy(timeout=200.0))
+    joined = asking(lambda url: join.all(http.get(url), http.get(url)).with_policy(timeout=300.0))
+    async with (
+        service(noting(heads)) as url,
+        open_runtime(App(capabilities=[http_client(allow_private=True)])) as runtime,
+    ):
+        for flow in (plain, timed, joined):  # as an edge asks, around whose runs there is no scope of anybody's
+            await runtime.execute(runtime.prepare(flow), (), [url], deadline=500.0, after=lambda _: None)
+        with trio.move_on_after(400):
+            await runtime.run(plain, given={"url": url}, deadline=500.0)
+        await runtime.execute(runtime.prepare(plain), (), [url], after=lambda _: None)  # where nobody says anything
+    left = [int(head.headers["x-request-timeout-ms"]) / 1000 for head in heads]
+    waits = (500, 200, 300, 300, 400, 30)
+    assert all(wait * 0.8 < told <= wait + 0.05 for wait, told in zip(waits, left, strict=True))
+
+
 async def test_what_the_exchange_says_wins() -> None:
     heads: list[RequestHead] = []
     said = {"x-request-ID": "mine", "Idempotency-key": "mine", "x-request-timeout-MS": "7", "Traceparent": "mine"}

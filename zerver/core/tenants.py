@@ -126,5 +126,7 @@ def classify(
     The credential's word stands in place of the route's and the tenant's, so that one job of a tenant may run as batch,
     and one person's requests as interactive; what only the client says costs nobody else anything.
     """
-    priority = lower_of(said, rule.priority) if credential is None else credential
-    return lower_of(priority, asked)
+    priority = credential
+    if priority is None:
+        priority = said if rule.priority is None else lower_of(said, rule.priority)
+    return priority if asked is None else lower_of(priority, asked)

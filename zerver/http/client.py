@@ -133,14 +133,16 @@ class HttpClient:
         return await self._answer(asked, redirects, self._terms(timeout, limit, priority))
 
     def perform(
-        self, exchange: Exchange, told: Mapping[str, str], key: str | None, priority: Priority
+        self, exchange: Exchange, told: Mapping[str, str], key: str | None, priority: Priority, until: float | None
     ) -> Awaitable[Reply]:
         """As `request`, for an effect. told: fields that differ from call to call; the exchange's own win over them.
+        until: when the scopes around it end it, if that is known.
 
-        It may take as long as the scopes around it say. Where they say nothing, 30 s: a dead peer must not hold a run
-        for ever.
+        It may take as long as they say. Where they say nothing, 30 s: a dead peer must not hold a run for ever.
         """
-        until, deadline = trio.current_effective_deadline(), math.inf
+        deadline = math.inf
+        if until is None or until == math.inf:
+            until = trio.current_effective_deadline()
         if until == math.inf:
             until = deadline = trio.current_time() + DEFAULT_TIMEOUT
         terms = Terms(deadline, exchange.limit, priority, until if self._tell_deadline else math.inf)
@@ -192,14 +194,14 @@ class HttpClient:
     async def _answer(self, asked: Outgoing, redirects: int, terms: Terms) -> Reply:
         while True:
             trip = RoundTrip(self.pool, self.connect, asked, terms)
-            async with open_body_nursery() if trip.needs_nursery else _NO_NURSERY as trip.nursery:
-                try:
+            if trip.needs_nursery:
+                async with open_body_nursery() as trip.nursery:
                     head, body = await trip.whole()
-                finally:
-                    await trip.end()
+            else:
+                head, body = await trip.whole()
             hop = next_hop(asked, head) if redirects > 0 else None
             if hop is None:
-                return Reply(head.status, _joined(head.headers), body)
+                return Reply(head.status, dict(head.joined), body)
             asked, redirects = hop, redirects - 1
 
     @asynccontextmanager
@@ -232,15 +234,3 @@ class ClientResponse:
     async def read(self) -> bytes:
         """The rest of the body. Raises ExchangeFailed, ProtocolViolation."""
         return await self._trip.rest()
-
-
-def _joined(headers: Headers) -> dict[str, str]:
-    """By name, repeated fields joined as Headers.get does."""
-    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers.raw]
-    joined = dict(fields)
-    if len(joined) < len(fields):
-        found: dict[str, list[str]] = {}
-        for name, value in fields:
-            found.setdefault(name, []).append(value)
-        joined = {name: ", ".join(values) for name, values in found.items()}
-    return joined

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
@@ -213,7 +213,8 @@ class Connection:
             if self._wire.has_rest:
                 raise late_head()
         except ProtocolViolation as violation:
-            await self._send(self._service.refuse(violation))
+            if (rest := self._send_nowait(self._service.refuse(violation))) is not None:
+                await rest
             return True
         return False
 
@@ -230,12 +231,15 @@ class Connection:
         if exchange.failed:
             self._closing = True
         crash_point("ack.before")
-        await self._send(response)
+        if (rest := self._send_nowait(response)) is not None:
+            await rest
         crash_point("ack.after")
         self.requests += 1
         if response.refusal or self._refusals:
             self._count_refusal(response)
-        if wire.closing or not (wire.request_complete or await self._read_unread()):
+        if wire.next_cycle_nowait():
+            return True
+        if wire.closing or not await self._read_unread():
             return False
         wire.next_cycle()
         return True
@@ -333,14 +337,17 @@ class Connection:
 
     # ---- the answer ---------------------------------------------------------------------------
 
-    async def _send(self, response: Response) -> None:
+    def _send_nowait(self, response: Response) -> Awaitable[None] | None:
+        """Send an answer, of which there may be a rest to wait for. Raises PeerGone."""
         body = response.body
-        if isinstance(body, bytes):
-            if len(body) > Outlet.PIECE:
-                await self._send_large(response, body)
-            elif rest := self._outlet.send_nowait(self._whole(response, body)):  # one write; one packet, if it fits
-                await self._outlet.send(rest)
-            return
+        if not isinstance(body, bytes):
+            return self._send_opened(response, body)
+        if len(body) > Outlet.PIECE:
+            return self._send_large(response, body)
+        rest = self._outlet.send_nowait(self._whole(response, body))  # one write; one packet, if it fits
+        return self._outlet.send(rest) if rest else None
+
+    async def _send_opened(self, response: Response, body: AsyncIterator[bytes] | Writer | Deferred) -> None:
         if isinstance(body, Deferred):
             raise InternalError(f"{body!r} was not opened")
         try:
@@ -360,9 +367,10 @@ class Connection:
 
     def _whole(self, response: Response, body: bytes) -> bytes:
         """The whole answer; that of a defect, if it has a status or a header that cannot be sent."""
-        wire, close, date = self._wire, self._ends_with(), _date_at(int(time.time()))
+        wire, date = self._wire, _date_at(int(time.time()))
+        close = self._closing if wire.request_complete else self._ends_with()
         try:
-            length = self._told_length(response, body)
+            length = self._told_length(response, body) if wire.answers_head_only else len(body)
             return wire.send_whole(response.status, response.headers, body, length, close=close, date=date)
         except Exception as defect:
             fields = self._service.stumble(defect, response).headers

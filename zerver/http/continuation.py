@@ -27,7 +27,7 @@ import attrs
 import msgspec
 
 from zerver.core.flows import Flow
-from zerver.errors import InvalidData, JournalUnavailable, ProtocolViolation
+from zerver.errors import DamagedJournal, InvalidData, JournalUnavailable, ProtocolViolation
 from zerver.http.conversions import check_is_json, compile_json
 from zerver.http.exchange import Exchange
 from zerver.http.messages import RequestHead, Response
@@ -134,6 +134,8 @@ class Continuations:
         except JournalUnavailable as trouble:
             seconds = max(1, round(trouble.retry_after))
             return self._problem(503, "the journal cannot be reached", headers={"retry-after": str(seconds)})
+        except DamagedJournal:  # `zerver sagas show` says why; the keys of the journal may be others here
+            return self._problem(500, "the run cannot be read here", {"run": place.run_id})
         return self._problem(405, headers={"allow": "GET, HEAD, POST"})
 
     async def _give(self, exchange: Exchange, place: Place) -> Response | Result:

@@ -15,12 +15,12 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Final, Union
 
-import attrs
 from msgspec import inspect
 
 from zerver.core.codec import convert, decode_json
-from zerver.core.strict_json import check_text, check_value, collected_later, says_no_more
+from zerver.core.strict_json import HARMLESS, check_text, check_value, collected_later, says_no_more
 from zerver.errors import DefinitionError, InvalidData, ProtocolViolation
+from zerver.http.members import compile_members, is_as_text_says
 from zerver.http.messages import RequestHead
 
 
@@ -85,23 +85,36 @@ def _check_finite(value: Any, place: str) -> None:
 
 def compile_json(type_: Any, where: str) -> Callable[[bytes], Any]:
     """From JSON to a type. The function raises InvalidData for JSON of another shape, ProtocolViolation for no JSON."""
-    inside = list(_within(_type_info(type_, where)))
+    info = _type_info(type_, where)
+    inside = list(_within(info))
     for inner in inside:
         if isinstance(inner, inspect.CustomType) and inner.cls is not object:
             raise DefinitionError(f"{where}: JSON cannot become {_shown(inner.cls)}", _SUPPORTED)
     tells_all = all(map(_tells_all, inside))
+    members = compile_members(info)
+
+    def read(body: bytes, *, checked: bool) -> Any:
+        try:
+            value = decode_json(body, type_, "body")
+        except (InvalidData, UnicodeDecodeError):
+            check_text(body)
+            check_value(body)
+            raise
+        # As many colons as members: the text says what the type does and no more, so it is no deeper either.
+        if members is not None and body.count(b":") == members(value):
+            return value
+        if not checked:
+            check_text(body)
+        if b":" in body and not (tells_all and says_no_more(body, value)):
+            check_value(body, value if type_ is Any else None)
+        return value
 
     def become(body: bytes) -> Any:
+        if len(body) < HARMLESS:
+            return read(body, checked=False)
         check_text(body)
         with collected_later(body):
-            try:
-                value = decode_json(body, type_, "body")
-            except (InvalidData, UnicodeDecodeError):
-                check_value(body)
-                raise
-            if b":" in body and not (tells_all and says_no_more(body, value)):
-                check_value(body, value if type_ is Any else None)
-        return value
+            return read(body, checked=True)
 
     return become
 
@@ -113,11 +126,13 @@ def check_is_json(head: RequestHead) -> None:
     browser sends a typeless body (a Blob) across sites without asking first, and says `Origin` when it does.
     """
     headers = head.headers
+    if [field for field in headers.raw if field[0] in _ABOUT_A_BODY] == _PLAIN_JSON:
+        return  # as of nearly all
     coding = headers.get("content-encoding")
     if coding is not None and coding.lower() != "identity":
         raise ProtocolViolation("the body has a Content-Encoding, and none is understood", status=415)
     content_type = headers.get("content-type")
-    if content_type == "application/json" or (content_type is None and "origin" not in headers):
+    if content_type is None and "origin" not in headers:
         return
     media, _, parameters = (content_type or "").partition(";")
     media = media.strip(" \t").lower()
@@ -127,6 +142,10 @@ def check_is_json(head: RequestHead) -> None:
         name, _, value = parameter.partition("=")
         if name.strip(" \t").lower() == "charset" and value.strip(' \t"').lower() != "utf-8":
             raise ProtocolViolation("JSON is UTF-8 (RFC 8259 §8.1), and nothing else", status=415)
+
+
+_ABOUT_A_BODY: Final = frozenset((b"content-type", b"content-encoding"))
+_PLAIN_JSON: Final = [(b"content-type", b"application/json")]
 
 
 def decode_utf8(body: bytes) -> str:
@@ -200,18 +219,11 @@ def _tells_all(info: inspect.Type) -> bool:
     in, and nothing becomes a text that it was not.
     """
     if isinstance(info, inspect.DataclassType):
-        cls = typing.get_origin(info.cls) or info.cls  # an alias, as Page[int], has no dunder of its class
-        fields = attrs.fields(cls) if attrs.has(cls) else ()
-        changed = any(field.converter is not None or field.validator is not None for field in fields)
-        hooked = any(hasattr(cls, hook) for hook in _HOOKS)
-        return not (changed or hooked) and all(field.required for field in info.fields)
+        return is_as_text_says(info)
     if isinstance(info, inspect.DictType):
         return isinstance(info.key_type, inspect.StrType)
     return isinstance(info, _AS_TEXT_SAYS)
 
-
-#: Code of the class that runs when a value is made, and may put into it what no text said. Validators are such, too.
-_HOOKS: Final = ("__attrs_pre_init__", "__attrs_post_init__", "__post_init__")
 
 _AS_TEXT_SAYS: Final = (
     inspect.AnyType,

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
 
 from zerver.errors import ExchangeFailed, HttpError, ProtocolViolation
 from zerver.http.gate import HeadLimits
-from zerver.http.messages import RequestHead, Response
+from zerver.http.messages import Headers, RequestHead, Response
 from zerver.http.reading import DEFAULT_HEAD_LIMITS, EndOfMessage, Mark
 from zerver.http.streams import Inlet, Outlet, PeerGone
 from zerver.http.wire import ServerWire
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -58,9 +60,11 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 
-@attrs.frozen
+@attrs.define
 class Channel:
-    """The parts of a connection that an exchange works with."""
+    """The parts of a connection that an exchange works with. kept: see `Exchange.of_fields`: the fields, by whom
+    something was made of them, and what.
+    """
 
     wire: ServerWire
     inlet: Inlet
@@ -68,6 +72,7 @@ class Channel:
     limits: Limits
     peer: str
     scheme: str
+    kept: tuple[Headers, object, Any] | None = None
 
 
 class Exchange(ABC):
@@ -130,6 +135,14 @@ class Exchange(ABC):
             if piece := self._pieces.pop(0):
                 return piece
         return await self._next(limit) or b""
+
+    def of_fields(self, make: Callable[[Exchange], T]) -> T:
+        """What this makes of the head's fields, with peer and scheme, and of nothing else of the request.
+
+        A client says the same in each of its requests. On a connection of our own what was made is kept while the bytes
+        of the fields stay what they are, and the same function asks. Raises what `make` raises.
+        """
+        return make(self)
 
     @property
     @abstractmethod
@@ -213,12 +226,22 @@ class WireExchange(Exchange):
     def body_length(self) -> int | None:
         return self._channel.wire.body_length
 
+    def of_fields(self, make: Callable[[Exchange], T]) -> T:
+        channel, fields = self._channel, self.head.headers  # one object, while their bytes are the same: see the wire
+        kept = channel.kept
+        if kept is not None and kept[0] is fields and kept[1] is make:
+            made: T = kept[2]
+            return made
+        made = make(self)
+        channel.kept = (fields, make, made)
+        return made
+
     def watch_disconnect(self, on_gone: Callable[[], None]) -> None:
         if not self._ended:
             self._channel.inlet.watch(on_gone)
 
     def end(self) -> None:
-        super().end()
+        self._ended = True
         self._channel.inlet.forget()
 
     def _take_whole(self) -> bytes | None:

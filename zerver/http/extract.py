@@ -33,7 +33,11 @@ _ABSENT: Final[Any] = object()
 class Sources:
     """One request, as readers see it; cookies and query are parsed at most once, and only if somebody reads them."""
 
-    __slots__ = ("_cookies", "_form", "_parts", "_query", "body", "caller", "head", "params", "passage")
+    # Of the class, until somebody reads them.
+    _query: dict[str, list[str]] | None = None
+    _form: dict[str, list[str]] | None = None
+    _parts: Parts | None = None
+    _cookies: dict[str, str] | None = None
 
     def __init__(
         self, head: RequestHead, params: Mapping[str, str], body: bytes, caller: Caller, passage: object
@@ -43,10 +47,6 @@ class Sources:
         self.params = params
         self.body = body
         self.caller = caller
-        self._query: dict[str, list[str]] | None = None
-        self._form: dict[str, list[str]] | None = None
-        self._parts: Parts | None = None
-        self._cookies: dict[str, str] | None = None
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -82,6 +82,9 @@ class Sources:
 #: The value of one part, or _ABSENT. Raises InvalidData or ProtocolViolation.
 Reader: TypeAlias = Callable[[Sources], Any]
 
+#: A reader; the problem that there is where nothing was read, None if that is none; and the value then.
+_Part: TypeAlias = tuple[Reader, tuple[str, str] | None, Any]
+
 
 class Extractor:
     """Reads the parts of one route. Made by `compile_extractor`.
@@ -90,11 +93,11 @@ class Extractor:
     whether there is nothing to extract at all.
     """
 
-    __slots__ = ("_readers", "empty", "needs_body", "needs_passage")
+    __slots__ = ("_parts", "empty", "needs_body", "needs_passage")
 
-    def __init__(self, readers: Sequence[Reader], sources: frozenset[str]) -> None:
-        self._readers = tuple(readers)
-        self.empty = not self._readers
+    def __init__(self, parts: Sequence[_Part], sources: frozenset[str]) -> None:
+        self._parts = tuple(parts)
+        self.empty = not self._parts
         self.needs_body = bool(sources & _READ_FROM_BODY)
         self.needs_passage = "passage" in sources
 
@@ -119,11 +122,17 @@ class Extractor:
         sources = Sources(head, params, body, caller, passage)
         values: list[Any] = []
         problems: list[tuple[str, str]] = []
-        for read in self._readers:
+        for read, missing, default in self._parts:
             try:
-                values.append(read(sources))
+                value = read(sources)
             except InvalidData as bad:
                 problems += bad.problems
+                continue
+            if value is _ABSENT:
+                if missing is not None:
+                    problems.append(missing)
+                value = default
+            values.append(value)
         if problems:
             raise InvalidData(list(dict.fromkeys(problems)))  # two steps may have read the same part
         return values
@@ -149,23 +158,10 @@ def compile_extractor(parts: Sequence[PartRead], label: str, path_params: Collec
                 f"add {{{part.name}}} to the path"
                 + (f"; it has {', '.join(sorted(path_params))}" if path_params else ""),
             )
-        readers.append(_with_default(part, compile_reader(part, where)))
+        missing = (_place(part), "is missing") if part.required else None
+        default = None if part.default is Parameter.empty else part.default
+        readers.append((compile_reader(part, where), missing, default))
     return Extractor(readers, frozenset(part.part.source for part in parts))
-
-
-def _with_default(part: PartRead, read: Reader) -> Reader:
-    default = None if part.default is Parameter.empty else part.default
-    missing = (_place(part), "is missing") if part.required else None
-
-    def read_or_default(sources: Sources) -> Any:
-        value = read(sources)
-        if value is not _ABSENT:
-            return value
-        if missing is not None:
-            raise InvalidData([missing])
-        return default
-
-    return read_or_default
 
 
 def _place(part: PartRead) -> str:

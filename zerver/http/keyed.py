@@ -34,10 +34,10 @@ from zerver.http.claims import Claims, lease_of
 from zerver.http.exchange import Exchange
 from zerver.http.messages import Response
 from zerver.http.render import render
+from zerver.runtime.executor import Parts
 from zerver.runtime.receipts import Asked, Claim, Foregone, Receipt, StoredAnswer
 from zerver.runtime.request import Values
 from zerver.runtime.result import Result
-from zerver.runtime.run import Parts
 
 
 class Visit:

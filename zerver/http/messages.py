@@ -207,9 +207,24 @@ class ResponseHead:
     status: int
     headers: Headers = NO_HEADERS
     http_version: str = "1.1"
+    #: The fields by name, repeated ones joined. Made once: one head may stand for many answers.
+    joined: Mapping[str, str] = attrs.field(
+        init=False, eq=False, repr=False, default=attrs.Factory(lambda self: _joined(self.headers), takes_self=True)
+    )
 
 
-@value
+def _joined(headers: Headers) -> Mapping[str, str]:
+    fields = list(headers)
+    joined = dict(fields)
+    if len(joined) < len(fields):
+        found: dict[str, list[str]] = {}
+        for name, value in fields:
+            found.setdefault(name, []).append(value)
+        joined = {name: ", ".join(values) for name, values in found.items()}
+    return joined
+
+
+@attrs.frozen  # at run time too: one of them may stand for many requests of a connection
 class Caller:
     """Who sent a request, and how, as far as the server believes it (`trust.py`).
 

@@ -44,6 +44,9 @@ _DEFAULTS: Final = ((b"user-agent", b"zerver"), (b"accept", b"*/*"), (b"accept-e
 # Who gives one of these must hear from the wire what becomes of it.
 _OF_THE_WIRE: Final = FRAMING_FIELDS | {b"expect"}
 
+_KEY: Final = b"idempotency-key"
+_TIMEOUT: Final = b"x-request-timeout-ms"
+
 # These say what the message is, and not what differs from call to call.
 _NEVER_TOLD: Final = _OF_THE_WIRE | {b"host", b"upgrade"}
 
@@ -69,24 +72,26 @@ class Origin:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-@attrs.frozen
-class Written(Headers):
-    """A request's fields, judged, Host among them, and none that frames the message. lines: as they go on the wire.
-    Made here only.
+@values.value
+class Written:
+    """The head of a request as it goes on the wire, judged: its first line and its fields, but none that frames the
+    message. Made here only.
     """
 
-    lines: bytes = b""
+    method: str
+    lines: bytes
 
 
-@values.value
+@attrs.frozen  # at run time too: they stand for many requests
 class _Standing:
-    """What is the same from call to call: fields, judged. given: by the program. names: of those. headers: these and
-    our own; `Written`, unless it is for the wire to say what becomes of one of them.
+    """What is the same from call to call: fields, judged. given: by the program. names: of those. all: these and our
+    own. lines: all of them, written; None where it is for the wire to say what becomes of one.
     """
 
     given: tuple[RawField, ...]
-    headers: Headers
     names: frozenset[bytes]
+    all: tuple[RawField, ...]
+    lines: bytes | None
 
 
 @values.value
@@ -114,9 +119,14 @@ class Outgoing:
     def head(self) -> RequestHead:
         return self._head(self._told)
 
-    def head_with(self, name: bytes, value: bytes) -> RequestHead:
-        """The head with one more field, unless it has that field already."""
-        return self.head if name in self._standing.names else self._head((*self._told, (name, value)))
+    def to_send(self, left_ms: int | None) -> RequestHead | Written:
+        """The head, for a wire. left_ms: sent as X-Request-Timeout-Ms, unless that was given."""
+        standing, told = self._standing, self._told
+        if left_ms is not None and _TIMEOUT not in standing.names:
+            told = (*told, (_TIMEOUT, b"%d" % left_ms))
+        if standing.lines is None:
+            return self._head(told)
+        return Written(self.method, _first_line(self.method, self.target) + standing.lines + written(told))
 
     def sent_on(self, url: str, only: frozenset[bytes] | None) -> Outgoing:
         """The same, for another URL, and without a body. only: the names of those of its fields that it takes along."""
@@ -127,10 +137,7 @@ class Outgoing:
         return attrs.evolve(self, origin=origin, target=target, body=b"", standing=_judged(origin, given), told=told)
 
     def _head(self, told: tuple[RawField, ...]) -> RequestHead:
-        standing = self._standing.headers
-        fields = standing.raw + told
-        headers = Written(fields, standing.lines + written(told)) if isinstance(standing, Written) else Headers(fields)
-        return RequestHead(self.method, self.target, headers)
+        return RequestHead(self.method, self.target, Headers(self._standing.all + told))
 
 
 def outgoing(
@@ -148,34 +155,32 @@ def outgoing(
     naming it.
     """
     origin, target = read_url(url)
-    _check_method(method, target)
+    _first_line(method, target)
     if not isinstance(body, bytes) and not isinstance(body, AsyncIterable):  # an ABC is slow to tell
         raise DefinitionError(f"http request: the body is {type(body).__name__}", "give bytes, or pieces of bytes")
     standing = _standing_fields(origin, headers)
     names = standing.names
-    fields = [_encoded(*pair) for pair in told.items()]
-    if key is not None:
-        fields.append(_encoded("Idempotency-Key", key))
-    ours = tuple([field for field in fields if field[0] not in names])
-    _check_fields(ours)
-    if not _NEVER_TOLD.isdisjoint([name for name, _ in ours]):
-        wrong = next(name.decode() for name, _ in ours if name in _NEVER_TOLD)
-        raise DefinitionError(f"http request: {wrong!r} is told, and is about the message", "give it among the headers")
-    keyed = key is not None or b"idempotency-key" in names
-    repeatable = (keyed or method in READS) and isinstance(body, bytes)
-    return Outgoing(origin, method, target, body, repeatable, standing, ours)
+    ours = [(known, _latin(name, text)) for name, text in told.items() if (known := _told_name(name)) not in names]
+    if key is not None and _KEY not in names:
+        ours.append((_KEY, _latin("Idempotency-Key", key)))
+    fields = tuple(ours)
+    _check_fields(fields)
+    repeatable = (method in READS or key is not None or _KEY in names) and isinstance(body, bytes)
+    return Outgoing(origin, method, target, body, repeatable, standing, fields)
 
 
 @lru_cache(maxsize=1024)
-def _check_method(method: str, target: str) -> None:
+def _first_line(method: str, target: str) -> bytes:
     if not method.isupper():
         raise DefinitionError(f"http request: the method {method!r} is not in capitals", f"write {method.upper()!r}")
     if method == "CONNECT":
         raise DefinitionError("http request: CONNECT asks a proxy for a tunnel", "this client speaks to no proxies")
     try:
-        gate.check_outgoing_request(f"{method} {target}".encode("ascii"))
+        start = f"{method} {target}".encode("ascii")
+        gate.check_outgoing_request(start)
     except ValueError:
         raise DefinitionError(f"http request: {method!r} is not a method", 'use "GET", "POST", …') from None
+    return start + b" HTTP/1.1\r\n"
 
 
 # ---- fields -----------------------------------------------------------------------------------
@@ -209,13 +214,28 @@ def _judged(origin: Origin, given: tuple[RawField, ...]) -> _Standing:
     names = {name for name, _ in given}
     defaults = ((b"host", origin.authority.encode("ascii")), *_DEFAULTS)
     fields = (*(field for field in defaults if field[0] not in names), *given)
-    headers = Headers(fields) if names & _OF_THE_WIRE else Written(fields, written(fields))
-    return _Standing(given, headers, frozenset(names))
+    return _Standing(given, frozenset(names), fields, None if names & _OF_THE_WIRE else written(fields))
+
+
+@lru_cache(maxsize=256)
+def _told_name(name: str) -> bytes:
+    """As the wire has it. The names of what is told are few."""
+    known = _latin(name, name.lower())
+    if known in _NEVER_TOLD:
+        raise DefinitionError(
+            f"http request: {known.decode()!r} is told, and is about the message", "give it among the headers"
+        )
+    return known
 
 
 def _encoded(name: str, value: str) -> RawField:
+    return _latin(name, name.lower()), _latin(name, value)
+
+
+def _latin(name: str, text: str) -> bytes:
+    """The name or the value of a field as bytes."""
     try:
-        return name.lower().encode("latin-1"), value.encode("latin-1")
+        return text.encode("latin-1")
     except UnicodeEncodeError as error:
         wrong = error.object[error.start : error.end]
         raise DefinitionError(f"http request: header {name!r} has {wrong!r} in it", "encode it to latin-1") from None

@@ -66,11 +66,15 @@ class Lease(Generic[C]):
     room for it: closed before it is used, so that limits hold.
     """
 
-    origin: Origin
     connection: C | None
     reused: bool
     doomed: list[C]
+    slots: _Slots[C]
     held: bool = True
+
+    @property
+    def origin(self) -> Origin:
+        return self.slots.origin
 
 
 @attrs.define(eq=False)
@@ -182,11 +186,13 @@ class Pool(Generic[C]):
     async def reap(self) -> NoReturn:
         """Close connections whose time is up. Runs until it is cancelled; sleeps while there is nothing to do."""
         while True:
-            if self._idle:
-                await trio.sleep_until(next(iter(self._idle)).expires)
-                await self._close_all(self._take_expired(trio.current_time()))
-            else:
+            if not self._idle:
                 await self._reaper.park()
+            # None when the one that woke us is in use again. To park again then would be to be woken by each request of
+            # those who ask for one thing after the other.
+            first = next(iter(self._idle), None)
+            await trio.sleep_until(trio.current_time() + self._idle_seconds if first is None else first.expires)
+            await self._close_all(self._take_expired(trio.current_time()))
 
     async def aclose(self) -> None:
         """Close all that is idle; what is in use is closed when it is given back. Never raises Cancelled."""
@@ -248,10 +254,10 @@ class Pool(Generic[C]):
     def _grant(self, slots: _Slots[C], connection: C | None, doomed: list[C]) -> Lease[C]:
         slots.busy += 1
         self._open += 1
-        return Lease(slots.origin, connection, connection is not None, doomed)
+        return Lease(connection, connection is not None, doomed, slots)
 
     def _take_back(self, lease: Lease[C]) -> None:
-        slots = self._origins[lease.origin]
+        slots = lease.slots
         slots.busy -= 1
         self._open -= 1
         if lease.connection is not None:

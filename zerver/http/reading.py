@@ -108,7 +108,7 @@ class MessageReader:
         buffer = self._buffer
         if len(buffer) < length:
             return None
-        data = bytes(buffer[:length])
+        data = bytes(buffer) if len(buffer) == length else bytes(buffer[:length])
         del buffer[:length]
         self.over = True
         return data

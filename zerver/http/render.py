@@ -81,12 +81,13 @@ def render(result: Result, *, on_error: Callable[[Result], object] | None = None
     on_defect: told when on_error raises, or when a run's value cannot be sent; the answer is then a 500. It must not
     raise itself.
     """
-    if result.status == "refused" and on_error is None:
+    status = result.status
+    if status == "refused" and on_error is None:
         return _refused(result)
-    if result.status == "parked":
+    if status == "parked":
         return stamped(_parked(result), result.run_id)
     try:
-        answer = render_value(result.value) if result.ok else _not_done(result, on_error)
+        answer = render_value(result.value) if status == "done" else _not_done(result, on_error)
     except Exception as defect:
         on_defect(defect)
         answer = _bare(500, result)

@@ -21,7 +21,7 @@ from zerver.errors import ConnectFailed, ExchangeFailed, ProtocolViolation
 from zerver.http.bodies import close_body
 from zerver.http.dial import Quiet
 from zerver.http.gate import HeadLimits
-from zerver.http.messages import RequestHead, ResponseHead
+from zerver.http.messages import ResponseHead
 from zerver.http.outgoing import READS, Body, Origin, Outgoing
 from zerver.http.pool import Lease, Pool
 from zerver.http.reading import EndOfMessage, Mark
@@ -34,7 +34,6 @@ _GRACE = 0.05
 
 _READ_SIZE: Final = 64 * 1024  # bytes
 _DISPOSE_SECONDS: Final = 5.0  # that a body's iterator may take to close
-
 
 _UNBOUNDED: Final = cast("trio.CancelScope", nullcontext())  # which it is, as far as `with` can tell
 
@@ -97,7 +96,7 @@ class Connection:
 
 
 class RoundTrip:
-    """Open with `begin`, read with `next_piece` or `rest`, or do all of that with `whole`; and `end` in every case.
+    """Open with `begin`, read with `next_piece` or `rest`, and `end` in every case; or do all of that with `whole`.
 
     nursery: where a body is sent that does not fit into one write.
     """
@@ -141,10 +140,13 @@ class RoundTrip:
         raise self._late()
 
     async def whole(self) -> tuple[ResponseHead, bytes]:
-        """Send the request; the whole answer."""
-        with self._in_time():
-            return await self._ask(), await self._rest()
-        raise self._late()
+        """Send the request; the whole answer. It is ended then, however it went."""
+        try:
+            with self._in_time():
+                return await self._ask(), await self._rest()
+            raise self._late()
+        finally:
+            await self.end()
 
     def _in_time(self) -> trio.CancelScope:
         deadline = self._terms.deadline
@@ -187,6 +189,7 @@ class RoundTrip:
 
     async def _ask_on(self, connection: Connection) -> ResponseHead | None:
         """Send the request, read the head. None when the peer has gone without a word."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # what nobody wants any more is not sent
         await self._send(connection)
         wire = connection.wire
         while True:
@@ -196,7 +199,8 @@ class RoundTrip:
                 if self._heard:
                     raise self._failed("the connection broke in the middle of a head") from error
                 return None
-            self._heard = self._heard or bool(data)
+            if data:
+                self._heard = True
             wire.receive(data)
             event = wire.next_event()
             if isinstance(event, ResponseHead):
@@ -210,28 +214,26 @@ class RoundTrip:
         """Send the request, or begin to. A peer that stops listening is no error here: what it had to say about that is
         for the reader of the answer.
         """
-        request = self._request
-        await trio.lowlevel.checkpoint_if_cancelled()  # what nobody wants any more is not sent
+        request, wire = self._request, connection.wire
+        head = request.to_send(self._left_ms())
         self._sending, self._sent = True, False
-        if self.nursery is None and isinstance(request.body, bytes):
+        if self.nursery is not None:
+            self._sender = Sender(connection, wire.send_head(head, request.length), request.body)
+            self.nursery.start_soon(self._sender.run)
+        elif isinstance(request.body, bytes):
             try:  # one write; one packet, if it fits
-                await connection.outlet.send_soon(connection.wire.send_whole(self._head(), request.body))
+                if rest := connection.outlet.send_nowait(wire.send_whole(head, request.body)):
+                    await connection.outlet.send(rest)
                 self._sent = True
             except PeerGone:
                 pass
-        elif self.nursery is not None:
-            start = connection.wire.send_head(self._head(), request.length)
-            self._sender = Sender(connection, start, request.body)
-            self.nursery.start_soon(self._sender.run)
 
-    def _head(self) -> RequestHead:
+    def _left_ms(self) -> int | None:
+        """Milliseconds until nobody waits for the answer any more; None for never, or if nobody is to be told."""
         until = self._terms.until
         if until is None:
             until = trio.current_effective_deadline()
-        if until == math.inf:
-            return self._request.head
-        left = until - trio.current_time() + _GRACE
-        return self._request.head_with(b"x-request-timeout-ms", b"%d" % max(0.0, left * 1000))
+        return None if until == math.inf else int(max(0.0, until - trio.current_time() + _GRACE) * 1000)
 
     # ---- the body of the answer ---------------------------------------------------------------
 
@@ -248,9 +250,8 @@ class RoundTrip:
         raise self._late()
 
     async def _rest(self) -> bytes:
-        lease = self._lease
-        if not self._read and lease is not None and lease.connection is not None:
-            body = lease.connection.wire.take_body()
+        if not self._read and self._lease is not None and self._lease.connection is not None:
+            body = self._lease.connection.wire.take_body()
             if body is not None:  # it came together with the head, as most do
                 self._over = True
                 return body
@@ -291,18 +292,17 @@ class RoundTrip:
             return
         connection, keep = lease.connection, False
         try:
-            if connection is not None and self._is_whole(connection.wire) and await connection.is_read_up():
-                connection.wire.next_cycle()
-                keep = True
+            if connection is not None and self._is_whole(connection.wire):
+                keep = connection.wire.next_cycle_nowait() and await connection.is_read_up()
         finally:
             if self._sender is not None:
                 self._sender.cancel()
             await self._pool.give_back(lease, keep=keep)
 
     def _is_whole(self, wire: ClientWire) -> bool:
-        """Whether the exchange is over on both sides, and the next may begin."""
+        """Whether the exchange is over on both sides."""
         sent = self._sent if self._sender is None else self._sender.sent
-        return sent and (self._over or (not self._read and _is_over(wire))) and wire.reusable
+        return sent and (self._over or (not self._read and _is_over(wire)))
 
     # ---- what went wrong ----------------------------------------------------------------------
 

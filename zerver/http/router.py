@@ -23,6 +23,7 @@ from urllib.parse import quote
 import attrs
 
 from zerver.core.app import App
+from zerver.core.values import value
 from zerver.errors import DefinitionError
 from zerver.http.messages import RequestHead
 from zerver.http.patterns import FITS, NO_VALUE, Param, Pattern, parse_pattern, tail_start
@@ -50,7 +51,7 @@ class Entry(Generic[T]):
         return f"route {self.method} {self.path}"
 
 
-@attrs.frozen
+@value
 class Match(Generic[T]):
     """A route was found. params: the path's parameters, decoded, as text."""
 
@@ -89,7 +90,9 @@ class _Target(Generic[T]):
     def match(self, segments: tuple[str, ...]) -> Match[T]:
         if self._fixed is not None:
             return self._fixed
-        params = {name: segments[at] for name, at in self._names}
+        params = {}
+        for name, at in self._names:  # a comprehension would cost a call, and most have one name
+            params[name] = segments[at]
         if self._tail is not None:
             name, start = self._tail
             params[name] = "/".join(segments[start:])

@@ -71,6 +71,7 @@ class ServerWire:
         self._reader = MessageReader(limits)
         self._writer = BodyWriter()
         self._head: RequestHead | None = None
+        self.answers_head_only = False  # the request was HEAD
         self._framing = _NOT_FRAMED
         self._keep_alive = False
         self._known: _KnownHead | None = None
@@ -98,6 +99,7 @@ class ServerWire:
         except ProtocolViolation as violation:
             raise reader.fail(violation) from None
         self._framing, self._head = known.framing, known.head
+        self.answers_head_only = known.head.method == "HEAD"
         reader.start_body(known.framing)
         return known.head
 
@@ -263,11 +265,6 @@ class ServerWire:
         return not self._keep_alive and self._writer.started
 
     @property
-    def answers_head_only(self) -> bool:
-        """Whether the request was HEAD."""
-        return self._head is not None and self._head.method == "HEAD"
-
-    @property
     def sends_body(self) -> bool:
         """Whether the response under way has a body: not after HEAD, and not with 204 or 304."""
         return self._writer.takes_data
@@ -280,13 +277,18 @@ class ServerWire:
 
     def next_cycle(self) -> None:
         """Start the next exchange. Raises RuntimeError unless reusable."""
-        if not self.reusable:
+        if not self.next_cycle_nowait():
             raise RuntimeError("the connection is not reusable")
+
+    def next_cycle_nowait(self) -> bool:
+        """The same, if the connection is reusable yet; whether it was."""
+        if not self.reusable:
+            return False
         self._reader.next_message()
         self._writer.renew()
-        self._head = None
-        self._framing = _NOT_FRAMED
-        self._keep_alive = False
+        self._head, self._framing = None, _NOT_FRAMED
+        self._keep_alive = self.answers_head_only = False
+        return True
 
 
 def _write_checked(headers: Headers, lines: list[bytes]) -> bool:
@@ -337,7 +339,7 @@ class ClientWire:
 
     # writing
 
-    def send_head(self, head: RequestHead, length: int | None = 0) -> bytes:
+    def send_head(self, head: RequestHead | Written, length: int | None = 0) -> bytes:
         """The request's head, framed by the wire. length: of the body in bytes, None for chunked.
 
         Content-Length and Transfer-Encoding in head are replaced; of Connection, `close` and `upgrade` are
@@ -348,40 +350,38 @@ class ClientWire:
         self._writer.start(length)
         return raw
 
-    def send_whole(self, head: RequestHead, body: bytes) -> bytes:
+    def send_whole(self, head: RequestHead | Written, body: bytes) -> bytes:
         """A request whose body is at hand: what send_head(), send_data() and send_end() would give, in one piece."""
         raw = self._head_lines(head, len(body))
         self._writer.skip()
         return raw + body
 
-    def _head_lines(self, head: RequestHead, length: int | None) -> bytes:
-        start = f"{head.method} {head.target}".encode("latin-1")
-        gate.check_outgoing_request(start)
+    def _head_lines(self, head: RequestHead | Written, length: int | None) -> bytes:
         close = upgrade = False
-        if isinstance(head.headers, Written):
-            lines = head.headers.lines
+        if isinstance(head, Written):
+            lines = head.lines
         else:
             connection = head.headers.tokens("connection")
             close, upgrade = "close" in connection, "upgrade" in connection
-            lines = written(_checked(head.headers))
+            lines = _first_line(head) + written(_checked(head.headers))
         if length is None:
             lines += b"transfer-encoding: chunked\r\n"
-        elif length or head.method not in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"):
+        elif length or head.method not in _BODILESS:
             lines += b"content-length: %d\r\n" % length
         if close:
             lines += b"connection: close\r\n"
         if upgrade:
             lines += b"connection: upgrade\r\n"
-        raw = b"%b HTTP/1.1\r\n%b\r\n" % (start, lines)
-        if not isinstance(head.headers, Written):
+        lines += b"\r\n"
+        if not isinstance(head, Written):
             try:
-                gate.check_request_head(raw, _UNLIMITED)  # nobody shall be sent what we would refuse ourselves
+                gate.check_request_head(lines, _UNLIMITED)  # nobody shall be sent what we would refuse ourselves
             except ProtocolViolation as violation:
                 raise ValueError(f"not a request that can be sent: {violation}") from None
         self._method = head.method
         self._keep_alive = not close
         self._upgrade_asked = upgrade
-        return raw
+        return lines
 
     def send_data(self, data: bytes) -> bytes:
         """A piece of the body. Raises ValueError when it exceeds the announced length."""
@@ -474,11 +474,26 @@ class ClientWire:
 
     def next_cycle(self) -> None:
         """Start the next exchange. Raises RuntimeError unless reusable."""
-        if not self.reusable:
+        if not self.next_cycle_nowait():
             raise RuntimeError("the connection is not reusable")
+
+    def next_cycle_nowait(self) -> bool:
+        """The same, if the connection is reusable; whether it was."""
+        if not self.reusable:
+            return False
         self._reader.next_message()
         self._writer.renew()
         self._informational = 0
+        return True
 
+
+#: Methods of requests that say nothing of a body when they have none.
+_BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"))
 
 _UNLIMITED: Final = HeadLimits(start_line=2**31, field=2**31, head=2**31, fields=2**31)
+
+
+def _first_line(head: RequestHead) -> bytes:
+    start = f"{head.method} {head.target}".encode("latin-1")
+    gate.check_outgoing_request(start)
+    return start + b" HTTP/1.1\r\n"
