@@ -23,7 +23,7 @@ SERVERS = {
     "connections": (("--connections", "20", "--rate", "50"), 6),
     "fanout": (("--connections", "2"), 2),
     "sql": (("--connections", "2", "--database", "sqlite"), 4),
-    "workers": (("--connections", "2"), 4),
+    "workers": (("--connections", "2"), 10),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import selectors
 import shutil
 import signal
@@ -47,12 +48,15 @@ class Ask:
 
 @attrs.frozen
 class Load:
-    """done: requests with a good answer; refused: with another. took: each one's seconds, where they were taken."""
+    """done: requests with a good answer; refused: with another. took: each one's seconds, where they were taken. cpu:
+    seconds of processor time that the load itself used, where they were counted.
+    """
 
     done: int
     refused: int
     seconds: float
     took: Sequence[float] = ()
+    cpu: float = 0.0
 
     def check(self, name: str, ask: Ask) -> None:
         """Raises SystemExit when the server has not really been measured."""
@@ -90,6 +94,7 @@ def by_wrk(port: int, ask: Ask, seconds: float, connections: int, cores: str) ->
             script.write('wrk.headers["Content-Type"] = "application/json"\n')
             script.flush()
             command += ["-s", script.name]
+        before = _children_seconds()
         process = subprocess.Popen(
             [*command, f"http://127.0.0.1:{port}{ask.path}"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -106,7 +111,14 @@ def by_wrk(port: int, ask: Ask, seconds: float, connections: int, cores: str) ->
         raise SystemExit(f"errors under load on {ask.path}:\n{out}")
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
     bad = int(refused[1]) if refused else 0
-    return Load(int(found[1]) - bad, bad, float(found[2]) / (1000 if found[3] else 1))
+    passed = float(found[2]) / (1000 if found[3] else 1)
+    return Load(int(found[1]) - bad, bad, passed, cpu=_children_seconds() - before)
+
+
+def _children_seconds() -> float:
+    """CPU of the children that have ended and were waited for: no server is among them yet."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # ---- by this process ------------------------------------------------------------------------
@@ -180,7 +192,7 @@ def by_python(port: int, ask: Ask, seconds: float, connections: int) -> Load:
     links, wire = Links(), ask.wire
     try:
         links.open(port, connections, wire)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), time.process_time()
         for link in links.all:
             link.send(wire, began)
         statuses: list[int] = []
@@ -189,7 +201,8 @@ def by_python(port: int, ask: Ask, seconds: float, connections: int) -> Load:
                 statuses.append(status)
                 link.send(wire, now)
         bad = sum(it // 100 != 2 for it in statuses)
-        return Load(len(statuses) - bad, bad, time.perf_counter() - began)
+        cpu = time.process_time() - before
+        return Load(len(statuses) - bad, bad, time.perf_counter() - began, cpu=cpu)
     finally:
         links.close()
 

@@ -11,8 +11,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,8 @@ _QUIET_TRIES: Final = 25
 class System:
     """A server: its command without the port, what must be installed for it, and the cases it is for; (): all.
 
-    port: the option that takes it. cores: where it may run. env: beside what there is.
+    port: the option that takes it. cores: where it may run. env: beside what there is. exports: whether it is told of a
+    collector of its spans, which is another process on the other core.
     """
 
     name: str
@@ -42,6 +43,7 @@ class System:
     port: str = "--port"
     cores: str = "0"
     env: Mapping[str, str] = attrs.field(factory=dict)
+    exports: bool = False
 
     def plays(self, case: str) -> bool:
         return not self.cases or case in self.cases
@@ -61,6 +63,13 @@ def uvicorn(
     return System(
         name, (*command, *options), ("uvicorn", "uvloop", "httptools", *packages), cases, cores=cores, env=env or {}
     )
+
+
+def instrumented(case: str) -> System:
+    """FastAPI with OpenTelemetry as its documentation has it: instrumented by its package, and exporting."""
+    packages = ("fastapi", "opentelemetry-instrumentation-fastapi", "opentelemetry-exporter-otlp-proto-http")
+    made = uvicorn("fastapi instrumented, exporting", "trace_instrumented:traced", *packages, cases=(case,))
+    return attrs.evolve(made, exports=True)
 
 
 def granian(name: str, interface: str, app: str, *options: str, cores: str = "0") -> System:
@@ -105,28 +114,48 @@ def present(systems: Sequence[System], options: argparse.Namespace) -> list[Syst
 
 
 def rates(systems: Sequence[System], cases: Mapping[str, Ask], options: argparse.Namespace) -> Figures:
-    """Every case on every server that plays it, in every round."""
+    """Every case on every server that plays it, in every round, printed."""
     figures: Figures = []
+    for case, it in measurements(systems, cases, options):
+        figures += it.told(case)
+    return figures
+
+
+def measurements(
+    systems: Sequence[System], cases: Mapping[str, Ask], options: argparse.Namespace
+) -> Iterator[tuple[str, Measured]]:
+    """Every case, measured on every server that plays it. The servers are up until all is done."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         up = {it.name: stack.enter_context(opened(it, Path(folder))) for it in systems}
         for case, ask in cases.items():
             players = {it.name: up[it.name] for it in systems if it.plays(case)}
             cores = "1" if all(it.cores == "0" for it in systems) else "0,1"
             loaded = partial(load, options.loader, connections=options.connections, cores=cores)
-            rate, cpu = measured(players, ask, options.rounds, options.seconds, loaded)
-            figures += told(case, {("rate", "requests/s", 0): rate, ("CPU", "µs/request", 1): cpu})
-    return figures
+            yield case, measured(players, ask, options.rounds, options.seconds, loaded)
+
+
+@attrs.frozen
+class Measured:
+    """Of each server and round: requests per second, and microseconds of CPU per request: the server's, and the load's
+    own.
+    """
+
+    rate: Table
+    cpu: Table
+    load: Table
+
+    def told(self, case: str) -> Figures:
+        """The servers' figures, printed as a table."""
+        return told(case, {("rate", "requests/s", 0): self.rate, ("CPU", "µs/request", 1): self.cpu})
 
 
 def measured(
     up: Mapping[str, tuple[int, int]], ask: Ask, rounds: int, seconds: float, loaded: Callable[..., Load]
-) -> tuple[Table, Table]:
-    """Requests per second and microseconds of CPU per request, of servers that are up: their ports and groups.
-
-    loaded: is called with a port, what to ask, and how long.
-    """
+) -> Measured:
+    """What servers do that are up: their ports and groups. loaded: is called with a port, what to ask, and how long."""
     rate: Table = {name: [] for name in up}
     cpu: Table = {name: [] for name in up}
+    own: Table = {name: [] for name in up}
     for number, name in turns(up, rounds):
         port, group = up[name]
         before = cpu_seconds(group)
@@ -138,8 +167,9 @@ def measured(
             done.check(name, ask)
             rate[name].append(done.rate)
             cpu[name].append((cpu_seconds(group) - before) / done.done * 1e6)
+            own[name].append(done.cpu / done.done * 1e6)
         _wait_quiet(group)
-    return rate, cpu
+    return Measured(rate, cpu, own)
 
 
 def _wait_quiet(group: int) -> None:
@@ -151,7 +181,12 @@ def _wait_quiet(group: int) -> None:
             return
 
 
-def opened(it: System, folder: Path) -> AbstractContextManager[tuple[int, int]]:
+@contextmanager
+def opened(it: System, folder: Path) -> Iterator[tuple[int, int]]:
     """The server, up. Zerver's runs are kept in this folder, where they are kept at all."""
-    kept = {"ZERVER_TRACE_DB": str(folder / f"{it.name.replace(' ', '-')}.db")}
-    return serving(it.command, it.port, cores=it.cores, env={**kept, **it.env})
+    env = {"ZERVER_TRACE_DB": str(folder / f"{it.name.replace(' ', '-')}.db"), **it.env}
+    with ExitStack() as stack:
+        if it.exports:
+            port, _ = stack.enter_context(serving((sys.executable, "sink.py"), cores="1"))
+            env["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{port}"
+        yield stack.enter_context(serving(it.command, it.port, cores=it.cores, env=env))

@@ -2,8 +2,10 @@
 and an effect; and a path parameter on one of 200 routes. Requests per second, and CPU per request.
 
 Zerver is as `zerver serve` is without any setting: full timeline, trace file, admission, a deadline. Peers are bare,
-but for those with OpenTelemetry spans, which tell of the three steps what a timeline tells. Needs `wrk` (a Debian
-package) and two cores. Takes three minutes.
+but for those with OpenTelemetry spans, which tell of the three steps what a timeline tells: "with spans" makes them as
+cheaply as can be and throws them away (peers/spans.py), "instrumented, exporting" has them made and sent to a collector
+as OpenTelemetry's documentation says (peers/trace_instrumented.py). Needs `wrk` (a Debian package) and two cores. Takes
+three minutes.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import sys
 
 from _load import Ask
-from _rates import System, arguments, granian, hypercorn, present, rates, uvicorn, zerver
+from _rates import System, arguments, granian, hypercorn, instrumented, present, rates, uvicorn, zerver
 from _report import write_json
 from _server import PEERS
 
@@ -43,6 +45,7 @@ SYSTEMS = [
     hypercorn("quart-trio on hypercorn", "quart_trio_app:app", "quart-trio"),
     uvicorn("fastapi with spans", "trace_fastapi:traced", "fastapi", "opentelemetry-sdk", cases=(STEPS,)),
     uvicorn("litestar with spans", "trace_litestar:traced", "litestar", "opentelemetry-sdk", cases=(STEPS,)),
+    instrumented(STEPS),
 ]
 
 

@@ -2,10 +2,11 @@
 the dial at `async` against `off`; and jobs per second beside procrastinate and pgqueuer on the same PostgreSQL. fsync
 is on for all of them.
 
-A step is a write that does nothing: Zerver has its intent on the disk before it starts and its outcome before the next
-step, which is two waits for the disk where DBOS has one, its outcome. Its latency is the time from the body of one step
-to that of the next of the same run. DBOS's SQLite has synchronous=FULL, because that is what SQLite does, and no
-write-ahead log unless it is given one; both are shown. Each system has a process of its own, and one at a time works.
+A step is a write that does nothing: Zerver has its intent on the disk before it starts, and what came of it goes there
+with the intent of the next one, or the end; DBOS has what came of it there before the next step. So both wait for the
+disk once a step. Its latency is the time from the body of one step to that of the next of the same run. DBOS's SQLite
+has synchronous=FULL, because that is what SQLite does, and no write-ahead log unless it is given one; both are shown.
+Each system has a process of its own, and one at a time works.
 The dial is measured by CPU time, and with --instructions by what cachegrind counts, which other work does not disturb.
 """
 

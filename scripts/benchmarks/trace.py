@@ -3,9 +3,11 @@ same detail; the memory and the disk that a kept run takes; and how long it take
 
 "On" is `zerver serve` as it is without any setting: records, recorder, ring, metrics, rates for the page, trace file.
 "Off" is the same without anybody who observes, and with an engine compiled without the statements that append records;
-"records only" appends them, for nobody (peers/trace_off.py). CPU per request is the server's own, and what counts where
-the load generator and others share the machine; its least value is the one that others have disturbed least. Needs
-`wrk`, two cores, and about a gigabyte in the temporary folder for each million of stored runs.
+"records only" appends them, for nobody (peers/trace_off.py). FastAPI "with spans" makes them as cheaply as can be and
+throws them away (peers/spans.py); "instrumented, exporting" is what OpenTelemetry's documentation says, with a
+collector beside it (peers/trace_instrumented.py). CPU per request is the server's own, and what counts where the load
+generator and others share the machine; its least value is the one that others have disturbed least. Needs `wrk`, two
+cores, and about a gigabyte in the temporary folder for each million of stored runs.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from typing import Any, Final
 import attrs
 import trio
 from _load import Ask, check_loader, load
-from _rates import measured
+from _rates import System, instrumented, measured, opened, uvicorn, zerver
 from _report import Figures, Table, figure, is_installed, print_versions, ranged, write_json
-from _server import PEERS, serving
+from _server import PEERS
 
 sys.path.insert(0, str(PEERS))
 from zerver_app import app
@@ -41,10 +43,12 @@ from zerver.trace.ring import Ring
 from zerver.trace.summary import Filter, summarize
 from zerver.trace.text import format_timeline
 
-PATHS: Final = {"plaintext": "/plain", "three steps and an effect": "/steps/7"}
-TRACED: Final = ("/steps/7",)  # what the peers have spans for
+STEPS: Final = "three steps and an effect"  # what the peers have spans for
+PATHS: Final = {"plaintext": "/plain", STEPS: "/steps/7"}
 BATCH: Final = 2_000
-PACKAGES: Final = ("trio", "fastapi", "uvicorn", "uvloop", "opentelemetry-sdk")
+PACKAGES: Final = (
+    "trio", "fastapi", "uvicorn", "uvloop", "opentelemetry-sdk", "opentelemetry-instrumentation-fastapi",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -72,40 +76,30 @@ def main() -> None:
 # ---- requests per second --------------------------------------------------------------------
 
 
-@attrs.frozen
-class System:
-    """A server: its name, its command without the port, and what must be installed for it."""
-
-    name: str
-    command: tuple[str, ...]
-    packages: tuple[str, ...] = ()
-
-
 ON: Final = "zerver, timeline on"
 OFF: Final = "zerver, timeline off"
 RECORDS: Final = "zerver, records only"
 SPANS: Final = "fastapi with spans"
 BARE: Final = "fastapi without spans"
+EXPORTING: Final = "fastapi instrumented, exporting"
 
 
-def systems(folder: Path) -> list[System]:
+def systems() -> list[System]:
     """On and off, what is in between, and the peers."""
-    serve = ("-m", "zerver.cli", "serve", "zerver_app:app")
-    on = ("env", f"ZERVER_TRACE_DB={folder / 'traces.db'}", sys.executable, *serve)
-    without = ("env", "ZERVER_TRACE_DB=", sys.executable, *serve)
-    off = (sys.executable, "trace_off.py", *serve[2:])
-    uvicorn = (sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log")
-    packages = ("fastapi", "uvicorn", "uvloop", "httptools")
-    traced = (*uvicorn, "trace_fastapi:traced")
-    sdk = (*packages, "opentelemetry-sdk")
+    on = zerver(ON, "zerver_app:app")
+    off = (sys.executable, "trace_off.py", "serve", "zerver_app:app")
+    traced, sdk = "trace_fastapi:traced", ("fastapi", "opentelemetry-sdk")
     return [
-        System(ON, on),
-        System("zerver, on without a file", without),
-        System(RECORDS, ("env", "RECORDS=1", *off)),
-        System(OFF, off),
-        System(SPANS, traced, sdk),
-        System("fastapi, spans of 1% of its runs", ("env", "OTEL_TRACES_SAMPLER_ARG=0.01", *traced), sdk),
-        System(BARE, (*uvicorn, "fastapi_app:app"), packages),
+        on,
+        attrs.evolve(on, name="zerver, on without a file", env={"ZERVER_TRACE_DB": ""}),
+        System(RECORDS, off, on.packages, env={"RECORDS": "1"}),
+        System(OFF, off, on.packages),
+        uvicorn(SPANS, traced, *sdk, cases=(STEPS,)),
+        uvicorn(
+            "fastapi, spans of 1% of its runs", traced, *sdk, cases=(STEPS,), env={"OTEL_TRACES_SAMPLER_ARG": "0.01"}
+        ),
+        instrumented(STEPS),
+        uvicorn(BARE, "fastapi_app:app", "fastapi", cases=(STEPS,)),
     ]
 
 
@@ -116,14 +110,14 @@ def rates(rounds: int, seconds: float, connections: int, only: str) -> Figures:
         raise SystemExit("requests per second need two cores; see --only")
     figures: Figures = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        there = [it for it in systems(Path(folder)) if all(map(is_installed, it.packages)) and only in it.name]
-        up = {it.name: stack.enter_context(serving(it.command)) for it in there}
+        there = [it for it in systems() if all(map(is_installed, it.packages)) and only in it.name]
+        up = {it.name: stack.enter_context(opened(it, Path(folder))) for it in there}
         for case, path in PATHS.items():
-            names = [name for name in up if path in TRACED or "spans" not in name]
+            players = {it.name: up[it.name] for it in there if it.plays(case)}
             wrk = partial(load, "wrk", connections=connections)
-            rate, cpu = measured({name: up[name] for name in names}, Ask(path), rounds, seconds, wrk)
+            found = measured(players, Ask(path), rounds, seconds, wrk)
             print(f"{path}, {case}: medians (min-max) of {rounds} rounds", flush=True)
-            figures += _told(case, rate, cpu)
+            figures += _told(case, found.rate, found.cpu)
     return figures
 
 
@@ -140,11 +134,12 @@ def _told(case: str, rate: Table, cpu: Table) -> Figures:
         "records": _paired(cpu.get(RECORDS, []), cpu.get(OFF, [])),
         "the whole timeline": _paired(cpu.get(ON, []), cpu.get(OFF, [])),
         "OpenTelemetry spans": _paired(cpu.get(SPANS, []), cpu.get(BARE, [])),
+        "the same, instrumented, exporting": _paired(cpu.get(EXPORTING, []), cpu.get(BARE, [])),
     }
     print("  what it adds to a request, by rounds:")
     for name, values in costs.items():
         if values:
-            print(f"    {name:32}{ranged(values, 1)} µs CPU")
+            print(f"    {name:36}{ranged(values, 1)} µs CPU")
     print(flush=True)
     added = {name: values for name, values in costs.items() if values}
     return [

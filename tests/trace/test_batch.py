@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from random import Random
 from typing import Final
@@ -19,7 +21,7 @@ from zerver.core import timeline as t
 from zerver.core.timeline import Account, Ending, Record
 from zerver.runtime import Result
 from zerver.trace.batch import Batch
-from zerver.trace.keeping.keep import Keeper, Keeping
+from zerver.trace.keeping.keep import Keeper, Keeping, Kept
 from zerver.trace.ring import ALIKE, Ring
 from zerver.trace.telemetry.metrics import Metrics
 from zerver.ui.rates import Rates
@@ -135,6 +137,33 @@ def test_a_route_is_kept_up_to_its_floor_and_those_passed_are_counted() -> None:
     kept = [one.beside for at in range(0, 3000, 50) for _, one in keeper.choose([run_at(at + n) for n in range(50)])]
     assert len(kept) in (7, 8)  # two at once, then two a second
     assert sum(kept) + len(kept) <= 3000
+
+
+def test_of_many_slow_runs_some_are_kept_and_the_others_are_counted() -> None:
+    keeper = Keeper(Keeping(sample=0.0, floor=0.0, slow=3.0, budget=0.1))
+    kept = keeper.choose([run_at(1000 + n, took=150 * MS if n % 2 else 20 * MS) for n in range(40)])
+    assert [(one.why, one.slow) for _, one in kept] == [("slow", True)] * 3
+    held = keeper.statistics()
+    assert (held.seen, held.kept["slow"], held.passed["slow"], held.passed["sample"]) == (40, 3, 17, 20)
+    (again,) = keeper.choose([run_at(1400, took=150 * MS)])
+    assert again[1] == Kept("slow", 17, True)
+
+
+def test_what_nobody_keeps_is_freed_with_its_batch() -> None:
+    run = run_at(1000)
+    seen = weakref.ref(run)
+    batch = Batch([run])
+    assert batch.alike
+    batch.remembered = Ring(10).take(batch)
+    del run
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        del batch
+        assert seen() is None
+    finally:
+        if was:
+            gc.enable()
 
 
 def test_of_many_that_are_alike_the_ring_takes_some() -> None:

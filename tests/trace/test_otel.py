@@ -28,6 +28,7 @@ from zerver.http.listeners import open_http_listeners
 from zerver.http.messages import Response
 from zerver.http.server import serve_http
 from zerver.runtime import Result, open_runtime
+from zerver.runtime.executor import finished
 from zerver.trace.recorder import open_recorder
 from zerver.trace.telemetry import instruments as i
 from zerver.trace.telemetry.conventions import ATTRIBUTES
@@ -176,7 +177,7 @@ async def test_a_service_that_is_asked_knows_the_span_that_is_exported() -> None
             open_recorder(listeners=[exporter]) as recorder,
             open_runtime(App(capabilities=[http_client(allow_private=True)]), observers=[recorder.add]) as runtime,
         ):
-            result = await runtime.execute(runtime.prepare(flow), (), [server.addresses[0]], parent=CALLER)
+            result = await finished(runtime.execute(runtime.prepare(flow), (), [server.addresses[0]], parent=CALLER))
         spans = (await to.next())["sent"]
         nursery.cancel_scope.cancel()
     assert result.unwrap() == 200

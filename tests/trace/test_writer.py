@@ -239,6 +239,16 @@ async def test_a_deleted_file_is_made_anew(tmp_path: Path) -> None:
         assert len(store.search()) == 1
 
 
+def test_a_device_is_refused_and_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+    path.symlink_to("/dev/null")
+    with pytest.raises(TraceError, match="is no trace file, and was left as it is"):
+        check_place(path)
+    with pytest.raises(TraceError, match="is no trace file, and was left as it is"):
+        make_store(path)
+    assert path.readlink() == Path("/dev/null")
+
+
 async def test_a_damaged_file_ends_the_writing_and_not_the_server(tmp_path: Path) -> None:
     path = tmp_path / "traces.db"
     with make_store(path) as store:

@@ -206,8 +206,13 @@ async def test_only_what_may_be_done() -> None:
     async with open_browser() as browser:
         await browser.enter()
         run = await browser.buy()
-        assert (await browser.post("runs", {})).status == 405
-        assert (await answer(browser, f"runs/{run.run_id}/replay"))[0] == 405
+        own = {"host": HOST, "cookie": browser.cookie, "x-zerver-csrf": browser.csrf, "origin": f"http://{HOST}"}
+        for reply, allow in (
+            (await browser.post("runs", {}), "GET, HEAD"),
+            (await browser.get(f"/_zerver/api/runs/{run.run_id}/replay"), "POST"),
+            (await browser.client.request("PUT", "/_zerver/api/matching", headers=own), "GET, HEAD, POST"),
+        ):
+            assert (reply.status, reply.headers.get("allow")) == (405, allow)
 
 
 # ---- one run --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import add, sub
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -20,7 +21,7 @@ import attrs
 from zerver.core import timeline as t
 from zerver.core.effects import Success
 from zerver.core.joins import Join
-from zerver.core.timeline import Account, Timeline
+from zerver.core.timeline import Account, Record, Timeline
 from zerver.runtime.result import Result
 
 #: What a run may have done that says nothing but when.
@@ -59,17 +60,19 @@ class Alike:
     """Runs that differ in nothing but their times, oldest first.
 
     timeline: of the first; its label, flow, tenant and priority are those of all. http: of the answer, None without
-    one. effects: names of their kinds, in order; each had success. times: of each run, see Shape. took: of each run,
-    nanoseconds from its first record to its last; nobody was parked.
+    one. effects: names of their kinds, in order; each had success. times: a column for each that Shape speaks of, with
+    that of each run. took: of each run, nanoseconds from its first record to its last; nobody was parked.
     """
 
     timeline: Timeline
     shape: Shape
     http: int | None
     effects: tuple[str, ...]
-    runs: list[Result] = attrs.field(factory=list)
-    times: list[Sequence[int]] = attrs.field(factory=list)
-    took: list[int] = attrs.field(factory=list)
+    runs: Sequence[Result]
+    times: Sequence[Sequence[int]]
+    took: Sequence[int] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.between(0, -1), takes_self=True)
+    )
 
     @property
     def route(self) -> str:
@@ -83,12 +86,23 @@ class Alike:
 
     def between(self, first: int, last: int) -> list[int]:
         """Of each run, nanoseconds from one of its times to another."""
-        return [at[last] - at[first] for at in self.times]
+        return list(map(sub, self.times[last], self.times[first]))
 
     def spent(self, account: Account) -> list[int]:
         """Of each run, nanoseconds that belong to an account."""
-        parts = [self.between(first, last) for name, first, last in self.shape.stretches if name == account]
-        return [sum(part) for part in zip(*parts, strict=True)] if parts else [0] * len(self.runs)
+        spent = [0] * len(self.runs)
+        for name, first, last in self.shape.stretches:
+            if name == account:
+                spent = list(map(add, spent, self.between(first, last)))
+        return spent
+
+    def totals(self) -> dict[Account, int]:
+        """Nanoseconds of all runs together, by the accounts that they have."""
+        sums = list(map(sum, self.times))
+        totals: dict[Account, int] = {}
+        for account, first, last in self.shape.stretches:
+            totals[account] = totals.get(account, 0) + sums[last] - sums[first]
+        return totals
 
 
 class Batch(list[Result]):
@@ -101,7 +115,7 @@ class Batch(list[Result]):
 
     def __init__(self, results: Iterable[Result] = ()) -> None:
         super().__init__(results)
-        self.remembered: Sequence[Result] = self
+        self.remembered: Sequence[Result] = tuple(self)  # not itself: what is in a circle is not freed at once
         self._sorted: tuple[Sequence[Alike], Sequence[Result]] | None = None
 
     @classmethod
@@ -127,58 +141,89 @@ class Batch(list[Result]):
 
 
 def _sort(results: Sequence[Result]) -> tuple[Sequence[Alike], Sequence[Result]]:
-    groups: dict[_Key, Alike | None] = {}
+    groups: dict[_Key, _Group] = {}
     others: list[Result] = []
     for result in results:
         timeline = result.timeline
-        if result.ending.status == "done" and timeline.records and not result.unresolved:
-            kinds, times, subjects, details = zip(*timeline.records, strict=True)  # what was a row is a column now
-            shape = _SHAPES[kinds] if kinds in _SHAPES else _known(kinds)
+        records = timeline.records
+        if result.ending.status == "done" and records and not result.unresolved:
+            kinds, times = [], []
+            for kind, at, _, _ in records:  # zip(*records) makes an iterator for each record, and costs more
+                kinds.append(kind)
+                times.append(at)
+            shape = _SHAPES[tuple(kinds)]
             if shape is not None:
-                http = details[-1] if shape.answered else None
+                http = records[-1][3] if shape.answered else None
                 key: _Key = (shape, http, timeline.label, timeline.flow, timeline.tenant, timeline.priority)
                 if shape.asked:
-                    key += tuple([subjects[place].effect.kind for place in shape.asked])
-                    key += tuple([type(details[place]) for place in shape.settled])
-                group = groups[key] if key in groups else groups.setdefault(key, _group(result, shape, http))
-                if group is not None:
+                    key += _did(records, shape)
+                group = groups.get(key)
+                if group is None:
+                    group = groups[key] = _Group(_effects(records, shape))
+                if group.effects is not None:
                     group.runs.append(result)
-                    group.times.append(_with_waits(times, details, shape.turns) if shape.turns else times)
-                    group.took.append(times[-1] - times[0])
+                    group.times.append(_with_waits(times, records, shape.turns) if shape.turns else times)
                     continue
         others.append(result)
-    return [group for group in groups.values() if group is not None], others
+    alike = [_alike(key, group, group.effects) for key, group in groups.items() if group.effects is not None]
+    return alike, others
 
 
-def _group(result: Result, shape: Shape, http: int | None) -> Alike | None:
-    """A group for runs like this one, still empty; None when they have joins, or effects that had no success."""
-    timeline = result.timeline
-    effects = [timeline.records[place][2].effect for place in shape.asked]
-    outcomes = [timeline.records[place][3] for place in shape.settled]
+def _did(records: Sequence[Record], shape: Shape) -> _Key:
+    """Of what kinds the effects were, and what came of each. In loops: a comprehension costs a call."""
+    did: list[object] = []
+    for place in shape.asked:
+        did.append(records[place][2].effect.kind)
+    for place in shape.settled:
+        did.append(type(records[place][3]))
+    return tuple(did)
+
+
+@attrs.define(eq=False)
+class _Group:
+    """Runs of one key. effects: see `_effects`. times: of each run."""
+
+    effects: tuple[str, ...] | None
+    runs: list[Result] = attrs.field(factory=list)
+    times: list[list[int]] = attrs.field(factory=list)
+
+
+def _effects(records: Sequence[Record], shape: Shape) -> tuple[str, ...] | None:
+    """What a run has asked for; None when there are joins, or effects that had no success: it is like no other."""
+    effects = [records[place][2].effect for place in shape.asked]
+    outcomes = [records[place][3] for place in shape.settled]
     if any(isinstance(effect, Join) for effect in effects) or any(type(it) is not Success for it in outcomes):
         return None
-    return Alike(timeline, shape, http, tuple(effect.kind.name for effect in effects))
+    return tuple(effect.kind.name for effect in effects)
 
 
-def _with_waits(times: Sequence[int], details: Sequence[Any], turns: Sequence[int]) -> Sequence[int]:
+def _alike(key: _Key, group: _Group, effects: tuple[str, ...]) -> Alike:
+    """What was a row for each run is a column for each time now."""
+    shape, http, *_ = key
+    return Alike(group.runs[0].timeline, shape, http, effects, group.runs, tuple(zip(*group.times, strict=True)))
+
+
+def _with_waits(times: list[int], records: Sequence[Record], turns: Sequence[int]) -> list[int]:
     """The times of a run, and before that of each turn the one since when it had waited."""
-    points = list(times)
     for place in reversed(turns):
-        points.insert(place, min(max(times[place - 1], details[place]), times[place]))
-    return points
+        times.insert(place, min(max(times[place - 1], records[place][3]), times[place]))
+    return times
 
 
 # ---- shapes ---------------------------------------------------------------------------------
 
-#: By the kinds of records; None for runs that are not as usual.
-_SHAPES: Final[dict[_Kinds, Shape | None]] = {}
+
+class _Shapes(dict[_Kinds, "Shape | None"]):
+    """By the kinds of records; None for runs that are not as usual."""
+
+    def __missing__(self, kinds: _Kinds) -> Shape | None:
+        if len(self) >= _MOST_SHAPES:  # of flows that make plans as they go; what is seen often is soon here again
+            self.clear()
+        shape = self[kinds] = _shape(kinds)
+        return shape
 
 
-def _known(kinds: _Kinds) -> Shape | None:
-    if len(_SHAPES) >= _MOST_SHAPES:  # of flows that make plans as they go; what is seen often is soon here again
-        _SHAPES.clear()
-    shape = _SHAPES[kinds] = _shape(kinds)
-    return shape
+_SHAPES: Final = _Shapes()
 
 
 def _shape(kinds: _Kinds) -> Shape | None:

@@ -9,15 +9,16 @@ too much is dropped, and counted.
 Two tasks, one for full batches and one for the rest, sleep while nothing happens; nobody polls. A batch is handed over
 as soon as it is full, while its runs are still in the processor's cache; the memory of those that nobody keeps is used
 again by the next. To wait for 50 ms in any case was measured, and cost a busy server more than all listeners did.
-Refused: a trio memory channel (its send costs a task switch when somebody waits, 20 times an append), and listeners
-with tasks of their own for each run.
+Refused: a trio memory channel (its send costs a task switch when somebody waits, 20 times an append), listeners with
+tasks of their own for each run, and to have the run that fills a batch hand it over, which saves no more than that
+task's turn. To sort each run when it ends, and forget at once what nobody keeps, costs more than to do it by the batch,
+though its records are near then: the code that does it is not.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
@@ -79,7 +80,7 @@ class Recorder:
     ) -> None:
         self._ring = ring
         self._listeners: Sequence[Listener] = list(listeners)
-        self._pending: deque[Result] = deque()
+        self._pending: list[Result] = []
         self._most_pending = most_pending
         self._on_defect = on_defect
         self._first = trio.lowlevel.ParkingLot()  # for a first run
@@ -127,10 +128,12 @@ class Recorder:
     async def hand_over_batches(self) -> None:
         """Hand over each batch as soon as it is full, until cancelled."""
         while True:
-            while len(self._pending) >= SLICE:
+            if len(self._pending) < SLICE:
+                await self._full.park()
+            else:
+                await trio.lowlevel.checkpoint()  # others have their turn between two
+            if len(self._pending) >= SLICE:  # unless somebody has flushed meanwhile
                 self._hand_over()
-                await trio.lowlevel.checkpoint()
-            await self._full.park()
 
     async def hand_over_rest(self) -> None:
         """Hand over what has not filled a batch after a while, until cancelled."""
@@ -143,7 +146,8 @@ class Recorder:
     def _hand_over(self) -> None:
         """Hand one batch over."""
         pending = self._pending
-        batch = Batch([pending.popleft() for _ in range(min(SLICE, len(pending)))])
+        batch = Batch(pending[:SLICE])
+        del pending[:SLICE]
         self._handed_over += len(batch)
         batch.remembered = self._ring.take(batch)
         self._busy = True

@@ -63,12 +63,17 @@ class Ring:
     def take(self, results: Sequence[Result]) -> Sequence[Result]:
         """Keep runs that have ended, but not all that are alike of many. Which of them are kept."""
         batch = Batch.of(results)
-        passed = {id(run) for group in batch.alike for run in self._passed_over(group)}
-        kept = [result for result in batch if id(result) not in passed] if passed else batch
+        kept = [*batch.others]
+        for group in batch.alike:
+            kept += group.runs[: self._room_for(group)]
+        if len(kept) > 1:  # in the order in which they have ended
+            chosen = set(map(id, kept))
+            kept = [result for result in batch if id(result) in chosen]
         for result in kept:
             self.add(result)
-        self._added += len(passed)
-        self._dropped += len(passed)
+        passed = len(batch) - len(kept)
+        self._added += passed
+        self._dropped += passed
         return kept
 
     def add(self, result: Result) -> None:
@@ -132,18 +137,18 @@ class Ring:
     def statistics(self) -> RingStatistics:
         return RingStatistics(len(self._runs), self._records, self._added, self._dropped, self._failed)
 
-    def _passed_over(self, group: Alike) -> Sequence[Result]:
-        """Those for which there is no room."""
+    def _room_for(self, group: Alike) -> int:
+        """How many of them there is room for; those that ended first are taken."""
         now, route = group.ended, group.route
         bucket = self._buckets.get(route)
         if bucket is None:
             if len(self._buckets) >= _MOST_ROUTES:
                 self._buckets.clear()
             bucket = self._buckets[route] = Bucket(ALIKE, max(ALIKE, self._capacity), now)
-        for place in range(len(group.runs)):
-            if not bucket.take(now):
-                return group.runs[place:]
-        return ()
+        room = 0
+        while room < len(group.runs) and bucket.take(now):
+            room += 1
+        return room
 
     def _newest(self) -> Iterator[Result]:
         return reversed(self._runs.values())

@@ -172,7 +172,7 @@ from zerver.trace.summary import Filter
 from zerver.trace.text import format_timeline
 from zerver.trace.view import ROWS, SPANS
 from zerver.ui.access import Session
-from zerver.ui.asked import Asked, Refused, as_json, encoded, refuse
+from zerver.ui.asked import Asked, Refused, as_json, encoded, refuse, wrong_method
 from zerver.ui.cases import Cases, standing
 from zerver.ui.desk import SMALL, Found, flows_of
 from zerver.ui.feed import Feed
@@ -208,7 +208,7 @@ class Api:
             query = dict(parse_qsl(exchange.head.query, max_num_fields=50))
             return await endpoint(self, Asked(exchange, session, rest, query))
         except Refused as refused:
-            return problem(refused.status, detail=refused.detail)
+            return refused.answer
         except InvalidData as bad:
             return problem(400, detail="; ".join(f"{where} {what}" for where, what in bad.problems))
         except JournalUnavailable as error:
@@ -402,7 +402,7 @@ def _endpoint(method: str, path: tuple[str, ...]) -> tuple[_Endpoint, tuple[str,
     if found is None:
         refuse(404, "there is nothing here")
     if method not in found:
-        refuse(405, f"{', '.join(found)} is what may be done here")
+        raise Refused(wrong_method(found))
     return found[method], path[1:2]
 
 

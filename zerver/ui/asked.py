@@ -6,13 +6,13 @@ is given out at once, a body is JSON of a known shape. Whatever makes no sense i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import attrs
 
 from zerver.core.codec import decode_json, encode_json
-from zerver.http import Exchange, Response
+from zerver.http import Exchange, Response, problem
 from zerver.ui.access import Session
 
 T = TypeVar("T")
@@ -25,14 +25,20 @@ _MOST_BODY: Final = 256 * 1024  # bytes
 class Refused(Exception):
     """The answer is an error: what, and why."""
 
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
+    def __init__(self, answer: Response) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
 
 
 def refuse(status: int, detail: str) -> NoReturn:
-    raise Refused(status, detail)
+    raise Refused(problem(status, detail=detail))
+
+
+def wrong_method(methods: Iterable[str]) -> Response:
+    """405, and with which methods one may come (RFC 9110, 15.5.6). Where GET is one of them, HEAD is, too."""
+    allow = ", ".join(allowed for method in methods for allowed in (("GET", "HEAD") if method == "GET" else (method,)))
+    answer = problem(405, detail=f"{allow} is what may be done here")
+    return attrs.evolve(answer, headers=answer.headers.adding("allow", allow))
 
 
 @attrs.frozen

@@ -27,6 +27,7 @@ from zerver.trace.telemetry.prometheus import OPENMETRICS, negotiate, prometheus
 from zerver.ui.access import Access, Barred, Entrance, Session
 from zerver.ui.api import Api
 from zerver.ui.archive import Archive
+from zerver.ui.asked import wrong_method
 from zerver.ui.assets import read_assets
 from zerver.ui.desk import Desk
 from zerver.ui.feed import Feed
@@ -134,7 +135,7 @@ class Page:
             answer = await self._api.answer(exchange, session, path[1:])
             return _later(answer) if answer.status == 503 else answer
         if head.method not in ("GET", "HEAD"):
-            return problem(405)
+            return wrong_method(("GET",))
         if path == ("metrics",) and self._metrics is not None:
             return self._scraped(head.headers.get("accept"))
         asset = self._assets.get("/".join(path))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from typing import Any, Final
 
 import trio
@@ -34,7 +33,8 @@ class Rate:
     def __init__(self) -> None:
         self.flow = ""
         self._seconds: deque[list[int]] = deque()  # [second, count, errors, refused], in order
-        self._took: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)  # (when, ns)
+        self._took: deque[tuple[float, Sequence[int]]] = deque()  # (when, ns of each that ended then)
+        self._many = 0  # of these
 
     def add(self, status: Status, took: Sequence[int], now: float) -> None:
         """Count runs that have just ended so. took: nanoseconds, of each."""
@@ -49,7 +49,10 @@ class Rate:
         if status == "refused":
             bucket[3] += len(took)
         else:
-            self._took.extend(zip(repeat(now), took, strict=False))
+            self._took.append((now, took))
+            self._many += len(took)
+            while self._many - len(self._took[0][1]) >= _SAMPLES:
+                self._many -= len(self._took.popleft()[1])
 
     def numbers(self, now: float, over: float) -> dict[str, Any]:
         """over: seconds that have been watched, if less than the window."""
@@ -58,7 +61,7 @@ class Rate:
         spark = [0] * WINDOW
         for at, count, _, _ in self._seconds:
             spark[WINDOW - 1 - min(WINDOW - 1, max(0, second - at))] += count
-        took = sorted(ns for at, ns in self._took if now - at <= WINDOW)
+        took = sorted([ns for at, many in self._took if now - at <= WINDOW for ns in many][-_SAMPLES:])
         count = sum(bucket[1] for bucket in self._seconds)
         return {
             "rate": count / max(1.0, min(WINDOW, over)),

@@ -1,14 +1,14 @@
-"""A page of five services' answers, on FastAPI, with httpx or aiohttp (CLIENT). UPSTREAM: the first port."""
+"""A page of five services' answers, on FastAPI, with httpx or aiohttp (CLIENT). UPSTREAM: their port."""
 
 import asyncio
 import os
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from upstream import SERVICES
+from upstream import HOSTS
 
 UPSTREAM = int(os.environ["UPSTREAM"])
-URLS = [f"http://127.0.0.1:{UPSTREAM + number}/part" for number in range(SERVICES)]
+URLS = [f"http://{host}:{UPSTREAM}/part" for host in HOSTS]
 
 
 @asynccontextmanager

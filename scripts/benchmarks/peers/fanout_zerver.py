@@ -1,17 +1,17 @@
-"""A page of five services' answers, on Zerver: five effects, joined. UPSTREAM: the first port."""
+"""A page of five services' answers, on Zerver: five effects, joined. UPSTREAM: their port."""
 
 import os
 from typing import Annotated
 
 import attrs
-from upstream import SERVICES
+from upstream import HOSTS
 
 from zerver import App, Done, Flow, Slot, join, step
 from zerver.effects import http
 from zerver.http import ClientLimits, http_client, json
 
 UPSTREAM = int(os.environ["UPSTREAM"])
-URLS = [f"http://127.0.0.1:{UPSTREAM + number}/part" for number in range(SERVICES)]
+URLS = [f"http://{host}:{UPSTREAM}/part" for host in HOSTS]
 
 
 @attrs.frozen

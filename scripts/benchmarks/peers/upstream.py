@@ -1,6 +1,6 @@
-"""Five services in one process, each on a port of its own: an answer of JSON, 5 ms after the request, with a Date as of
-all servers, so that no client sees the same bytes for ever. Beyond loopback, this is all that a backend for frontends
-waits for. They are at --port and the four ports after it.
+"""Five services in one process, each on an address of its own: an answer of JSON, 5 ms after the request, with a Date
+as of all servers, so that no client sees the same bytes for ever. Beyond loopback, this is all that a backend for
+frontends waits for. They are at --port, which was found to be free; the ports beside it may not be.
 """
 
 import argparse
@@ -10,11 +10,11 @@ import time
 from email.utils import formatdate
 from functools import lru_cache, partial
 
-SERVICES = 5
+HOSTS = [f"127.0.0.{number}" for number in range(1, 6)]  # all of 127.0.0.0/8 is loopback, on Linux
 WAIT_SECONDS = 0.005
 
 
-@lru_cache(maxsize=SERVICES)
+@lru_cache(maxsize=len(HOSTS))
 def answer(number: int, second: int) -> bytes:
     body = json.dumps({"service": number, "values": [{"id": i, "name": f"value {i}"} for i in range(5)]}).encode()
     fields = f"Date: {formatdate(second, usegmt=True)}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
@@ -40,8 +40,8 @@ class Answering(asyncio.Protocol):
 
 async def main(port: int) -> None:
     loop = asyncio.get_running_loop()
-    for number in reversed(range(SERVICES)):  # the first port last: who can connect to it finds all of them
-        await loop.create_server(partial(Answering, number), "127.0.0.1", port + number, backlog=1024)
+    for number, host in reversed(list(enumerate(HOSTS))):  # the first last: who can connect to it finds all of them
+        await loop.create_server(partial(Answering, number), host, port, backlog=1024)
     await asyncio.Event().wait()
 
 

@@ -28,6 +28,8 @@ throughput of Jaeger's samplers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
+from operator import not_
 from random import Random
 from typing import Final, Literal, TypeAlias
 
@@ -140,9 +142,16 @@ class Keeper:
         singles = list(batch.others)
         chosen: list[tuple[Result, Kept]] = []
         for group in batch.alike:
-            slow = self._slow_of(group)
-            singles += slow
-            chosen += self._sample(group, [run for run in group.runs if run not in slow] if slow else group.runs)
+            if group.http is not None and group.http >= 500:
+                singles += group.runs
+                continue
+            most = self._most(group)
+            if most is None or max(group.took) <= most:
+                chosen += self._some(group, group.runs, "sample")
+            else:
+                slow = [took > most for took in group.took]
+                chosen += self._some(group, list(compress(group.runs, slow)), "slow")
+                chosen += self._some(group, list(compress(group.runs, map(not_, slow))), "sample")
         for result in singles:
             kept = self.decide(result)
             if kept is not None:
@@ -176,40 +185,36 @@ class Keeper:
     def statistics(self) -> KeeperStatistics:
         return KeeperStatistics(self._seen, dict(self._kept), dict(self._passed))
 
-    def _slow_of(self, group: Alike) -> Sequence[Result]:
-        """Those of a group that are worth a look of their own."""
-        if group.http is not None and group.http >= 500:
-            return group.runs
+    def _most(self, group: Alike) -> float | None:
+        """How long they may take and not be slow, in nanoseconds; None while nobody knows."""
         if self.keeping.budget is not None:
-            most: float | None = self.keeping.budget * 1e9
-        else:
-            usual = self._usual_of(group.route)
-            most = None if usual is None else usual.p99
-            if usual is not None:
-                usual.add(group.took[0], group.ended)
-        if most is None or max(group.took) <= most:
-            return ()
-        return [run for run, took in zip(group.runs, group.took, strict=True) if took > most]
+            return self.keeping.budget * 1e9
+        usual = self._usual_of(group.route)
+        if usual is None:
+            return None
+        most = usual.p99
+        usual.add(group.took[0], group.ended)
+        return most
 
-    def _sample(self, group: Alike, runs: Sequence[Result]) -> Iterator[tuple[Result, Kept]]:
-        """Which of them are kept though nothing was wrong."""
+    def _some(self, group: Alike, runs: Sequence[Result], why: Why) -> Iterator[tuple[Result, Kept]]:
+        """Which runs of a group are kept though nothing was wrong, or nothing but that they were slow."""
         if not runs:
             return
         now = group.ended
-        rate, share = self._rules["sample"]
-        tap = self._tap("sample", group.route, "", rate, now)
+        rate, share = self._rules[why]
+        tap = self._tap(why, group.route, "", rate, now)
         draw, kept, ready = self._rng.random, 0, True
         for run in runs:
             ready = ready and tap.bucket.take(now)  # empty, it stays so until later
             if ready or draw() < share or self._is_wanted(run):
-                yield run, Kept("sample", tap.passed)
+                yield run, Kept(why, tap.passed, why == "slow")
                 tap.passed = 0
                 kept += 1
             else:
                 tap.passed += 1
         self._seen += len(runs)
-        self._kept["sample"] += kept
-        self._passed["sample"] += len(runs) - kept
+        self._kept[why] += kept
+        self._passed[why] += len(runs) - kept
 
     def _is_wanted(self, result: Result) -> bool:
         """Whether it is kept whatever it came to."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 import struct
 from contextlib import closing, suppress
 from functools import lru_cache
@@ -136,9 +137,10 @@ def _expected() -> list[tuple[str, str]]:
 
 
 def is_empty(path: Path) -> bool:
-    """Whether there is no such file, or nothing in it."""
+    """Whether there is no such file, or nothing in it. A device has no size, and is nothing to be replaced."""
     try:
-        return path.stat().st_size == 0
+        about = path.stat()
+        return about.st_size == 0 and stat.S_ISREG(about.st_mode)
     except OSError:
         return not path.exists()
 

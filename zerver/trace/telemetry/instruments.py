@@ -22,9 +22,10 @@ HTTP_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0
 FINE_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, *HTTP_BOUNDS, 30.0, 60.0)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Instrument:
-    """One metric. labels: their names. bounds: a histogram's, in its unit; the bucket above them has none.
+    """One metric, which is equal to itself alone. labels: their names. bounds: a histogram's, in its unit; the bucket
+    above them has none.
 
     unit: as UCUM has it, "s" or "By"; what stands in braces is counted, as "{run}"; "1" is a share, or a yes.
     """

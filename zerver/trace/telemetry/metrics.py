@@ -109,12 +109,10 @@ class Metrics:
         self._add(i.RUNS, (series.route, series.class_, "done"), len(runs))
         for _ in runs if self._tenants.most else ():
             self._add(i.TENANT_RUNS, (self._tenants.name(timeline.tenant), "done"))
-        spent = {account: group.spent(account) for account, _, _ in shape.stretches}
-        for account, times in spent.items():
-            self._add(i.RUN_TIME, (series.route, account), sum(times) / 1e9)
-        none = [0] * len(runs)
-        series.queue.extend(spent.get("admission", none), runs, at)
-        series.turn.extend(spent.get("turn", none), runs, at)
+        for account, ns in group.totals().items():
+            self._add(i.RUN_TIME, (series.route, account), ns / 1e9)
+        series.queue.extend(group.spent("admission"), runs, at)
+        series.turn.extend(group.spent("turn"), runs, at)
         series.duration.extend(group.took, runs, at)
         for name, (asked, settled) in zip(group.effects, shape.effects, strict=True):
             of_kind = self._of_kind(name)
