@@ -146,6 +146,18 @@ async def pay(number: Number) -> None:
     await charge(number).compensate(refund, resolve=find)
 
 
+@effect(kind="shop.hours", access="read")
+async def hours() -> int:
+    """So slow that what came of the charge is on the disk before the next write is asked for."""
+    await trio.sleep(0.005)
+    return 24
+
+
+@step
+async def look_at_the_clock() -> None:
+    await hours()
+
+
 @step
 async def make(number: Number) -> None:
     await order(number).compensate(cancel, by_key=lambda _: cancel(number))
@@ -157,7 +169,7 @@ async def take_from_stock(number: Number) -> Done:
     return Done(number)
 
 
-SHOP = Flow("shop", [read, pay, make, take_from_stock], durability="sync")
+SHOP = Flow("shop", [read, pay, look_at_the_clock, make, take_from_stock], durability="sync")
 
 
 async def live(name: str, before: str) -> None:

@@ -1,7 +1,8 @@
 """A shop that dies around a pause: run as `python -m tests.runtime.crashing_parked SITE FOLDER`, as `crashing`, whose
 provider and whose checks these are.
 
-Each order is charged, parked, signalled, and made. Whenever a process dies, each goes on once.
+Each order is charged and parked; then it is signalled, and made; one is cancelled instead, and refunded. Whenever a
+process dies, each comes to that once.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ from zerver.journal import open_sqlite_journal
 from zerver.runtime import open_runtime
 from zerver.runtime.journal import UNRESOLVED
 
+CALLED_OFF = 3
+
 Approved = Annotated[str, Slot("approved")]
+
+
+def approval(number: int) -> str:
+    return f"approval of {number}"
 
 
 @step
 def wait(number: shop.Number) -> Approved | Pause:
-    return Pause(f"approval of {number}", expires=86_400)
+    return Pause(approval(number), expires=86_400)
 
 
 @step
@@ -34,7 +41,7 @@ FLOW = Flow("approval", [shop.pay, wait, make, shop.take_from_stock], takes=[sho
 
 
 async def live(name: str, before: str) -> None:
-    """One life: ask for what was never asked for, approve of all, and wait until all is over."""
+    """One life: ask for what was never asked for, approve of all but one, and wait until all is over."""
     with trio.fail_after(60):
         async with open_sqlite_journal(shop.FOLDER / "journal.db") as journal:
             if before:
@@ -47,8 +54,10 @@ async def live(name: str, before: str) -> None:
                 while unfinished := await journal.list_runs("unfinished"):
                     for run in unfinished:
                         stored = await journal.read(run.head.run_id)
-                        for signal in () if stored is None else stored.signals:
-                            if signal.value is None:
+                        for signal in () if stored is None or stored.cut is not None else stored.signals:
+                            if signal.signal == approval(CALLED_OFF):
+                                await runtime.cancel(run.head.run_id, "it was called off")
+                            elif signal.value is None:
                                 await runtime.signal(run.head.run_id, signal.signal, "yes")
                     await trio.sleep(0.002)
                 if (await journal.tallies()).get(UNRESOLVED):
@@ -67,7 +76,7 @@ def main(site: str) -> None:
         with shop.provider() as database:
             orders = {number for (number,) in database.execute("select number from orders")}
             asked = {number for (number,) in database.execute("select number from charges")}
-        if orders != asked - {shop.SOLD_OUT}:
+        if orders != asked - {shop.SOLD_OUT, CALLED_OFF}:
             raise SystemExit(f"dead at {site}:{number}: {sorted(asked)} were paid, and {sorted(orders)} were made")
         if not died:
             break

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import trio
 
-from tests.runtime.dying import SHOP, Watched, Witness, statuses
+from tests.runtime.dying import SHOP, Watched, Witness, charged, statuses
 from tests.runtime.test_parked import shop
 from tests.runtime.test_retrial import UNDONE, Shaky, crashed
-from zerver import App, IdempotencyKey
+from zerver import App, Flow, IdempotencyKey, step
 from zerver.core.machine import Machine
 from zerver.errors import JournalUnavailable
 from zerver.journal import open_memory_journal
-from zerver.runtime import open_runtime
+from zerver.runtime import Alarm, open_runtime
 from zerver.runtime.journal import Journal, StoredRun
 
 
@@ -128,6 +128,33 @@ async def test_a_run_that_the_runtime_itself_stumbles_over_is_set_aside(
         (why,) = runtime.statistics().stuck.values()
         assert why == "KeyError while it was taken up"
         assert runtime.statistics().running == 0
+
+
+@step
+async def go_elsewhere() -> None:
+    await charged(8)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+async def test_one_that_is_set_aside_is_told_of_in_the_log_if_the_app_has_nobody_to_be_told(
+    hooked: bool, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    moment = await crashed()
+    heir, alarms = Witness(moment.disk, moment.world), list[Alarm]()
+    other = Flow(SHOP.name, [go_elsewhere], durability="sync")
+    async with (
+        open_memory_journal(heir.disk) as journal,
+        open_runtime(
+            App(on_unresolved=alarms.append if hooked else None),
+            handlers=heir.handlers(),
+            journal=journal,
+            flows=[other],
+        ) as runtime,
+    ):
+        await trio.sleep(60)
+        ((run_id, why),) = runtime.statistics().stuck.items()
+    told = [f"run {run_id} of flow '{SHOP.name}' is stuck: {why}; see `zerver sagas`"]
+    assert (caplog.messages, [alarm.run_id for alarm in alarms]) == (([], [run_id]) if hooked else (told, []))
 
 
 async def test_a_worker_that_drains_takes_up_nothing_more(autojump_clock: object) -> None:

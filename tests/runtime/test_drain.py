@@ -13,6 +13,7 @@ from zerver import AdmissionPolicy, App, Done, Flow, IdempotencyKey, effect, ste
 from zerver.core.classes import DEFAULT
 from zerver.effects import clock
 from zerver.runtime import Result, Runtime, open_runtime
+from zerver.runtime.executor import finished
 
 YEAR = 365 * 86_400.0
 
@@ -91,7 +92,7 @@ async def test_it_waits_for_a_rollback_behind_the_answer(autojump_clock: MockClo
     async with open_runtime(App()) as runtime:
         results: list[Result] = []
         prepared = runtime.prepare(flow)
-        result = await runtime.execute(prepared, after=results.append)
+        result = await finished(runtime.execute(prepared, after=results.append))
         assert (result.status, result.sealed, runtime.statistics().admission.running) == ("deadline", False, 1)
         await runtime.drain(0)
         assert runtime.statistics().admission.running == 0

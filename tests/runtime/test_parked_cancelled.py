@@ -13,7 +13,7 @@ import trio
 
 from tests.runtime.dying import Witness, charged, statuses
 from tests.runtime.test_parked import BOTH, DAY, LEASE, Again, Durable, Said, owners, shop, workers
-from zerver import App, Done, Flow, Pause, parallel, step
+from zerver import App, Done, Fail, Flow, Pause, parallel, step
 from zerver.core import timeline as t
 from zerver.errors import JournalUnavailable
 from zerver.journal import open_memory_journal, open_postgres_journal, open_sqlite_journal
@@ -149,6 +149,42 @@ async def test_at_whatever_moment_it_is_cancelled_it_ends_as_was_said(autojump_c
             assert said
             assert [result.status for result in witness.ended] == ["cancelled"], turns
             assert len(witness.world.undone) == 2
+
+
+@step
+def sold_out() -> Fail:
+    return Fail.conflict("stock")
+
+
+async def test_one_whose_end_is_decided_is_not_cancelled_any_more(autojump_clock: object) -> None:
+    flow = Flow("sold_out", [pay_first, sold_out], durability="sync")
+    async with workers(flow) as (first, _, witness):
+
+        async def run() -> None:
+            await first.run(flow)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            while not any(moment.where == "before refund" for moment in witness.moments):
+                await trio.sleep(0.001)
+            (run_id,) = witness.disk.runs
+            assert not await first.cancel(run_id, "too late")
+            assert first.cancel_nowait(run_id, "too late")  # it is under way
+        assert [(result.status, result.reason) for result in witness.ended] == [("failed", "")]
+        assert len(witness.world.undone) == 1
+
+
+async def test_whoever_asks_again_while_it_is_undone_hears_that_it_is_cancelled(autojump_clock: object) -> None:
+    async with workers(twice()) as (first, second, witness):
+        parked = await first.run(twice())
+        witness.moments.clear()
+        assert await first.cancel(parked.run_id, "enough")
+        while not any(moment.where == "before refund" for moment in witness.moments):
+            await trio.sleep(0.001)
+        assert await first.cancel(parked.run_id, "again")
+        assert await second.cancel(parked.run_id, "and again")  # it is under way, and not here
+        await trio.sleep(1)
+        assert [result.ending.reason for result in witness.ended] == ["enough"]
 
 
 @BOTH

@@ -29,6 +29,7 @@ from zerver import (
 from zerver.effects import clock
 from zerver.errors import EffectTimeout, InvalidData, ProtocolViolation, Rejected
 from zerver.runtime import Result, Runtime, open_runtime
+from zerver.runtime.executor import finished
 from zerver.runtime.live import Run
 from zerver.testing import Scripted, hangs, scripted, slow
 
@@ -343,7 +344,7 @@ async def test_parts_are_read_once_there_is_a_ticket(autojump_clock: MockClock) 
         return ["ha"]
 
     async with open_runtime(App()) as runtime:
-        result = await runtime.execute(runtime.prepare(REPEAT), read, label="GET /x")
+        result = await finished(runtime.execute(runtime.prepare(REPEAT), read, label="GET /x"))
     assert (result.value, result.timeline.label) == ("haha", "GET /x")
     assert result.timeline.accounts.io == pytest.approx(2e9)
 
@@ -354,7 +355,7 @@ async def test_a_bad_request_is_a_failed_run(autojump_clock: MockClock, bad: Exc
         raise bad
 
     async with open_runtime(App()) as runtime:
-        result = await runtime.execute(runtime.prepare(REPEAT), read)
+        result = await finished(runtime.execute(runtime.prepare(REPEAT), read))
     assert (result.status, result.cause) == ("failed", bad)
 
 
@@ -364,7 +365,7 @@ async def test_a_reader_that_is_broken_is_raised_and_leaves_nothing(autojump_clo
 
     async with open_runtime(App()) as runtime:
         with pytest.raises(ZeroDivisionError, match="in the edge"):
-            await runtime.execute(runtime.prepare(REPEAT), read)
+            await finished(runtime.execute(runtime.prepare(REPEAT), read))
         assert (runtime.statistics().running, runtime.statistics().admission.running) == (0, 0)
 
 
@@ -376,9 +377,9 @@ async def test_on_wait_is_told_once_when_the_run_first_waits(autojump_clock: Moc
 
     async with open_runtime(App(), handlers=world()) as runtime:
         flow = Flow("f", [first, second, third], gives=[Three])
-        result = await runtime.execute(runtime.prepare(flow), on_wait=watch)
+        result = await finished(runtime.execute(runtime.prepare(flow), on_wait=watch))
         assert told == [result.run_id]
-        await runtime.execute(runtime.prepare(REPEAT), ["x"], on_wait=watch)
+        await finished(runtime.execute(runtime.prepare(REPEAT), ["x"], on_wait=watch))
     assert told == [result.run_id]  # a run that waits for nothing costs no watching
 
 
@@ -386,7 +387,9 @@ async def test_who_watches_may_cancel(autojump_clock: MockClock) -> None:
     handlers = world(charge=hangs()(None))
     async with open_runtime(App(), handlers=handlers) as runtime:
         flow = Flow("f", [first], gives=[One])
-        result = await runtime.execute(runtime.prepare(flow), on_wait=lambda run: run.cancel("the client has gone"))
+        result = await finished(
+            runtime.execute(runtime.prepare(flow), on_wait=lambda run: run.cancel("the client has gone"))
+        )
     assert (result.status, result.reason) == ("cancelled", "the client has gone")
 
 

@@ -10,13 +10,14 @@ import attrs
 import pytest
 import trio
 
+from tests.journal.test_lines import Rot
 from tests.runtime.dying import Witness, charged, statuses
 from tests.runtime.test_parked import DAY, workers
 from zerver import App, Done, Flow, Pause, Slot, step
 from zerver.core.plan import compile_plan
 from zerver.core.signals import fitted, wanted
-from zerver.errors import InvalidData
-from zerver.journal import open_memory_journal
+from zerver.errors import DamagedJournal, InvalidData
+from zerver.journal import Disk, open_memory_journal
 from zerver.runtime import open_runtime
 from zerver.testing import client
 from zerver.trace import replay
@@ -187,6 +188,31 @@ async def test_a_run_that_was_cancelled_takes_nothing_over_http(autojump_clock: 
         late = await asking.post(url, json=GOOD)
         assert (late.status, late.json()["detail"]) == (410, "the run was cancelled")
         assert (await asking.get(url)).json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("keys", [Rot(0x40), None], ids=["others", "none"])
+async def test_who_has_not_the_keys_of_a_run_gives_it_nothing_that_would_be_read_by_nobody(
+    keys: Rot | None, autojump_clock: object
+) -> None:
+    disk, app = Disk(), App()
+    app.route("POST", "/orders", FLOWS["slot"])
+    async with (
+        open_memory_journal(disk, cipher=Rot(0x80)) as journal,
+        open_memory_journal(disk, cipher=keys) as misread,
+        client(app, handlers=Witness().handlers(), journal=journal) as right,
+        client(app, handlers=Witness().handlers(), journal=misread) as wrong,
+    ):
+        reply = await right.post("/orders")
+        run_id, url = reply.json()["run"], reply.headers["location"]
+        with pytest.raises(DamagedJournal, match="cannot be read"):
+            await wrong.runtime.signal(run_id, "go", GOOD)
+        with pytest.raises(DamagedJournal, match="cannot be read"):
+            await wrong.runtime.cancel(run_id, "enough")
+        refused = await wrong.post(url, json=GOOD)
+        assert (refused.status, refused.json()["detail"]) == (500, "the run cannot be read here")
+        assert (await right.post(url, json=GOOD)).json() == ["Ann", 2026, 5]
+        assert not await wrong.runtime.cancel(run_id, "it is over")
+        assert statuses(disk) == ["done"]
 
 
 # ---- types ----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from zerver.runtime.book import Book
 from zerver.runtime.journal import Entry, Page
 from zerver.runtime.parking import Letter, letters
 from zerver.runtime.recovery import doubt
+from zerver.runtime.sheets import Sheets
 from zerver.runtime.takeover import Successor
 
 #: How many seeds of each profile: a thousand together. The run without asserts has less to prove.
@@ -175,6 +176,26 @@ def twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Book, "_write", write)
 
 
+def without_word(patch: pytest.MonkeyPatch) -> None:
+    """What is undone is not written down before."""
+
+    async def compensate(self: Book, run: Any, call: Call) -> Any:
+        return await self.interpreter.compensate(run, call)
+
+    patch.setattr(Book, "compensate", compensate)
+
+
+def without_what_came_of_it(patch: pytest.MonkeyPatch) -> None:
+    """A run ends, and what came of its last write does not get to the disk with that."""
+    real = Sheets.next
+
+    def next_entry(self: Sheets, status: str = "", park: Any = None) -> Any:
+        entry = real(self, status, park)
+        return attrs.evolve(entry, lines=()) if isinstance(entry, Page) and entry.status else entry
+
+    patch.setattr(Sheets, "next", next_entry)
+
+
 def without_undoing(patch: pytest.MonkeyPatch) -> None:
     """A refund is said to be done, and is not asked for."""
 
@@ -224,6 +245,8 @@ MUTATIONS: Final[list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]]] = 
     (without_ends, "quiet", "finished"),
     (twice, "quiet", "once"),
     (without_ends, "crash", "promises"),
+    (without_word, "quiet", "intent"),
+    (without_what_came_of_it, "quiet", "replays"),
     (without_undoing, "quiet", "money"),
     (without_keys_in_doubt, "crash", "resolved"),
     (with_garbage, "quiet", "replays"),

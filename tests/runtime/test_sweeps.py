@@ -191,6 +191,26 @@ def test_an_effect_with_a_timeout() -> None:
     sweep(one_run(flow))
 
 
+def test_reads_whose_time_is_over_between_writes() -> None:
+    """They have used up the scope of the run that they had borrowed: it goes on in others."""
+
+    @step
+    async def look(one: One) -> Two:
+        found = [await find("nothing").with_policy(timeout=seconds).outcome() for seconds in (0.005, 0.02, 0.005)]
+        return str(await buy(0.01)) + "".join(type(outcome).__name__[0] for outcome in found)
+
+    @step
+    def is_refused(two: Two) -> Fail:
+        return Fail.conflict(two[-3:])
+
+    async def program(runtime: Runtime, bank: Bank) -> None:
+        result = await runtime.run(Flow("looking", [first, look, is_refused]))
+        if not isinstance(result.cause, Fail) or result.cause.what != "FSF":
+            raise AssertionError(f"{result.status}: {result.cause}")
+
+    sweep(program)
+
+
 def test_retries_and_their_backoff() -> None:
     flow = flow_of(lambda: buy(0.01).with_policy(retries=2, backoff=0.1))
     sweep(one_run(flow), charge=fails(2, ConnectionLost("reset")))

@@ -36,6 +36,7 @@ BreakerState = Literal["closed", "open", "half-open"]
 _BUCKETS = 10
 _MOST_THROTTLED = 0.9  # some must get through, or nobody would see that it is well again (Finagle: 0.75)
 _RAMP_FLOOR = 0.1
+_NEVER: Final = float("-inf")
 _K: Final[dict[Priority, float]] = {"interactive": 2.0, "default": 1.5, "batch": 1.1}
 
 
@@ -68,8 +69,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_bucket", "_buckets_per_second", "_calls", "_counts", "_era", "_failures", "_flying", "_pause", "_ramps_until",
-        "_slow", "_until", "_won", "policy", "state", "throttled",
+        "_bucket", "_buckets_per_second", "_calls", "_calm_until", "_counts", "_era", "_failures", "_flying", "_pause",
+        "_ramps_until", "_slow", "_uncounted", "_until", "_won", "policy", "state", "throttled",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy) -> None:
@@ -82,6 +83,8 @@ class Breaker:
         self._calls = self._failures = self._slow = 0  # their sums
         self._buckets_per_second = _BUCKETS / policy.window
         self._bucket = 0  # number of the newest bucket, counted from the clock's origin
+        self._calm_until = _NEVER  # the end of that bucket, as long as it is closed and nothing in its window was amiss
+        self._uncounted = 0  # successes of that bucket that are in no count yet
         self._pause = policy.pause
         self._until = 0.0
         self._ramps_until = 0.0
@@ -116,15 +119,21 @@ class Breaker:
         elif era:
             return
         if self.state == "closed":
-            if failed or slow or now * self._buckets_per_second >= self._bucket + 1:
-                self._count(now, 1, failed, slow)
-            else:  # as nearly always, and so without a call
-                self._counts[self._bucket % _BUCKETS][0] += 1
-                self._calls += 1
+            self._count(now, 1, failed, slow)
             if (self._failures or self._slow) and self._is_bad():
                 self._open(now, draw)
         elif self.state == "half-open" and era:
             self._record_probe(failed, now, draw)
+
+    def succeeded(self, era: int, now: float) -> None:
+        """The same for one that neither failed nor was slow, as nearly all: while nothing is amiss they only add up."""
+        if now >= self._calm_until:
+            self.record(era, False, False, now, 0.0)
+        elif era == self._era:
+            self._flying -= 1
+            self._uncounted += 1
+        elif not era:
+            self._uncounted += 1
 
     def forget(self, era: int) -> None:
         """An allowed attempt was cancelled: it says nothing about the target."""
@@ -157,6 +166,10 @@ class Breaker:
 
     def _count(self, now: float, requests: int, failed: bool, slow: bool) -> None:
         """Count in, and forget what has left the window. Sums are kept, not added up anew: it is a hot path."""
+        if self._uncounted:
+            self._counts[self._bucket % _BUCKETS][0] += self._uncounted
+            self._calls += self._uncounted
+            self._uncounted = 0
         newest = int(now * self._buckets_per_second)
         if newest > self._bucket:
             self._forget_until(newest)
@@ -169,6 +182,8 @@ class Breaker:
         if slow:
             bucket[2] += 1
             self._slow += 1
+        is_calm = not (self._failures or self._slow)
+        self._calm_until = (self._bucket + 1) / self._buckets_per_second if is_calm else _NEVER
 
     def _forget_until(self, newest: int) -> None:
         for number in range(max(self._bucket + 1, newest - _BUCKETS + 1), newest + 1):
@@ -209,4 +224,5 @@ class Breaker:
     def _enter(self, state: BreakerState) -> None:
         self.state = state
         self._era += 1
-        self._flying = 0
+        self._flying = self._uncounted = 0
+        self._calm_until = _NEVER

@@ -35,7 +35,7 @@ from zerver.core.commands import Command, Unwind
 from zerver.core.effects import Effect
 from zerver.core.joins import Join
 from zerver.core.machine import FAR, Machine
-from zerver.core.plan import UNWRITTEN, Plan, StepNode
+from zerver.core.plan import Plan, StepNode
 from zerver.core.retrial import try_again
 from zerver.core.saga import Entry
 from zerver.core.timeline import Record, Timeline
@@ -227,9 +227,7 @@ class Follower:
         return ending
 
     def slots(self) -> dict[str, Any]:
-        machine = self.machine
-        held = {name: machine.cells[cell] for name, cell in machine.plan.slots.items()}
-        return {name: value for name, value in held.items() if value is not UNWRITTEN}
+        return self.machine.plan.written(self.machine.cells)
 
     # -- events --
 

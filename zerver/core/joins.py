@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar, TypeVarTuple, cast, overload
 
 import attrs
@@ -210,13 +211,21 @@ class Verdict:
 WAIT = Verdict()
 
 
+@lru_cache(maxsize=64)
+def _all_of(count: int) -> Verdict:
+    """Start so many members: joins have the same few numbers of them over and over. Without any, it is decided."""
+    return Verdict(tuple(range(count))) if count else Verdict(outcome=Success(()))
+
+
 class JoinState:
     """One join under way. `begin` once, then `arrived` per member (and `tick` when a wake comes) until an outcome.
 
     running: members (or attempts) that were to be started and have not arrived.
     """
 
-    __slots__ = ("_decide", "_outcomes", "_started", "after", "join", "running")
+    __slots__ = ("_decide", "_outcomes", "_started", "_values", "after", "join", "running")
+
+    _values: list[object]  # what the members have given, for a join that wants them all
 
     def __init__(self, join: Join[Any], after: float | None = None) -> None:
         """after: the hedge's delay in seconds, None when it must not hedge (too few samples)."""
@@ -232,7 +241,8 @@ class JoinState:
         if self.join.rule.name == "hedge":
             return self._start_attempt()
         count = self.running = len(self.join.members)
-        return Verdict(tuple(range(count))) if count else Verdict(outcome=Success(()))
+        self._values = [None] * count
+        return _all_of(count)
 
     def tick(self) -> Verdict:
         """The hedge's delay is over: start another attempt if one is left."""
@@ -254,21 +264,18 @@ class JoinState:
         return Verdict(start=(number,), wake=self.after if more else None)
 
     def _all(self, member: int, outcome: Outcome[Any]) -> Verdict:
-        if not isinstance(outcome, Success):
-            error = deliver(self.join.members[member], outcome)[1]
-            if error is not None:
-                return Verdict(outcome=Failure(error))
-        if self.running:
-            return WAIT
-        return self._everybody(tuple([deliver(one, self._outcomes[i])[0] for i, one in enumerate(self.join.members)]))
+        self._values[member], error = deliver(self.join.members[member], outcome)
+        if error is not None:
+            return Verdict(outcome=Failure(error))
+        return WAIT if self.running else self._everybody()
 
     def _settle(self, member: int, outcome: Outcome[Any]) -> Verdict:
-        if self.running:
-            return WAIT
-        return self._everybody(tuple([self._outcomes[i] for i in range(len(self.join.members))]))
+        self._values[member] = outcome
+        return WAIT if self.running else self._everybody()
 
-    def _everybody(self, results: tuple[object, ...]) -> Verdict:
-        return Verdict((), None, Success(results), tuple(range(len(results))))
+    def _everybody(self) -> Verdict:
+        values = tuple(self._values)
+        return Verdict((), None, Success(values), _all_of(len(values)).start)
 
     def _race(self, member: int, outcome: Outcome[Any]) -> Verdict:
         if isinstance(outcome, Success):

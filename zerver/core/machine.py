@@ -31,12 +31,14 @@ from zerver.core.commands import Breathe, Cancel, Command, Park, Perform, Unwind
 from zerver.core.decisions import DECISIONS, Continue, Done, Fail, Insert, Need, Pause, Replace
 from zerver.core.effects import Effect, Outcome, deliver
 from zerver.core.impure import impure
-from zerver.core.places import Activation, At, Gate, postpone
+from zerver.core.pauses import Pauses
+from zerver.core.places import Activation, At, Gate
 from zerver.core.plan import DEADLINE_CELL, UNWRITTEN, BlockNode, BranchNode, DagNode, ForkNode, Plan, StepNode
 from zerver.core.replan import spliced, still_to_run, to_drop
 from zerver.core.saga import Entry, Saga, Task
 from zerver.core.signals import fitted, wanted
 from zerver.core.slots import time_left
+from zerver.core.turns import PACES, Pace
 from zerver.errors import DefinitionError, EffectError, InternalError, InvalidData
 
 _WAIT = Wait()
@@ -51,13 +53,15 @@ FAR: Final = 1 << 62
 class Machine:
     """One run of one plan.
 
-    clock: nanoseconds, monotonic. parallel: how many members of its forks and dags may be under way at once. slice_ns:
-    when a step is to wait for the next turn, on the same clock; whoever gives the turns sets it.
+    clock: nanoseconds, monotonic. parallel: how many members of its forks and dags may be under way at once.
+
+    Kept by whoever gives it turns: pace, how these go; slice_ns, when a step is to wait for the next one, on the same
+    clock; cpu_ns, what they took so far; waited_ns, for how long it waited for them.
     """
 
     __slots__ = (
-        "_agenda", "_idle_since", "_names", "_parked", "_ready", "_saga", "_waiting", "cells", "clock", "deadline_ns",
-        "ending", "finished", "parallel", "plan", "records", "run_id", "slice_ns",
+        "_agenda", "_names", "_pauses", "_ready", "_saga", "_waiting", "cells", "clock", "cpu_ns", "deadline_ns",
+        "ending", "finished", "pace", "parallel", "plan", "records", "run_id", "slice_ns", "waited_ns",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +72,7 @@ class Machine:
         records: list[t.Record],
         deadline_ns: int | None = None,
         parallel: int | None = None,
+        pace: Pace = PACES["default"][0],
     ) -> None:
         self.plan = plan
         self.run_id = run_id
@@ -76,16 +81,17 @@ class Machine:
         self.deadline_ns = deadline_ns
         self.parallel = parallel
         self.cells: list[Any] = [UNWRITTEN] * plan.size
+        self.pace = pace
         self.slice_ns = FAR
+        self.cpu_ns = self.waited_ns = 0
         self.finished = False
         self.ending: t.Ending | None = None  # known from the ENDING record on, before the rollback
         self._agenda: Agenda | None = None  # most runs are one line, and need none
         self._saga: Saga | None = None  # nor do they write
+        self._pauses: Pauses | None = None  # or wait for a signal
         self._ready: tuple[Call, ...] = ()
         self._waiting: dict[Call, Activation] = {}
-        self._parked: dict[str, tuple[Activation, Pause, int]] = {}  # and when its time is over
         self._names: dict[str, int] | None = None  # of steps, once the plan has changed
-        self._idle_since = 0  # when nothing but signals was left to wait for
 
     # -- events --
 
@@ -162,9 +168,8 @@ class Machine:
 
     def check_signal(self, signal: str, value: object, where: str = "value") -> None:
         """Raise InvalidData for a value that the step which is parked on this signal could not take, if one is."""
-        if signal in self._parked:
-            activation, pause, _ = self._parked[signal]
-            fitted(value, wanted(activation.node, pause), where)
+        if self._pauses is not None:
+            self._pauses.check(signal, value, where)
 
     def expired(self, signal: str) -> Command:
         """The signal has not come in time."""
@@ -224,9 +229,9 @@ class Machine:
                 return Perform(calls)
             if self._waiting:
                 return _WAIT
-            if self._parked:
-                self._idle_since = self.records[-1][1]
-                return Park(tuple((signal, until_ns) for signal, (_, _, until_ns) in self._parked.items()))
+            if self._pauses:
+                self._pauses.idle_since = self.records[-1][1]
+                return Park(self._pauses.until)
             self._end(t.Ending("done", self.plan.given(self.cells)))
         if self._ready:  # asked for in the same breath as the run ended: never performed
             for call in self._ready:
@@ -239,10 +244,11 @@ class Machine:
         if ending is None:
             raise InternalError("a run is unwound that has not ended")
         saga = self._saga
-        task = saga.next_task(failing=ending.status != "done") if saga is not None else None
-        if task is not None:
-            self.records.append((t.UNDO, self.clock(), task.entry, task.verb))
-            return Unwind(task)
+        if saga is not None:
+            task = saga.next_task(failing=ending.status != "done")
+            if task is not None:
+                self.records.append((t.UNDO, self.clock(), task.entry, task.verb))
+                return Unwind(task)
         if not self.finished:
             self.finished = True
             now = self.records[-1][1]  # with nothing to undo it has ended when it was over: a moment ago
@@ -258,10 +264,10 @@ class Machine:
         if self.ending is None:  # the first reason stands; what comes later comes of it
             self.ending = ending
             self.records.append((t.ENDING, self.clock() if at is None else at, self.plan.flow, ending))
-            if self._parked:
-                for activation, _, _ in self._parked.values():
+            if self._pauses is not None:
+                for activation in self._pauses:
                     self._close(activation)
-                self._parked.clear()
+                self._pauses.clear()
             if self._agenda is not None:
                 self._agenda.clear()
 
@@ -275,7 +281,9 @@ class Machine:
             stop = deadline
         while True:
             if place is None:
-                place = self._agenda.next() if self._agenda is not None and self.ending is None else None
+                if self._agenda is None or self.ending is not None:
+                    return None
+                place = self._agenda.next()
                 if place is None:
                     return None
             line, at = place.line, place.at
@@ -450,48 +458,40 @@ class Machine:
         return True
 
     def _park(self, activation: Activation, pause: Pause) -> None:
-        if pause.signal in self._parked:
-            error = DefinitionError(
-                f"flow {self.plan.flow!r}: two steps wait for signal {pause.signal!r} at once",
-                "give each a name of its own",
-            )
-            return self._raised(activation.node, activation.began, error)
+        if self._pauses is None:
+            self._pauses = Pauses()
+        clash = self._pauses.clash(self.plan.flow, pause)
+        if clash is not None:
+            return self._raised(activation.node, activation.began, clash)
         now = self.clock()
-        self._parked[pause.signal] = activation, pause, now + int(pause.expires * 1e9)
+        self._pauses.begin(activation, pause, now)
         self.records.append((t.PARKED, now, activation.node, pause))
         return None
 
     def _replan(self, node: StepNode, place: At, began: int, decision: Insert | Replace) -> bool:
-        replaces = isinstance(decision, Replace)
-        written = {n: self.cells[c] for n, c in self.plan.slots.items() if self.cells[c] is not UNWRITTEN}
-        waiting = [*self._waiting.values(), *(activation for activation, _, _ in self._parked.values())]
-        rest = () if replaces else still_to_run(place, waiting, self._lines)
+        written, waiting = self.plan.written(self.cells), (*self._waiting.values(), *(self._pauses or ()))
+        self._names = self._names or {}
         try:
-            self._names = self._names or {}
-            dropped = to_drop(self.plan.flow, node.name, place) if replaces else ()
+            dropped = to_drop(self.plan.flow, node.name, place) if isinstance(decision, Replace) else ()
+            rest = () if dropped else still_to_run(place, waiting, self._lines)
             self.plan, line = spliced(self.plan, node.name, decision.stages, written, rest, self._names)
         except DefinitionError as defect:
             self._raised(node, began, defect)
             return False
         self.cells.extend([UNWRITTEN] * (self.plan.size - len(self.cells)))
         self.records.append((t.PLAN, self.clock(), node, (decision.__class__.__name__.lower(), [n.name for n in line])))
-        if replaces:
-            for at in dropped:
-                at.line = at.line[: at.at]
-            place.line = (*place.line, *line)
-        else:
-            place.line = (*place.line[: place.at], *line, *place.line[place.at :])
+        for at in dropped:
+            at.line = at.line[: at.at]
+        place.line = (*place.line[: place.at], *line, *place.line[place.at :])
         return True
 
     def _woken(self, kind: str, signal: str, value: object) -> tuple[Activation, Pause]:
         """Parked time is not the run's: its deadline, and those of the nested flows around, are later by so much."""
-        places, now = [activation.place for activation, _, _ in self._parked.values()], self.clock()
-        activation, pause, _ = self._parked.pop(signal)
+        now = self.clock()
+        activation, pause, idle = (self._pauses or Pauses()).end(signal, now)
         self.records.append((kind, now, activation.node, value))
-        parked = now - self._idle_since
         if self.deadline_ns is not None:
-            self.deadline_ns += parked
-        postpone(places, parked)
+            self.deadline_ns += idle
         return activation, pause
 
     def _raised(self, node: Any, began: int, defect: Exception) -> None:

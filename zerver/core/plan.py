@@ -138,6 +138,10 @@ class Plan:
     gives: tuple[int, ...]
     secret: frozenset[str]
 
+    def written(self, cells: Cells) -> dict[str, Any]:
+        """What the slots hold that were written, by name."""
+        return {name: cells[cell] for name, cell in self.slots.items() if cells[cell] is not UNWRITTEN}
+
     def given(self, cells: Cells) -> object:
         """What the flow gives when no step returned Done; a slot that no step came to write is None."""
         values = [None if cells[cell] is UNWRITTEN else cells[cell] for cell in self.gives]

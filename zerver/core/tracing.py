@@ -94,13 +94,14 @@ def outgoing(run_id: str, parent: str, key: str) -> str:
     Sampled as who called says; a run that nobody called may be kept, and its trace begins with it.
     """
     trace, flags = _part_of(run_id, parent)
-    return str(TraceParent(trace, effect_span_id(key), flags))
+    return f"00-{trace}-{effect_span_id(key)}-{flags}"
 
 
 @lru_cache(maxsize=256)  # it is asked for with each effect of a run
-def _part_of(run_id: str, parent: str) -> tuple[str, int]:
+def _part_of(run_id: str, parent: str) -> tuple[str, str]:
+    """The trace's id, and its flags as they are written."""
     caller = read_traceparent(parent) if parent else None
-    return trace_id(run_id, parent), _SAMPLED if caller is None else caller.flags
+    return trace_id(run_id, parent), f"{_SAMPLED if caller is None else caller.flags:02x}"
 
 
 def _digits(text: str, size: int) -> str:

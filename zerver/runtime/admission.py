@@ -7,7 +7,7 @@ task: who waits brings its own alarm, so an idle runtime leaves the clock alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from random import Random
 
@@ -56,14 +56,12 @@ class AdmissionActor:
         tenants: Tenants | None = None,
         neighbours: Neighbours | None = None,
         rng: Random | None = None,
-        clock: Callable[[], float] = trio.current_time,
     ) -> None:
-        """rng: for the jitter of Retry-After. clock: Trio's; its own method costs half of what `current_time` does."""
+        """rng: for the jitter of Retry-After."""
         self._state = Admission(policy, tenants, neighbours, (rng or Random()).random)
         self.arrive = self._state.arrive
         self._tasks: dict[Waiting, trio.lowlevel.Task] = {}
         self._idle = trio.lowlevel.ParkingLot()
-        self._clock = clock
         self._waiters = 0  # those who wait until it is idle: cheaper to ask than the parking lot is
         self._degraded = 0
 
@@ -75,7 +73,7 @@ class AdmissionActor:
         deadline: on Trio's clock, or inf. work: what is known of the flow, learnt from its runs; None when it has none.
         Not a checkpoint when the answer is there at once. Who is cancelled while it waits owes nothing.
         """
-        now = self._clock()
+        now = trio.current_time()
         answer = self.arrive(priority, tenant, now, deadline, work)
         if isinstance(answer, Waiting):
             return await self.wait(answer, now)
@@ -90,14 +88,15 @@ class AdmissionActor:
         self._degraded += 1
         return self._state.beside(tenant, priority, trio.current_time())
 
-    def release(self, ticket: Ticket, cpu: float | None = None, turn: float = 0.0) -> None:
+    def release(self, ticket: Ticket, cpu: float | None = None, turn: float = 0.0, now: float | None = None) -> None:
         """A run with a ticket has ended: the next one is served.
 
-        cpu: seconds its steps took, None when that is not known. turn: seconds it waited for turns. Raises ValueError
-        when the ticket has been released before.
+        cpu: seconds its steps took, None when that is not known. turn: seconds it waited for turns. now: on Trio's
+        clock, for who knows it. Raises ValueError when the ticket has been released before.
         """
         state = self._state
-        now = self._clock()
+        if now is None:
+            now = trio.current_time()
         state.leave(ticket, now, cpu, turn)
         if ticket.beside:
             self._degraded -= 1

@@ -12,6 +12,7 @@ Law: off, passing one is a comparison, and only durable runs and answers pass an
     end.before, end.after          the last records of a run are written; its answer may leave
     park.before, park.after        a parked run is put down; it is nobody's then
     signal.before, signal.after    a run that was put down is given a signal
+    cancel.before, cancel.after    it is cancelled
     fsync.before, fsync.after      a batch of entries is committed, those of many runs; they are told of it
     ack.before, ack.after          an answer leaves; it has left
     renew.before, renew.after      a worker says that it lives
@@ -41,7 +42,7 @@ SITES: Final = (
 
 
 #: Those that only runs come to which are put down while they are parked.
-PARKED_SITES: Final = ("park.before", "park.after", "signal.before", "signal.after")
+PARKED_SITES: Final = ("park.before", "park.after", "signal.before", "signal.after", "cancel.before", "cancel.after")
 
 
 class CrashPoint:

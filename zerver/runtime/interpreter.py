@@ -8,9 +8,9 @@ attempt short, the saga is told of a write that may have happened before anythin
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import nullcontext
+from functools import partial
 from random import Random
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -25,6 +25,7 @@ from zerver.core.hedging import payable
 from zerver.core.joins import Join
 from zerver.core.policy import COMPENSATION, Policy, backoff_seconds, resolve
 from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown
+from zerver.runtime.bounds import UNBOUNDED, Bounds, Loan, bounds_of, ends_of
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.groups import bare
 from zerver.runtime.handlers import Bound, Handlers
@@ -33,7 +34,7 @@ from zerver.runtime.judge import Judgement, asked_to_wait, judge, judge_timeout
 from zerver.runtime.live import Flight, Run
 from zerver.runtime.targets import Operation, Targets, TargetState, slow_to
 
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 
 #: Gives a Judgement only if it is not told to be the last one, which no type can say.
 Attempt: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
@@ -42,17 +43,32 @@ Attempt: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 class Way:
     """How effects of one kind, policy, target and operation are performed; looked up once.
 
-    instant: the handler is a plain function. What a test puts in its place need not be one.
+    instant: the handler is a plain function. What a test puts in its place need not be one. rollback: for a task of
+    one, which is tried in any case. informs: the handler is told when an attempt is cut by itself. slow: seconds; what
+    took no longer is not slow to anybody.
     """
 
-    __slots__ = ("bound", "bulkhead", "instant", "operation", "policy", "state")
+    __slots__ = (
+        "bound", "breaker", "bulkhead", "informs", "instant", "invoke", "latencies", "operation", "policy", "retries",
+        "rollback", "slow", "state", "timeout",
+    )  # fmt: skip
 
-    def __init__(self, bound: Bound, policy: Policy, state: TargetState, operation: Operation, instant: bool) -> None:
+    def __init__(
+        self, bound: Bound, policy: Policy, state: TargetState, operation: Operation, instant: bool, rollback: bool
+    ) -> None:
         self.bound = bound
+        self.invoke = bound.invoke
         self.bulkhead = state.bulkhead_for(bound.serves)
+        self.breaker = operation.breaker
+        self.slow = _NEVER if self.breaker is None else self.breaker.policy.slow
+        self.latencies = operation.latencies
         self.instant = instant
         self.operation = operation
         self.policy = policy
+        self.retries = policy.retries or 0
+        self.rollback = rollback
+        self.informs = bool(bound.info_params) and not rollback
+        self.timeout = policy.timeout
         self.state = state
 
 
@@ -64,6 +80,9 @@ class Interpreter:
         self.handlers = handlers
         self.targets = targets
         self.rng = rng
+        self._draw = rng.random
+        self._gated: Attempt = self._attempt_in_place
+        self._ungated: Attempt = self._attempt
         self._clock = trio.lowlevel.current_clock().current_time  # half of what `trio.current_time` costs
         self._ways: dict[tuple[object, ...], Way] = {}
 
@@ -73,11 +92,12 @@ class Interpreter:
 
     def perform(self, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
         """Perform a call of a step; the saga is told of what it committed, or may have."""
-        if isinstance(call.effect, Join):
+        effect = call.effect
+        if effect.kind.access == "write":
+            return self._write(run, call)
+        if isinstance(effect, Join):
             return perform_join(self, run, call)
-        if call.effect.kind.access == "read":
-            return self.fly(run, call, None)
-        return self._write(run, call)
+        return self.fly(run, call, None)
 
     async def put_down(self, run: Run, park: Park) -> bool:
         """Nobody keeps this run: it is parked in memory."""
@@ -155,12 +175,12 @@ class Interpreter:
         if way.instant:
             return self._instantly(run, call, way)
         way.state.firsts += 1
-        number, rollback = 1 if numbers is None else next(numbers), weaker is not None
-        gated = way.bulkhead is not None or (run.gate is not None and not rollback)
-        attempt = cast("Attempt", self._attempt_in_place if gated else self._attempt)  # of the last one, an outcome
-        if way.policy.retries:
-            return self._insist(run, call, way, number, flight, rollback, attempt, numbers)
-        return attempt(run, call, way, number, flight, rollback, True)
+        number = 1 if numbers is None else next(numbers)
+        gated = way.bulkhead is not None or (run.gate is not None and not way.rollback)
+        attempt = self._gated if gated else self._ungated
+        if way.retries:
+            return self._insist(run, call, way, number, flight, attempt, numbers)
+        return attempt(run, call, way, number, flight, True)
 
     async def _insist(
         self,
@@ -169,25 +189,28 @@ class Interpreter:
         way: Way,
         number: int,
         flight: Flight | None,
-        rollback: bool,
         attempt: Attempt,
         numbers: Iterator[int] | None,
+        made: Outcome[Any] | Judgement | None = None,
     ) -> Outcome[Any]:
-        """Attempt, and once more as long as the policy allows it and it makes sense."""
-        retries, doubtful = 0, False
+        """Attempt, and once more as long as the policy allows it and it makes sense. made: what came of an attempt that
+        has been made already.
+        """
+        retries, doubtful = number - 1 if numbers is None else 0, False
         while True:
-            judged: Outcome[Any] | Judgement = await attempt(run, call, way, number, flight, rollback, False)
+            judged: Outcome[Any] | Judgement
+            judged = await attempt(run, call, way, number, flight, False) if made is None else made
             if not isinstance(judged, Judgement):
                 return judged
             doubtful = doubtful or judged.doubt
             if flight is not None:
                 flight.sent = doubtful
-            more = retries < (way.policy.retries or 0)
-            wait, why = self._next_wait(run, call, way, judged, retries, rollback) if more else (None, "")
+            more = retries < way.retries
+            wait, why = self._next_wait(run, call, way, judged, retries) if more else (None, "")
             run.records.append((t.FAILED, run.clock(), call, (number, judged.error, judged.doubt, wait, why)))
             if wait is None:
                 return _given_up(call, judged.error, doubtful)
-            retries += 1
+            retries, made = retries + 1, None
             await trio.sleep(wait)
             number = number + 1 if numbers is None else next(numbers)
             run.records.append((t.ATTEMPT, run.clock(), call, number))
@@ -212,18 +235,16 @@ class Interpreter:
     def way(self, flow: Policy | None, effect: Effect[Any], weaker: Policy | None = None) -> Way:
         """The handler, policy, target and operation of an effect."""
         kind = effect.kind
-        target: Any = kind.target  # mostly a name, and asked for once per effect
-        operation: Any = kind.operation
-        if target.__class__ is not str:
-            target, operation = effect.target, effect.operation
-        key = (kind, target, operation, effect.policy, flow, weaker)
+        key: tuple[object, ...] = (kind, effect.policy, flow, weaker)
+        if kind.target.__class__ is not str or kind.operation.__class__ is not str:  # mostly they are names
+            key += (effect.target, effect.operation)
         way = self._ways.get(key)
         if way is None or way.state.gone:
             policy, _ = resolve([*self.levels(flow, effect), ("compensation", weaker)])
             bound = self.handlers.bound(kind)
             instant = kind.instant and not bound.lazy
-            state = self.targets.get(target)
-            way = Way(bound, policy, state, state.operation(effect.operation), instant)
+            state = self.targets.get(effect.target)
+            way = Way(bound, policy, state, state.operation(effect.operation), instant, weaker is not None)
             if len(self._ways) > 10_000:  # targets come from URLs, and policies may be computed: do not keep them all
                 self._ways.clear()
             self._ways[key] = way
@@ -248,7 +269,7 @@ class Interpreter:
             return Failure(judge(call.effect.kind, raised).error)
 
     async def _attempt_in_place(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool, last: bool
+        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, last: bool
     ) -> Outcome[Any] | Judgement:
         """One attempt, when its run or its target bounds how many there are at once.
 
@@ -256,21 +277,24 @@ class Interpreter:
         a place of the same kind is held, because joins hold none. So there is no circle to wait in. A rollback has no
         place of its run's: the run is over.
         """
-        gate, bulkhead = None if rollback else run.gate, way.bulkhead
+        gate, bulkhead = None if way.rollback else run.gate, way.bulkhead
         if gate is not None:
-            late = await self._wait_for_place(run, call, way, gate, "of its run", rollback)
+            late = await self._wait_for_place(run, call, way, gate, "of its run")
             if late is not None:
                 return _final(run, call, number, late, flight) if last else late
         try:
             if bulkhead is None:
-                return await self._attempt(run, call, way, number, flight, rollback, last)
-            late = await self._wait_for_place(run, call, way, bulkhead, f"at {way.state.name!r}", rollback)
+                return await self._attempt(run, call, way, number, flight, last)
+            late = await self._wait_for_place(run, call, way, bulkhead, f"at {way.state.name!r}")
             if late is not None:
                 return _final(run, call, number, late, flight) if last else late
             began, in_use, tells = trio.current_time(), bulkhead.in_use, False
             try:
-                judged = await self._attempt(run, call, way, number, flight, rollback, False)
+                judged = await self._attempt(run, call, way, number, flight, False)
                 tells = not isinstance(judged, Judgement) or judged.timeout
+            except trio.Cancelled:
+                tells = run.outlived is not None  # its own time was over, and it took at least so long
+                raise
             finally:
                 bulkhead.release(began, trio.current_time(), in_use, tells)
             return _final(run, call, number, judged, flight) if last and isinstance(judged, Judgement) else judged
@@ -278,9 +302,7 @@ class Interpreter:
             if gate is not None:
                 gate.release()
 
-    async def _wait_for_place(
-        self, run: Run, call: Call, way: Way, places: Bulkhead, where: str, rollback: bool
-    ) -> Judgement | None:
+    async def _wait_for_place(self, run: Run, call: Call, way: Way, places: Bulkhead, where: str) -> Judgement | None:
         """Wait for one of the places, within the run's deadline and outside the attempt's own timeout: to stand in line
         is no attempt. None when it is taken; else why not, and it has certainly not been sent.
         """
@@ -293,7 +315,7 @@ class Interpreter:
         if ends == _NEVER and way.policy.timeout is not None:  # nobody else says how long anybody will wait
             ends = now + way.policy.timeout
         breaker = way.operation.breaker
-        if not rollback:
+        if not way.rollback:
             if breaker is not None and breaker.would_refuse(now):
                 state.refused += 1
                 return judge(kind, EffectRefused(kind.name, f"the circuit breaker of {state.name!r} is open"))
@@ -302,7 +324,7 @@ class Interpreter:
                 return _no_place(state, kind, where)
         with trio.CancelScope(deadline=ends) as scope:
             # What a rollback does is owed; it goes first, whoever's it is, and is not sent away.
-            if rollback:
+            if way.rollback:
                 await places.acquire("interactive")
             elif not await places.acquire(run.priority, ends):
                 return _no_place(state, kind, where)
@@ -315,32 +337,38 @@ class Interpreter:
         return Judgement(error, again=False, trouble=False, doubt=False)
 
     async def _attempt(
-        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, rollback: bool, last: bool
+        self, run: Run, call: Call, way: Way, number: int, flight: Flight | None, last: bool
     ) -> Outcome[Any] | Judgement:
         """One attempt, in the books of its target. All in one frame: this is what every effect goes through.
 
         last: there will be no other, so that the judgement of this one is the outcome.
         """
-        state, kind, operation = way.state, call.effect.kind, way.operation
+        state, breaker, era = way.state, way.breaker, 0
         state.attempts += 1
         began = self._clock()
-        breaker, era = operation.breaker, 0
-        if breaker is not None and not rollback:
-            era = breaker.allow(began, run.priority, self.rng.random)
+        if breaker is not None and not way.rollback:
+            era = breaker.allow(began, run.priority, self._draw)
             if not era:
-                refused = _held_back(state, kind, breaker)
+                refused = _held_back(state, call.effect.kind, breaker)
                 return _final(run, call, number, refused, flight) if last else refused
         judged: Success[Any] | Judgement | None = None
+        bounds: Bounds = UNBOUNDED
+        if way.timeout is not None or call.until_ns is not None:
+            bounds = bounds_of(run, call, way.timeout, began, way.rollback, flight is None)
+        ends = ends_of(run, bounds) if way.informs else None
         try:
-            with _bounds(run, call, way, began, rollback):
+            with bounds:
                 try:
                     if flight is None:
-                        judged = Success(await way.bound.invoke(call, number, run.info))
+                        judged = Success(await way.invoke(call, number, run.info, ends))
                     else:
-                        await _last_moment()
-                        judged = Success(await _sent(run, call, way, number, flight))
+                        # Let a cancellation that is due come before the write is sent, and not at the handler's first
+                        # checkpoint: then nobody could tell.
+                        if trio.current_effective_deadline() <= began:
+                            await trio.lowlevel.checkpoint()
+                        judged = Success(await _sent(run, call, way, number, flight, ends))
                 except Exception as raised:
-                    judged = judge(kind, raised)
+                    judged = judge(call.effect.kind, raised)
                 except BaseExceptionGroup as group:
                     # A handler's own nursery was cut, and its cleanup raised beside the Cancelled. A scope takes the
                     # Cancelled out and lets the rest go on, as an error of nobody's that passes everybody by.
@@ -349,26 +377,31 @@ class Interpreter:
             if breaker is not None:
                 breaker.forget(era)
             ended = trio.current_time()
-            operation.latencies.add_cut(ended - began, ended)
+            way.latencies.add_cut(ended - began, ended)
             raise
         now = self._clock()
         took = now - began
+        outcome: Outcome[Any] | Judgement
         if isinstance(judged, Success):
-            operation.latencies.add(took, now)
+            outcome = judged
+            way.latencies.add(took, now)
+            if took > way.slow and breaker is not None and slow_to(way.operation, took, self.targets.loop_lag):
+                breaker.record(era, False, True, now, self._draw())
+            elif breaker is not None:
+                breaker.succeeded(era, now)
+        else:
+            if judged is None:  # only what bounds it, and caught its own cancellation, leaves nothing
+                judged = judge_timeout(call.effect.kind, took, flight is not None and flight.sent)
+            state.failures += 1
             if breaker is not None:
-                slow = took > breaker.policy.slow and slow_to(operation, took, self.targets.loop_lag)
-                breaker.record(era, False, slow, now, self.rng.random() if slow else 0.0)
-            return judged
-        if judged is None:  # only a scope that caught its own cancellation leaves nothing
-            judged = judge_timeout(kind, took, flight is not None and flight.sent)
-        state.failures += 1
-        if breaker is not None:
-            breaker.record(era, judged.trouble, False, now, self.rng.random() if judged.trouble else 0.0)
-        return _final(run, call, number, judged, flight) if last else judged
+                breaker.record(era, judged.trouble, False, now, self._draw() if judged.trouble else 0.0)
+            outcome = _final(run, call, number, judged, flight) if last else judged
+        if isinstance(bounds, Loan) and now >= bounds.ends and bounds.is_used_up:
+            attempt = self._ungated if run.gate is None and way.bulkhead is None else self._gated
+            await bounds.leave(call, partial(self._insist, run, call, way, number, None, attempt, None, outcome))
+        return outcome
 
-    def _next_wait(
-        self, run: Run, call: Call, way: Way, judged: Judgement, retries: int, rollback: bool
-    ) -> tuple[float | None, str]:
+    def _next_wait(self, run: Run, call: Call, way: Way, judged: Judgement, retries: int) -> tuple[float | None, str]:
         """Seconds until the next attempt, or None when there is to be none, and why, though the policy allows one."""
         if not judged.again:
             return None, "it may have happened, and its handler takes no key" if judged.doubt else ""
@@ -378,7 +411,7 @@ class Interpreter:
         late = now + wait >= trio.current_effective_deadline()
         if late or (call.until_ns is not None and run.clock() + wait * 1e9 >= call.until_ns):
             return None, f"it asked to be left alone for {asked:g}s" if asked == wait else "there is no time left"
-        if not rollback:
+        if not way.rollback:
             if run.retries_left <= 0:
                 return None, f"the run has made its {RUN_RETRIES} retries"
             if not way.state.may_retry(now):
@@ -394,42 +427,15 @@ def _no_place(state: TargetState, kind: EffectKind[..., Any], where: str) -> Jud
     return Judgement(refused, again=False, trouble=False, doubt=False)
 
 
-_UNBOUNDED = cast("trio.CancelScope", nullcontext())  # which it is, as far as `with` can tell
-
-
-def _bounds(run: Run, call: Call, way: Way, now: float, rollback: bool) -> trio.CancelScope:
-    """What ends an attempt in time: a scope of its own, unless the run's deadline comes first anyway.
-
-    Half of what Trio spends on an effect is its scope.
-    """
-    timeout = way.policy.timeout
-    if timeout is None and call.until_ns is None:
-        return _UNBOUNDED
-    ends = _NEVER if timeout is None else now + timeout
-    if call.until_ns is not None:
-        ends = min(ends, now + max(0.0, (call.until_ns - run.clock()) / 1e9))
-    if ends >= run.deadline and not rollback:  # a rollback is outside the run's scope
-        return _UNBOUNDED
-    return trio.CancelScope(deadline=ends)
-
-
-def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight) -> Awaitable[Any]:
+def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight, ends: float | None) -> Awaitable[Any]:
     """Call the handler of a write: from here on it may have happened, but not if an `async def` could not be called."""
     exact = call.effect.kind.exact
     if not exact and not way.bound.lazy:
         flight.sent = True
-    awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
+    awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info, ends)
     if not exact:
         flight.sent = True
     return awaitable
-
-
-async def _last_moment() -> None:
-    """Let a cancellation that is due come before the write is sent, and not at the handler's first checkpoint: then
-    nobody could tell.
-    """
-    if trio.current_effective_deadline() <= trio.current_time():
-        await trio.lowlevel.checkpoint()
 
 
 class _Compensating:

@@ -17,7 +17,7 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.effects import Cancelled, Effect, Failure, Outcome, Success, Unknown
 from zerver.core.hedging import SHORTEST
-from zerver.core.joins import WAIT, Join, JoinState, Verdict, percentile
+from zerver.core.joins import Join, JoinState, Verdict, percentile
 from zerver.errors import EffectTimeout, OutcomeUnknown
 from zerver.runtime.groups import unwrapped
 from zerver.runtime.live import Flight, Run
@@ -104,29 +104,30 @@ class _Conduct:
         """
         self.nursery = nursery
         verdict = self.state.begin()
-        own = verdict.start[-1] if verdict.start else None
-        self.follow(verdict, own)
+        if verdict.outcome is not None:
+            self.decide(verdict.outcome, ())
+            return None
+        own = verdict.start[-1]
+        self.start(verdict, verdict.start[:-1])
         return own
 
-    def follow(self, verdict: Verdict, own: int | None = None) -> None:
-        """Do what the verdict says; the member `own` is performed by the caller."""
-        for number in verdict.start:
-            if number != own:
-                self.nursery.start_soon(self.member, number, name=self.join.kind.name)  # Trio would make one up
+    def start(self, verdict: Verdict, members: tuple[int, ...]) -> None:
+        """Start these members, and look again when the verdict says so."""
+        name, start_soon = self.join.kind.name, self.nursery.start_soon  # of a task without a name Trio makes one up
+        for number in members:
+            start_soon(self.member, number, name=name)
         if verdict.wake is not None:
-            self.nursery.start_soon(self.wake, verdict.wake, name=self.join.kind.name)
-        if verdict.outcome is not None:
-            self.outcome, self.winners = verdict.outcome, verdict.winners
-            if self.state.running:  # else all have ended, and to cancel nobody costs as much as a member
-                self.nursery.cancel_scope.cancel()
-            self.decided()
+            start_soon(self.wake, verdict.wake, name=name)
+
+    def decide(self, outcome: Outcome[Any], winners: tuple[int, ...]) -> None:
+        """This is what comes of it."""
+        self.outcome, self.winners = outcome, winners
+        if self.state.running:  # else all have ended, and to cancel nobody costs as much as a member
+            self.nursery.cancel_scope.cancel()
 
     async def wake(self, seconds: float) -> None:
         """When so many seconds are over, ask what to do. Only a hedge's verdict wants it."""
         raise NotImplementedError
-
-    def decided(self) -> None:
-        """There is an outcome."""
 
     async def member(self, number: int) -> None:
         raise NotImplementedError
@@ -155,10 +156,10 @@ class _Members(_Conduct):
 
     def begin(self, nursery: trio.Nursery) -> int | None:
         # All are asked for now, and not in their tasks: Trio starts tasks in any order.
-        records, clock = self.on.records, self.on.clock
+        asked, records, now = self.asked, self.on.records, self.on.clock()
         for number, call in enumerate(self.calls):
-            if number not in self.asked:
-                records.append((t.ASKED, clock(), call, None))
+            if number not in asked:
+                records.append((t.ASKED, now, call, None))
         return super().begin(nursery)
 
     async def member(self, number: int) -> None:
@@ -173,8 +174,8 @@ class _Members(_Conduct):
             return
         run.records.append((t.SETTLED, run.clock(), call, outcome))
         verdict = self.state.arrived(number, outcome)
-        if verdict is not WAIT:
-            self.follow(verdict)
+        if verdict.outcome is not None:
+            self.decide(verdict.outcome, verdict.winners)
 
     async def end(self) -> Outcome[Any]:
         outcome = self.outcome or Cancelled("the join was cut")
@@ -222,7 +223,10 @@ class _Hedge(_Conduct):
             self.on.records.append((t.HEDGED, self.on.clock(), self.one, first))
         outcome = await self.performer.fly(self.on, self.one, flight, numbers=chain((first,), self.numbers))
         if self.outcome is None:
-            self.follow(self.state.arrived(number, outcome))
+            verdict = self.state.arrived(number, outcome)
+            if verdict.outcome is not None:
+                self.decide(verdict.outcome, verdict.winners)
+                self.is_over.set()
 
     async def wake(self, seconds: float) -> None:
         """Held back, it is looked at again when it has waited twice as long; each reason is told once."""
@@ -231,7 +235,8 @@ class _Hedge(_Conduct):
             waited = max(seconds, trio.current_time() - self.began)
             why = self.performer.hold_hedge(self.on, self.one.effect, waited, bool(told))
             if not why:
-                self.follow(self.state.tick())
+                verdict = self.state.tick()
+                self.start(verdict, verdict.start)
                 return
             if why != told:
                 self.on.records.append((t.HELD, self.on.clock(), self.one, why))
@@ -242,9 +247,6 @@ class _Hedge(_Conduct):
         with trio.move_on_after(seconds):
             await self.is_over.wait()
         return self.outcome is not None
-
-    def decided(self) -> None:
-        self.is_over.set()
 
     def cut(self) -> None:
         self.on.records.append((t.CUT, self.on.clock(), self.one, "cancelled"))

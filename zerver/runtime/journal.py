@@ -277,7 +277,7 @@ class Journal(Protocol):
 
     Every async verb is a checkpoint. It raises JournalUnavailable while the journal cannot be reached or written, and
     DamagedJournal when it is not what was written. A call that raises Cancelled has not happened; a cancellation that
-    comes too late to stop it has no effect there.
+    comes too late to stop it has no effect there, or is told JournalUnavailable when no answer comes.
     """
 
     @property

@@ -32,7 +32,7 @@ Fate: TypeAlias = Literal["goes on", "compensated", "closed", "stuck"]
 
 
 @attrs.frozen
-class Judgement:
+class Prospect:
     """What would become of a run, and why. upgraded: by code of another version than it began with. astray: of one that
     is stuck because the code goes another way.
     """
@@ -68,40 +68,44 @@ def lead(
     return found, ending
 
 
-def judge(stored: StoredRun, versions: Versions, reader: Reader) -> Judgement:
+def judge(stored: StoredRun, versions: Versions, reader: Reader) -> Prospect:
     """What would become of a stored run if its worker died now; of one that is parked, when it is taken up."""
     parked = stored.wakes_unix_ns is not None
     if stored.head.durability != "sync" and not parked:
-        return Judgement("closed", 'of durability "async": it is never carried on')
+        return Prospect("closed", 'of durability "async": it is never carried on')
     try:
         timeline = reader.read(stored)
     except JournalError as error:
-        return Judgement("stuck", str(error))
+        return Prospect("stuck", str(error))
     try:
         code = versions.find(stored.head)
     except Astray as error:
-        return Judgement("stuck", str(error))
+        return Prospect("stuck", str(error))
     try:
         cut = _CUT if parked and stored.cut is not None else None
         found, ending = lead(timeline, code, reader, cut, crashed=not parked)
     except Exception as error:  # whatever a stored run makes code stumble over
-        return Judgement("stuck", told(error), code.upgraded, error if isinstance(error, Astray) else None)
+        return Prospect("stuck", told(error), code.upgraded, error if isinstance(error, Astray) else None)
     machine = found.machine
     over = machine.ending is not None
     if machine.under_way:
         machine.interrupt(CRASHED)  # so that no step is left to the garbage collector
     undone = ending is not None and not over
-    return Judgement("compensated" if undone else "goes on", "" if ending is None else ending.reason, code.upgraded)
+    return Prospect("compensated" if undone else "goes on", "" if ending is None else ending.reason, code.upgraded)
 
 
 def check_signal(stored: StoredRun, versions: Versions, reader: Reader, signal: str, value: object, where: str) -> None:
-    """Raise InvalidData for a value that a run which is put down could not take. Where nobody here can say, because
-    the code for it is not here, nothing is raised: whoever takes it up can.
+    """Raise InvalidData for a value that a run which is put down could not take, DamagedJournal when the run cannot be
+    read here. Where nobody here can say, because the code for it is not here, nothing is raised: whoever takes it up
+    can.
     """
-    if stored.status or stored.wakes_unix_ns is None:
+    if stored.status:
+        return
+    timeline = reader.read(stored)
+    if stored.wakes_unix_ns is None:
         return
     try:
-        machine = recover(versions.find(stored.head).plan, reader.read(stored)).machine
+        machine = recover(versions.find(stored.head).plan, timeline).machine
     except Exception:  # whatever a stored run makes code stumble over: it is told when it is taken up
         return
     try:

@@ -5,21 +5,20 @@ Law: one Run is owned by one request actor; others may only call `cancel` and `t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeAlias
 
 import trio
 
 from zerver.core import timeline as t
 from zerver.core.budget import RUN_RETRIES
 from zerver.core.calls import Call
-from zerver.core.effects import CallInfo
+from zerver.core.effects import CallInfo, Outcome
 from zerver.core.flows import Flow
 from zerver.core.machine import Machine
 from zerver.core.priorities import Priority
 from zerver.core.tickets import Ticket
 from zerver.core.timeline import Timeline
-from zerver.core.turns import Pace
 from zerver.runtime.admission import AdmissionActor
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.parking import Letter
@@ -34,6 +33,9 @@ AWAY: Final = t.Ending("cancelled", reason="the journal could not be reached")
 
 #: Ends that are none: somebody carries the run on, and its answer is not known yet.
 LEFT: Final = (LOST, AWAY)
+
+#: What is left of performing a call: gives its outcome.
+Rest: TypeAlias = Callable[[], Coroutine[Any, Any, Outcome[Any]]]
 
 _NOTHING: Final = frozenset[str]()  # values, and no containers: most runs are never parked
 
@@ -55,15 +57,17 @@ class Run:
     parked on and nobody has given yet. inbox: those that were given, and are not handled yet. wake: set when one is
     given; there is one only while the run is parked. found: what had come of its pauses when it was taken up.
     going_down: set when it is known whether it is put down; there is one only while it is not. gate: bounds the
-    attempts in flight at once, if its tenant does. admission: to which it leaves its seat while it is parked. cpu_ns:
-    of its steps so far; waited_ns: for turns. pace: how its turns go. after: who gets its Result if its rollback
-    outlives the answer; None if it may not. may_undo: asked before each compensation; False: the run stops where it is.
+    attempts in flight at once, if its tenant does. admission: to which it leaves its seat while it is parked. after:
+    who gets its Result if its rollback outlives the answer; None if it may not. may_undo: asked before each
+    compensation; False: the run stops where it is. alone: the call that was last performed with nothing else under way,
+    and may have borrowed the scope (see `bounds`). outlived: that call, and how it goes on, if the scope was used up by
+    it.
     """
 
     __slots__ = (
-        "_scope", "admission", "after", "awaited", "clock", "cpu_ns", "cut", "deadline", "flow", "found", "gate",
-        "going_down", "inbox", "machine", "may_undo", "on_wait", "pace", "priority", "records", "retries_left",
-        "run_id", "tenant", "ticket", "timeline", "waited_ns", "wake",
+        "_scope", "admission", "after", "alone", "awaited", "clock", "cut", "deadline", "flow", "found",
+        "gate", "going_down", "inbox", "machine", "may_undo", "on_wait", "outlived", "priority", "records",
+        "retries_left", "run_id", "tenant", "ticket", "timeline", "wake",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +78,6 @@ class Run:
         admission: AdmissionActor,
         ticket: Ticket,
         priority: Priority,
-        pace: Pace,
         deadline: float,
         on_wait: Callable[[Run], None] | None = None,
         after: Callable[[Result], None] | None = None,
@@ -94,10 +97,10 @@ class Run:
         self.clock = machine.clock
         effects = ticket.rule.effects
         self.gate = None if effects is None else Bulkhead(effects)
-        self.cpu_ns = self.waited_ns = 0
-        self.pace = pace
         self.retries_left = RUN_RETRIES
         self._scope: trio.CancelScope | None = None
+        self.alone: Call | None = None
+        self.outlived: tuple[Call, Rest] | None = None
         self.cut: t.Ending | None = None
         self.awaited: frozenset[str] = _NOTHING
         self.inbox: tuple[tuple[str, object], ...] = ()
@@ -117,15 +120,29 @@ class Run:
         """It has more time than was said: parked time is not its own."""
         self.deadline = self.scope.deadline = deadline
 
+    def take_back(self) -> tuple[Call, Rest] | None:
+        """The call that has used up the scope, and how it goes on, in another scope. None if no call has, or the run is
+        over: then the scope was cancelled because of the run itself.
+        """
+        outlived, self.outlived = self.outlived, None
+        if outlived is None or self.cut is not None:
+            return None
+        self._scope = None
+        return outlived
+
     @property
     def is_left(self) -> bool:
         """Whether it stops where it is: what it has done is not for this task to undo."""
         return self.cut is LOST or self.cut is AWAY
 
-    def cancel(self, reason: str) -> None:
-        """End the run from outside: effects are cut, compensations run. The first reason stands."""
-        if self.cut is None:
+    def cancel(self, reason: str) -> bool:
+        """End the run from outside: effects are cut, compensations run. The first reason stands. False when it comes
+        too late, because what the run ends with is decided, or nothing is decided here any more.
+        """
+        ended = self.machine.ending
+        if self.cut is None and ended is None:
             self.stop(t.Ending("cancelled", reason=reason))
+        return self.cut is not None and not self.is_left and (ended is None or ended is self.cut)
 
     def stop(self, ending: t.Ending) -> None:
         """The same, with an ending that stands whatever the reason was before, as LOST must."""
@@ -146,10 +163,25 @@ class Run:
             self.wake.set()
         return True
 
-    def info(self, call: Call, attempt: int) -> CallInfo:
-        """What a handler may know about the call it performs."""
-        flow, parent = self.flow.name, self.timeline.parent
-        return CallInfo(self.run_id, flow, call.step, call.key, attempt, self.tenant, self.priority, parent)
+    def info(self, call: Call, attempt: int, ends: float | None) -> CallInfo:
+        """What a handler may know about the call it performs. ends: when its policy or its run cuts it, inf for never;
+        None for what is outside the run's scope.
+        """
+        flow, parent, deadline = self.flow.name, self.timeline.parent, None
+        # An edge bounds nothing, but whoever else asks for a run may have a scope around it.
+        if ends is not None and self.after is not None and not _is_bounded(call.parent):
+            deadline = ends
+        return CallInfo(self.run_id, flow, call.step, call.key, attempt, self.tenant, self.priority, parent, deadline)
+
+
+def _is_bounded(join: Call | None) -> bool:
+    """Whether a join, or one around it, has a scope with a deadline."""
+    while join is not None:
+        policy = join.effect.policy
+        if policy is not None and policy.timeout is not None:
+            return True
+        join = join.parent
+    return False
 
 
 async def wait_put_down(run: Run | None) -> None:

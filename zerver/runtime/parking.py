@@ -14,6 +14,7 @@ import attrs
 import msgspec
 
 from zerver.core import timeline as t
+from zerver.core.codec import encode_json
 from zerver.core.commands import Park
 from zerver.core.timeline import Ending, Record, Timeline
 from zerver.errors import DamagedJournal
@@ -74,6 +75,22 @@ def still_down(timeline: Timeline, stored: StoredRun) -> Result | None:
     waiting.sort(key=lambda one: (one.expires_unix_ns, one.number))
     told = tuple(Continuation(one.signal, one.number, one.expires_unix_ns) for one in waiting)
     return Result(timeline, _parked_on(told), sealed=False, continuations=told)
+
+
+def sealed_reason(stored: StoredRun | None, reason: str, notation: Notation) -> bytes | None:
+    """Why this run is cancelled, as the journal keeps it; None when there is no such run, or it is over.
+
+    Raises DamagedJournal when the run cannot be read with these keys: nobody who can read it could read the reason.
+    """
+    if stored is None or stored.status:
+        return None
+    notation.reader().read(stored)
+    return notation.seal(encode_json(reason))
+
+
+def is_called_off(stored: StoredRun) -> bool:
+    """Whether a stored run was cancelled while it was put down, and is not over: whatever comes, it is undone."""
+    return stored.cut is not None and not stored.status
 
 
 def _parked_on(told: Sequence[Continuation]) -> Ending:

@@ -17,6 +17,7 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.commands import Breathe, Cancel, Command, Park, Perform, Unwind, Wait
 from zerver.core.effects import Failure, Outcome
+from zerver.core.machine import Machine
 from zerver.core.offload import OffloadKind
 from zerver.core.saga import Task
 from zerver.core.values import value
@@ -69,20 +70,20 @@ class Unbegun:
     given: Values | Awaitable[Values]
 
 
-def begin(turns: Turns, run: Run, parts: Values | Reader, takes: Sequence[Any]) -> Command | Unbegun:
+def begin(turns: Turns, machine: Machine, parts: Values | Reader, takes: Sequence[Any]) -> Command | Unbegun:
     """Carry an admitted run as far as it goes without waiting: no scope can cut it yet, and there is nothing to undo.
 
     Raises what ends the program (KeyboardInterrupt), when that is recorded.
     """
     try:
-        given = _read(run, parts) if callable(parts) else parts
+        given = _read(machine, parts) if callable(parts) else parts
         if isinstance(given, (list, tuple)):
-            began = turns.begin(run)
+            began = turns.take(machine)
             if began >= 0:
-                return _start(turns, run, began, given, takes)
+                return _start(turns, machine, began, given, takes)
         return given if isinstance(given, t.Ending) else Unbegun(given)
     except BaseException as reason:
-        _interrupt(run, t.Ending("cancelled", reason=_why(reason)))
+        machine.interrupt(t.Ending("cancelled", reason=_why(reason)))
         raise
 
 
@@ -100,10 +101,10 @@ async def drive(
     command: Command = _WAIT
     try:
         with run.scope as scope:
-            command = await _start_late(turns, run, begun.given, takes) if isinstance(begun, Unbegun) else begun
+            command = await _start_late(turns, machine, begun.given, takes) if isinstance(begun, Unbegun) else begun
             command = await _forward(worker, turns, run, command)
         if scope.cancelled_caught:
-            command = _interrupt(run, _reason(run))
+            command = await _left(worker, turns, run)
         if run.after is not None and run.cut is None and isinstance(command, Unwind):
             ending = machine.ending  # a deadline that the machine saw itself, between two steps, is one like any other
             if ending is not None and ending.status == "deadline":
@@ -130,7 +131,7 @@ async def carry_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> 
             with run.scope as scope:
                 command = await _go_on(worker, turns, run, found)
             if scope.cancelled_caught:
-                command = _interrupt(run, _reason(run), found)
+                command = await _left(worker, turns, run, found)
         elif not is_over or found.waiting:  # else it was in the midst of its rollback, which goes on
             command = _interrupt(run, _reason(run), found)
     except BaseException as reason:  # re-raised below, in every case
@@ -145,10 +146,19 @@ async def _go_on(worker: Worker, turns: Turns, run: Run, found: Recovered) -> Co
     """Let the lines that had stopped go on, and perform what had not settled."""
     command = found.command
     if found.breathes:
-        command = await _breathe(turns, run)
+        command = await _breathe(turns, run.machine)
         while isinstance(command, Breathe):
-            command = await _breathe(turns, run)
+            command = await _breathe(turns, run.machine)
     return await _forward(worker, turns, run, found.again(command))
+
+
+async def _left(worker: Worker, turns: Turns, run: Run, found: Recovered | None = None) -> Command:
+    """The run's scope was cancelled. It is over; or an effect had borrowed the scope, and only its time is over."""
+    while (outlived := run.take_back()) is not None:
+        with run.scope:
+            call, rest = outlived
+            return await _forward(worker, turns, run, await _settle(turns, run.machine, call, await rest()))
+    return _interrupt(run, _reason(run), found)
 
 
 def _reason(run: Run) -> t.Ending:
@@ -173,26 +183,28 @@ def _why(reason: BaseException) -> str:
     return f"{type(reason).__name__} in the runtime"
 
 
-def _read(run: Run, reader: Reader) -> Values | Awaitable[Values] | t.Ending:
+def _read(machine: Machine, reader: Reader) -> Values | Awaitable[Values] | t.Ending:
     """Read the request, now that there is a ticket for it."""
     try:
         values = reader()
     except _UNREADABLE as bad:
-        return _unread(run, bad)
+        return _unread(machine, bad)
     if isinstance(values, (list, tuple)):
-        run.records.append((t.READ, run.clock(), run.flow.name, None))
+        machine.records.append((t.READ, machine.clock(), machine.plan.flow, None))
     return values
 
 
-def _unread(run: Run, bad: Exception) -> t.Ending:
+def _unread(machine: Machine, bad: Exception) -> t.Ending:
     """What comes of a request that is not read: nothing has been done that could be undone."""
-    run.records.append((t.READ, run.clock(), run.flow.name, None))
+    machine.records.append((t.READ, machine.clock(), machine.plan.flow, None))
     ending = bad.ending if isinstance(bad, Foregone) else t.Ending("failed", cause=bad)
-    run.machine.interrupt(ending)
+    machine.interrupt(ending)
     return ending
 
 
-async def _start_late(turns: Turns, run: Run, given: Values | Awaitable[Values], takes: Sequence[Any]) -> Command:
+async def _start_late(
+    turns: Turns, machine: Machine, given: Values | Awaitable[Values], takes: Sequence[Any]
+) -> Command:
     """Read what has to be waited for, and start when it is the run's turn."""
     if isinstance(given, (list, tuple)):
         values = given
@@ -200,44 +212,43 @@ async def _start_late(turns: Turns, run: Run, given: Values | Awaitable[Values],
         try:
             values = await given
         except _UNREADABLE as bad:
-            return _unread(run, bad)
-        run.records.append((t.READ, run.clock(), run.flow.name, None))
-    began = turns.begin(run)
+            return _unread(machine, bad)
+        machine.records.append((t.READ, machine.clock(), machine.plan.flow, None))
+    began = turns.take(machine)
     if began < 0:
-        began = await turns.wait(run, run.flow.name)
-    return _start(turns, run, began, values, takes)
+        began = await turns.wait(machine, machine.plan.flow)
+    return _start(turns, machine, began, values, takes)
 
 
-def _start(turns: Turns, run: Run, began: int, parts: Sequence[Any], takes: Sequence[Any]) -> Command:
+def _start(turns: Turns, machine: Machine, began: int, parts: Values, takes: Sequence[Any]) -> Command:
     """Start the machine, and record with what: the records hold everything that a replay of them needs."""
-    machine = run.machine
     given = (parts, takes, machine.deadline_ns, machine.parallel)
-    run.records.append((t.INPUT, began, machine.plan, given))
+    machine.records.append((t.INPUT, began, machine.plan, given))
     try:
         return machine.start(parts, takes)
     finally:
-        turns.end(run, began)
+        turns.end(machine, began)
 
 
-async def _settle(turns: Turns, run: Run, call: Call, outcome: Outcome[Any]) -> Command:
+async def _settle(turns: Turns, machine: Machine, call: Call, outcome: Outcome[Any]) -> Command:
     """Tell an outcome when it is the run's turn."""
-    began = turns.begin(run)
+    began = turns.take(machine)
     if began < 0:
-        began = await turns.wait(run, call)
+        began = await turns.wait(machine, call)
     try:
-        return run.machine.settled(call, outcome)
+        return machine.settled(call, outcome)
     finally:
-        turns.end(run, began)
+        turns.end(machine, began)
 
 
-async def _breathe(turns: Turns, run: Run) -> Command:
+async def _breathe(turns: Turns, machine: Machine) -> Command:
     """Let others go first."""
-    since = run.clock()
-    began = await turns.wait(run, None)
+    since = machine.clock()
+    began = await turns.wait(machine, None)
     try:
-        return run.machine.resume(since)
+        return machine.resume(since)
     finally:
-        turns.end(run, began)
+        turns.end(machine, began)
 
 
 def _perform(worker: Worker, run: Run, call: Call) -> Coroutine[Any, Any, Outcome[Any]]:
@@ -248,6 +259,7 @@ def _perform(worker: Worker, run: Run, call: Call) -> Coroutine[Any, Any, Outcom
 
 async def _forward(worker: Worker, turns: Turns, run: Run, command: Command) -> Command:
     """Perform what the machine asks for, until it wants to unwind or finish."""
+    machine = run.machine
     while True:
         if isinstance(command, Perform):
             calls = command.calls
@@ -256,19 +268,19 @@ async def _forward(worker: Worker, turns: Turns, run: Run, command: Command) -> 
                 run.on_wait = None
                 watch(run)
             if len(calls) == 1:  # as `_settle`, and in this frame because it is what most effects go through
-                call = calls[0]
+                call = run.alone = calls[0]
                 outcome = await _perform(worker, run, call)
-                began = turns.begin(run)
+                began = turns.take(machine)
                 if began < 0:
-                    began = await turns.wait(run, call)
+                    began = await turns.wait(machine, call)
                 try:
-                    command = run.machine.settled(call, outcome)
+                    command = machine.settled(call, outcome)
                 finally:
-                    turns.end(run, began)
+                    turns.end(machine, began)
             else:
                 command = await _at_once(worker, turns, run, calls)
         elif isinstance(command, Breathe):
-            command = await _breathe(turns, run)
+            command = await _breathe(turns, machine)
         elif isinstance(command, Park):
             letter = _letter(run, command) if run.found else None
             if letter is None and await _put_down(worker, run, command):
@@ -287,9 +299,9 @@ async def _at_once(worker: Worker, turns: Turns, run: Run, calls: tuple[Call, ..
 
     async def carry(call: Call) -> None:
         while True:
-            command = await _settle(turns, run, call, await _perform(worker, run, call))
+            command = await _settle(turns, machine, call, await _perform(worker, run, call))
             while isinstance(command, Breathe):
-                command = await _breathe(turns, run)
+                command = await _breathe(turns, machine)
             if isinstance(command, Perform):
                 call, *others = command.calls
                 for other in others:
@@ -328,13 +340,13 @@ async def _parked(turns: Turns, run: Run, park: Park, letter: Letter | None) -> 
     """
     machine = run.machine
     came = letter or await _signal(run, park)
-    began = turns.begin(run)
+    began = turns.take(machine)
     if began < 0:
-        began = await turns.wait(run, run.flow.name)
+        began = await turns.wait(machine, run.flow.name)
     try:
         return machine.expired(came[0]) if len(came) == 1 else machine.signalled(*came)
     finally:
-        turns.end(run, began)
+        turns.end(machine, began)
         if letter is not None and machine.deadline_ns is not None:
             run.postpone(trio.current_time() + (machine.deadline_ns - run.clock()) / 1e9)
 

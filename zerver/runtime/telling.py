@@ -1,10 +1,12 @@
 """Telling: who hears of runs that have ended, and how many there were.
 
-Law: whoever is told must be quick, and cannot fail a run: what he raises is counted, and goes no further.
+Law: whoever is told must be quick, and cannot fail a run: what he raises is counted, and goes no further. Of what
+somebody must look at, somebody is told: the app's `on_unresolved`, an observer of the run, or else the log.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +15,8 @@ from zerver.runtime.result import Result
 
 #: Told of every run once it has ended: must be quick, and its errors are counted, not raised.
 Observer = Callable[[Result], None]
+
+_log = logging.getLogger(__name__)
 
 
 class Telling:
@@ -28,7 +32,7 @@ class Telling:
         """Count a run that has ended. edge: there is one, which has the observers told when it has an answer."""
         self.ended += 1
         if result.unresolved:
-            self.alarm(unresolved_alarm(result))
+            self._raise(unresolved_alarm(result))
         if not edge:
             self.tell(result)
         return result
@@ -42,7 +46,14 @@ class Telling:
                 self.errors += 1
 
     def alarm(self, alarm: Alarm) -> None:
-        """Somebody must look at a run: count it, and tell the app."""
+        """Somebody must look at a run that is only in the journal: no observer hears of it."""
+        if self._on_alarm is None:
+            what, why = "stuck" if alarm.stuck else "unresolved", alarm.why.partition("\n")[0]
+            _log.error("run %s of flow %r is %s: %s; see `zerver sagas`", alarm.run_id, alarm.flow, what, why)
+        self._raise(alarm)
+
+    def _raise(self, alarm: Alarm) -> None:
+        """Count it, and tell the app."""
         if alarm.stuck:
             self.set_aside += 1
         else:

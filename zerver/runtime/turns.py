@@ -30,6 +30,7 @@ from zerver.core import timeline as t
 from zerver.core.calls import Call
 from zerver.core.frames import defined_at
 from zerver.core.load import Load
+from zerver.core.machine import Machine
 from zerver.core.overruns import Offenders, Overrun, OverrunStatistics, longest_stretch
 from zerver.core.plan import StepNode
 from zerver.core.priorities import GUARANTEES, PRIORITIES
@@ -37,10 +38,9 @@ from zerver.core.replan import steps_in
 from zerver.core.saga import Entry
 from zerver.core.turns import PASS, TurnQueue, Waiter
 from zerver.runtime.groups import open_body_nursery
-from zerver.runtime.live import Run
 from zerver.runtime.watchdog import Watchdog
 
-#: What `begin` answers instead of a time: wait.
+#: What `take` answers instead of a time: wait.
 WAITS: Final = -1
 
 #: Nanoseconds between two Loads while there is work.
@@ -78,13 +78,13 @@ class TurnStatistics:
 class Turns:
     """The turns of one loop. Used as
 
-        began = turns.begin(run)
+        began = turns.take(machine)
         if began < 0:
-            began = await turns.wait(run, call)
+            began = await turns.wait(machine, call)
         try:
             command = machine.settled(call, outcome)
         finally:
-            turns.end(run, began)
+            turns.end(machine, began)
 
     clock: nanoseconds. tell: given a Load ten times a second while there are turns, or runs that wait for a ticket.
     waits: whether runs of a level wait for a ticket; asked once per pass of the loop after `notice`, until none does.
@@ -122,45 +122,46 @@ class Turns:
 
     # -- a turn: what every run pays for, once and then once for each effect --
 
-    def begin(self, run: Run) -> int:
-        """Begin a turn: the time (ns), to be given to `end`; or WAITS."""
+    def take(self, machine: Machine) -> int:
+        """Take a turn: the time (ns), to be given to `end`; or WAITS."""
         now = self.clock()
         if now >= self._tick_at:
             self._tick(now)
         if self.spent_ns >= self._pause_at:
             return WAITS
-        pace = run.pace
-        run.machine.slice_ns = now + pace.slice_ns
+        pace = machine.pace
+        machine.slice_ns = now + pace.slice_ns
         self.due_ns = now + pace.look_ns
         return now
 
-    def end(self, run: Run, began: int) -> None:
+    def end(self, machine: Machine, began: int) -> None:
         """End the turn, and wake the next."""
         took = self.clock() - began
         self.due_ns = 0
         self.spent_ns = spent = self.spent_ns + took
-        run.cpu_ns += took
-        if took > run.pace.budget_ns:
-            self._look_for_overrun(run, began, began + took)
+        machine.cpu_ns += took
+        if took > machine.pace.budget_ns:
+            self._look_for_overrun(machine, began, began + took)
         if spent >= self._heed_at:
-            self._heed(run, took)
+            self._heed(machine, took)
 
-    async def wait(self, run: Run, subject: Call | str | None) -> int:
-        """Wait for a turn, and begin it. At least one pass of the loop goes by.
+    async def wait(self, machine: Machine, subject: Call | str | None) -> int:
+        """Wait for a turn, and take it. At least one pass of the loop goes by.
 
         subject: what the TURN record names; None if the machine writes it, as `resume` does.
         """
         since = self.clock()
-        entry = Waiter(run.pace.rank, self._costs.get(run.flow.name, self._usual), trio.lowlevel.current_task())
+        cost = self._costs.get(machine.plan.flow, self._usual)
+        entry = Waiter(machine.pace.rank, cost, trio.lowlevel.current_task())
         self._queue.add(entry)
         await self._come_first(entry)
         self._baton = False  # laid down: a turn ends before any other task runs, and takes it up again
         self._looked_at = self.spent_ns
         self._reckon()
-        began = self.begin(run)
-        run.waited_ns += began - since
+        began = self.take(machine)
+        machine.waited_ns += began - since
         if subject is not None:
-            run.records.append((t.TURN, began, subject, since))
+            machine.records.append((t.TURN, began, subject, since))
         return began
 
     def demoted(self, flow: str) -> int:
@@ -184,7 +185,7 @@ class Turns:
     # -- what a turn has to heed --
 
     def _reckon(self) -> None:
-        """What `begin` and `end` compare `spent_ns` with, so that each has one question only."""
+        """What `take` and `end` compare `spent_ns` with, so that each has one question only."""
         waiting = self._baton or self._queue.waiting > 0
         self._pause_at = 0 if self._baton else self._looked_at + PASS
         if waiting or self._pressed < _NOBODY:
@@ -192,11 +193,11 @@ class Turns:
         else:
             self._heed_at = _FAR if self._looker is None else self._looked_at + _CURIOUS
 
-    def _heed(self, run: Run, took: int) -> None:
+    def _heed(self, machine: Machine, took: int) -> None:
         """The end of a turn for which others wait, or after which the next look at I/O is not to be missed."""
-        rank = run.pace.rank
+        rank = machine.pace.rank
         if self._queue.waiting:
-            self._learn(run.flow.name, took)
+            self._learn(machine.plan.flow, took)
             self._queue.charge(rank, took)
             self._hand_on()
         elif self._looker is not None and self.spent_ns >= self._looked_at + _CURIOUS:
@@ -281,18 +282,18 @@ class Turns:
 
     # -- overruns --
 
-    def _look_for_overrun(self, run: Run, began: int, now: int) -> None:
+    def _look_for_overrun(self, machine: Machine, began: int, now: int) -> None:
         """The turn took longer than a step may: was it one step, or several that could not be parted in time?"""
-        budget = run.pace.budget_ns
-        took, subject = longest_stretch(run.records, began, now)
+        budget = machine.pace.budget_ns
+        took, subject = longest_stretch(machine.records, began, now)
         if took <= budget:
             return
-        node, name = _step_of(run, subject)
-        seen = self.watchdog.seen(began + run.pace.look_ns) if self.watchdog is not None else ""
+        node, name = _step_of(machine, subject)
+        seen = self.watchdog.seen(began + machine.pace.look_ns) if self.watchdog is not None else ""
         place = seen or (defined_at(node.step.function.__code__) if node is not None else "")
         overrun = Overrun(name, took, budget, place, bool(seen))
-        run.records.append((t.OVERRUN, now, name, overrun))
-        self.offenders.note(run.flow.name, overrun, now / 1e9)
+        machine.records.append((t.OVERRUN, now, name, overrun))
+        self.offenders.note(machine.plan.flow, overrun, now / 1e9)
 
     # -- load --
 
@@ -392,7 +393,7 @@ class _Sleeps(trio.abc.Instrument):
         self._turns.slept(0 if began < 0 else self._turns.clock() - began)
 
 
-def _step_of(run: Run, subject: object) -> tuple[StepNode | None, str]:
+def _step_of(machine: Machine, subject: object) -> tuple[StepNode | None, str]:
     """The step that a record is about, and its name; the flow's name when it is about none."""
     if isinstance(subject, StepNode):
         return subject, subject.name
@@ -400,8 +401,8 @@ def _step_of(run: Run, subject: object) -> tuple[StepNode | None, str]:
         subject = subject.call
     if isinstance(subject, Call):
         name = subject.step
-        return next((node for node in steps_in(run.machine.plan.line) if node.name == name), None), name
-    return None, subject if isinstance(subject, str) else str(getattr(subject, "name", run.flow.name))
+        return next((node for node in steps_in(machine.plan.line) if node.name == name), None), name
+    return None, subject if isinstance(subject, str) else str(getattr(subject, "name", machine.plan.flow))
 
 
 @asynccontextmanager

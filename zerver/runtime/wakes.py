@@ -4,7 +4,8 @@ Law: the journal decides whether a signal is taken and whose a run is; here it i
 time. A signal that comes to this worker has its run taken up here at once, or when this worker puts it down again;
 what another worker was told, or has put down, is found by a look, which comes when the next run is due, and twice per
 lease at least. A run that is taken up belongs to the runtime, not to who has given the signal: whoever waits for its
-end may leave. A signal's value fits the step that waits for it, as far as there is code for that here.
+end may leave. A signal's value fits the step that waits for it, as far as there is code for that here. Who cannot read
+a run gives it nothing: what was sealed with keys that are not the run's is read by nobody, and the run would be stuck.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from zerver.runtime.crash import crash_point
 from zerver.runtime.elsewhere import done_in
 from zerver.runtime.journal import StoredRun
 from zerver.runtime.live import Run
-from zerver.runtime.parking import may_have_come
+from zerver.runtime.parking import is_called_off, may_have_come, sealed_reason
 from zerver.runtime.result import Result
 
 #: Seconds between two looks at least: a run that is due may be another worker's before this one comes to it.
@@ -89,7 +90,7 @@ class Wakes:
     ) -> bool:
         """Give a signal to a run that was put down; whether it was taken. where: how the value is called in problems.
 
-        Raises InvalidData for what the run could not take, or is no JSON; JournalUnavailable.
+        Raises InvalidData for what the run could not take, or is no JSON; DamagedJournal; JournalUnavailable.
         """
         journal = self._clerk.journal
         encoded = encode_json(value)
@@ -107,13 +108,19 @@ class Wakes:
     async def cancel(self, run_id: str, reason: str) -> bool:
         """Cancel a run that is put down; whether that is what comes of it, or was before: then the first reason stands.
 
-        Raises JournalUnavailable.
+        Raises DamagedJournal when the run cannot be read here; JournalUnavailable.
         """
         journal = self._clerk.journal
-        if await journal.cancel(run_id, journal.notation.seal(encode_json(reason))):
+        sealed = sealed_reason(await journal.read(run_id), reason, journal.notation)
+        if sealed is None:
+            return False
+        crash_point("cancel.before")
+        taken = await journal.cancel(run_id, sealed)
+        crash_point("cancel.after")
+        if taken:
             return True
         stored = await journal.read(run_id)  # whoever asks again may have been taken at their word the first time
-        return stored is not None and stored.cut is not None and stored.wakes_unix_ns is not None and not stored.status
+        return stored is not None and is_called_off(stored)
 
     async def _cancel_behind(self, run_id: str, reason: str) -> None:
         while self._nursery is not None:
@@ -123,6 +130,8 @@ class Wakes:
                 return
             except JournalUnavailable:
                 await trio.sleep(_A_WHILE)
+            except JournalError:  # its records are not what was written: whoever takes it up says so
+                return
 
     def call(self, run_id: str) -> None:
         """Something has come of a run: take it up, unless another worker does."""
