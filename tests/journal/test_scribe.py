@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 import trio
@@ -54,10 +54,14 @@ def doubtful() -> Exception:
 
 
 @asynccontextmanager
-async def at_work(world: World) -> AsyncGenerator[Scribe, None]:
-    scribe = Scribe("place", world.perform)
+async def open_at_work(world: World, mute: float) -> AsyncGenerator[Scribe, None]:
+    scribe = Scribe("place", world.perform, mute)
     async with open_scribe(scribe, close_seconds=10.0):
         yield scribe
+
+
+def at_work(world: World) -> AbstractAsyncContextManager[Scribe]:
+    return open_at_work(world, float("inf"))
 
 
 async def test_what_comes_while_a_batch_is_written_is_the_next_one(autojump_clock: trio.testing.MockClock) -> None:
@@ -268,6 +272,59 @@ async def test_a_caller_whose_batch_is_being_written_hears_how_it_went(autojump_
             await scribe.write(page(0))
         assert not scope.cancelled_caught
         assert world.batches == [[page(0)]]
+
+
+async def test_who_has_waited_for_a_mute_journal_is_not_kept_until_it_has_failed_twice(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world, told = World(), []
+    world.seconds = 3.6
+
+    async def write(scribe: Scribe, entry: Entry, patience: float) -> None:
+        with trio.move_on_after(patience) as scope:
+            try:
+                await scribe.write(entry)
+            except JournalUnavailable:
+                told.append((entry, trio.current_time() - began))
+        assert not scope.cancelled_caught
+
+    async with open_at_work(world, mute=0.5) as scribe:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, scribe, opening("lost"), 0.8)
+            nursery.start_soon(write, scribe, page(1), 0.8)
+        assert sorted(told, key=str) == [(opening("lost"), 0.8), (page(1), 0.8)]
+        assert scribe.statistics().waiting == 0
+        await trio.sleep(4)
+        assert world.batches[0] in ([opening("lost"), page(1)], [page(1), opening("lost")])
+        world.seconds = 1.0
+        await scribe.write(page(1))  # the very same again
+        assert world.withdrawn == [opening("lost")]  # its caller was told that it has not begun
+        assert scribe.statistics().waiting == 0
+
+
+async def test_while_it_may_still_answer_in_time_they_wait(autojump_clock: trio.testing.MockClock) -> None:
+    world = World()
+    async with open_at_work(world, mute=0.5) as scribe:
+        with trio.move_on_after(0.4) as scope:
+            await scribe.write(page(0))
+        assert not scope.cancelled_caught
+        assert world.batches == [[page(0)]]
+
+
+async def test_a_mute_journal_that_fails_after_all_withdraws_what_may_be_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World()
+    world.seconds, world.next = 1.8, [doubtful, doubtful]
+    async with open_at_work(world, mute=0.5) as scribe:
+        scribe.write_behind(page(7))
+        with pytest.raises(JournalUnavailable, match=r"has not answered for 0\.5 s"), trio.move_on_after(0.8):
+            await scribe.write(opening("lost"))
+        await trio.sleep(20)
+        assert world.withdrawn == [opening("lost")]
+        assert [page(7)] in world.batches  # what is written behind keeps its place
+        assert (scribe.statistics().waiting, scribe.statistics().behind) == (0, 0)
 
 
 async def test_closing_writes_what_is_left(autojump_clock: trio.testing.MockClock) -> None:

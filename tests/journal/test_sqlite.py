@@ -83,6 +83,16 @@ async def test_a_file_of_somebody_else_is_refused_and_left_as_it_was(tmp_path: P
     assert os.listdir(tmp_path) == ["journal.db"]
 
 
+async def test_a_device_is_refused_and_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.symlink_to("/dev/null")  # "keep none" in other programs
+    with pytest.raises(DamagedJournal, match="no journal of Zerver's, and was left as it is"):
+        async with open_sqlite_journal(path):
+            pass
+    assert path.readlink() == Path("/dev/null")
+    assert os.listdir(tmp_path) == ["journal.db"]
+
+
 async def test_a_torn_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     await filled(path)

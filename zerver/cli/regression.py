@@ -38,7 +38,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
 @attrs.frozen
-class Written:
+class PinnedTest:
     """A test file. said: in a line, what is in it and what is not."""
 
     text: str
@@ -49,7 +49,7 @@ class _LeftOut(Exception):
     """A step cannot be pinned; its words are for the file."""
 
 
-def regression_test(plan: Plan, result: Result, hidden: Hidden = NOTHING_HIDDEN) -> Written:
+def regression_test(plan: Plan, result: Result, hidden: Hidden = NOTHING_HIDDEN) -> PinnedTest:
     """A run as a test file. plan: of the code at hand. result: of a recording, whose secrets are placeholders. hidden:
     names that are secret by now, and may not have been when it was recorded.
     """
@@ -68,7 +68,7 @@ class _Author:
         self.sources = Sources(self.veil.text)
         self.sources.imports["zerver.testing"] = {"play"}
 
-    def write(self) -> Written:
+    def write(self) -> PinnedTest:
         written: list[str] = []
         left_out: list[str] = []
         for name, step in self.facts.steps.items():
@@ -83,7 +83,7 @@ class _Author:
         if left_out:
             text += "\n\n" + "\n".join(left_out) + "\n"
         more = f", {len(left_out)} left out" if left_out else ""
-        return Written(text, f"{len(written)} {'step' if len(written) == 1 else 'steps'} pinned{more}")
+        return PinnedTest(text, f"{len(written)} {'step' if len(written) == 1 else 'steps'} pinned{more}")
 
     # -- the file --
 

@@ -20,7 +20,6 @@ import click
 
 from zerver.cli.journals import Place, journal_option, loose_flows, place_of
 from zerver.cli.load import load_app
-from zerver.core.codec import encode_json
 
 if TYPE_CHECKING:
     from zerver.core.calls import Call
@@ -193,19 +192,22 @@ def resolve(above: tuple[str | None, str | None], /, run: str, reason: str, by: 
 @click.pass_obj
 def cancel(above: tuple[str | None, str | None], /, run: str, reason: str, **said: str | None) -> None:
     """Cancel a run that is parked: the next worker that looks undoes what it has done. Whichever came first stands: a
-    run whose signal has come, or whose time is over, is not cancelled any more.
+    run whose signal has come, or whose time is over, is not cancelled any more. To say it again is safe: the first
+    reason stands.
     """
     if not reason.strip():
         raise click.UsageError("--reason says nothing")
+    from zerver.runtime.parking import is_called_off, sealed_reason
 
     async def cancelled(journal: Journal) -> tuple[StoredRun, bool]:
-        sealed = journal.notation.seal(encode_json(_printable(reason)))
-        return await _known(journal, run), await journal.cancel(run, sealed)
+        sealed = sealed_reason(await _known(journal, run), _printable(reason), journal.notation)
+        done = sealed is not None and await journal.cancel(run, sealed)
+        return await _known(journal, run), done
 
     stored, done = _place(above, said).ask(cancelled)
-    if not done:
-        raise NoCase(f"run {run} does not wait: it is {stored.status or ('stuck' if stored.aside else 'under way')}")
-    click.echo(f"run {run} is cancelled; the next worker that looks undoes it")
+    if not done and not is_called_off(stored):
+        raise NoCase(f"run {run} does not wait: {_why_not_parked(stored)}")
+    click.echo(f"run {run} {'is' if done else 'was'} cancelled; the next worker that looks undoes it")
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -321,6 +323,16 @@ def _standing(stored: StoredRun) -> Iterator[str]:
         yield f"PARKED · no longer: zerver sagas cancel {run} --reason …"
     elif not stored.status:
         yield "UNDER WAY, or waiting for a worker"
+
+
+def _why_not_parked(stored: StoredRun) -> str:
+    if stored.status:
+        return f"it is {stored.status}"
+    if stored.aside:
+        return "it is stuck"
+    if stored.wakes_unix_ns is not None and not stored.head.owner:
+        return "its signal has come, or its time is over"
+    return "it is under way"
 
 
 def _moment(unix_ns: int) -> str:

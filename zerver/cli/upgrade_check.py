@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zerver.core.flows import Flow
     from zerver.core.timeline import Timeline
     from zerver.runtime.journal import Glance, Journal, Which
-    from zerver.runtime.judging import Judgement
+    from zerver.runtime.judging import Prospect
     from zerver.runtime.recovery import Astray
     from zerver.runtime.versions import Versions
     from zerver.trace.hidden import Hidden
@@ -130,7 +130,7 @@ async def _of_run(journal: Journal, glance: Glance, versions: Versions, reader: 
     return _checked(glance.head.run_id, glance.head.flow, glance.head.version, "journal", state, judged, departs)
 
 
-def _checked(run: str, flow: str, version: str, source: str, state: str, judged: Judgement, departs: str) -> Checked:
+def _checked(run: str, flow: str, version: str, source: str, state: str, judged: Prospect, departs: str) -> Checked:
     why = judged.why or ("by another version of the flow, which agrees with it" if judged.upgraded else "")
     return Checked(run, flow, version, source, state, judged.fate, why, departs)
 
@@ -153,7 +153,7 @@ def _departs(astray: Astray, recorded: Timeline, hidden: Hidden) -> str:
 
 def _of_traces(db: str, app: App, flows: tuple[Flow, ...], recent: int, hidden: Hidden) -> list[Checked]:
     """Runs of a trace file: values in it may be masked, so that what is masked on both sides is the same."""
-    from zerver.runtime.judging import Judgement
+    from zerver.runtime.judging import Prospect
     from zerver.runtime.recovery import Astray
     from zerver.runtime.versions import Versions, code_of, head_of
     from zerver.trace.recording import decode_run
@@ -172,11 +172,11 @@ def _of_traces(db: str, app: App, flows: tuple[Flow, ...], recent: int, hidden: 
                 found = versions.find(head_of(result.timeline))
             except Astray:  # of a flow that is not durable, or not of this app
                 continue
-            departs, judged = "", Judgement("goes on", "", found.upgraded)
+            departs, judged = "", Prospect("goes on", "", found.upgraded)
             try:
                 retrace(found.plan, result.timeline)
             except Astray as astray:
-                departs, judged = _departs(astray, result.timeline, hidden), Judgement("stuck", str(astray))
+                departs, judged = _departs(astray, result.timeline, hidden), Prospect("stuck", str(astray))
             run = result.timeline
             checked.append(_checked(run.run_id, run.flow, run.version, "trace", result.status, judged, departs))
     return checked

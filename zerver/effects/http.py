@@ -158,32 +158,34 @@ def _effect(
     url: str,
     headers: Mapping[str, str] | None,
     json: object,
-    body: bytes | None,
+    body: object,
     limit: int,
     redirects: int = 0,
 ) -> Effect[Any]:
-    what = f"http effect {method}"
-    if not method.isupper():
-        raise DefinitionError(f"{what}: the method is not in capitals", f"write {method.upper()!r}")
-    _check_url(what, url)
-    fields = list(headers.items()) if headers else []
-    if json is not None and body is not None:
-        raise DefinitionError(f"{what} {url}: it was given json= and body=", "give one of them")
-    if not isinstance(body, bytes | None):
-        raise DefinitionError(f"{what} {url}: its body is a {type(body).__name__}", "encode it; or give json=")
-    if limit < 0:
-        raise DefinitionError(f"{what} {url}: limit={limit!r}", "give bytes, 0 or more")
+    _check_line(method, url)
+    fields = tuple(headers.items()) if headers else ()
     if json is not None:
+        if body is not None:
+            raise DefinitionError(f"http effect {method} {url}: it was given json= and body=", "give one of them")
         body = encode_json(json)
         if not any(name.lower() == "content-type" for name, _ in fields):
-            fields.append(("Content-Type", "application/json"))
-    kind = READ if method in _READS else WRITE
-    return Effect(kind, (Exchange(method, url, tuple(fields), body or b"", limit, redirects),))
+            fields = (*fields, ("Content-Type", "application/json"))
+    elif body is None:
+        body = b""
+    elif not isinstance(body, bytes):
+        said = f"http effect {method} {url}: its body is a {type(body).__name__}"
+        raise DefinitionError(said, "encode it; or give json=")
+    if limit < 0:
+        raise DefinitionError(f"http effect {method} {url}: limit={limit!r}", "give bytes, 0 or more")
+    return Effect(READ if method in _READS else WRITE, (Exchange(method, url, fields, body, limit, redirects),))
 
 
 @lru_cache(maxsize=1024)
-def _check_url(what: str, url: str) -> None:
+def _check_line(method: str, url: str) -> None:
     """What every client would refuse. The rest of the grammar is the client's to check, for its own wire."""
+    what = f"http effect {method}"
+    if not method.isupper():
+        raise DefinitionError(f"{what}: the method is not in capitals", f"write {method.upper()!r}")
     try:
         parts = urlsplit(url)
     except ValueError as error:

@@ -13,6 +13,9 @@ the second try tells that the first one had worked. When that fails too, its cal
 for a moment so is everybody else, at once: a server must say 503 within a second, and not queue up for a database that
 is away. An Opening that may be there all the same is withdrawn as soon as the journal answers. What is written behind
 waits, up to MOST_BEHIND bytes.
+
+A caller that is cancelled while its batch is being written hears how that went; unless the journal has been mute for
+too long: then it is told that nobody knows, since both tries may take seconds to fail.
 """
 
 from __future__ import annotations
@@ -47,20 +50,27 @@ class Doubtful(JournalUnavailable):
 
 @attrs.define(eq=False)
 class _Order:
-    """One entry on its way. task: who waits for it, None when it is written behind."""
+    """One entry on its way. task: who waits for it, None when it is written behind, or its caller has left. left: that
+    it has, and was told that nobody knows.
+    """
 
     entry: Entry
     task: trio.lowlevel.Task | None = None
     error: Exception | None = None
     taken: bool = False
+    left: bool = False
 
 
 class Scribe:
-    """Takes entries from any task, and gives batches to `perform`. place: as statistics call the journal."""
+    """Takes entries from any task, and gives batches to `perform`. place: as statistics call the journal. mute: seconds
+    after which a batch is taken to get no answer soon, and its callers may leave.
+    """
 
-    def __init__(self, place: str, perform: Perform) -> None:
+    def __init__(self, place: str, perform: Perform, mute: float = float("inf")) -> None:
         self._place = place
         self._perform = perform
+        self._mute = mute
+        self._began = 0.0  # when the batch that is being written was taken, on Trio's clock
         self._queue: deque[_Order] = deque()
         self._wake = trio.Event()
         self._urgent = trio.Event()
@@ -85,6 +95,9 @@ class Scribe:
 
         def leave(_: object) -> trio.lowlevel.Abort:
             if order.taken:
+                if trio.current_time() - self._began >= self._mute:
+                    order.left = True
+                    self._answer(order, JournalUnavailable(f"{self._place} has not answered for {self._mute:g} s"))
                 return trio.lowlevel.Abort.FAILED
             self._queue.remove(order)
             self._waiting -= 1
@@ -166,6 +179,7 @@ class Scribe:
         batch = [self._queue.popleft() for _ in range(min(MOST_BATCH, len(self._queue)))]
         for order in batch:
             order.taken = True
+        self._began = trio.current_time()
         try:
             crash_point("fsync.before")
             outcomes = await self._attempts([order.entry for order in batch])
@@ -200,7 +214,8 @@ class Scribe:
         self._backoff = min(LAST_BACKOFF, 2 * self._backoff)
         kept: deque[_Order] = deque()
         for order in (*batch, *self._queue):
-            if order.task is None and isinstance(error, JournalUnavailable) and not self._closing.is_set():
+            is_behind = order.task is None and not order.left
+            if is_behind and isinstance(error, JournalUnavailable) and not self._closing.is_set():
                 order.taken = False
                 kept.append(order)
                 continue
@@ -214,7 +229,11 @@ class Scribe:
     def _over(self, order: _Order, error: Exception | None) -> None:
         refused = isinstance(error, LeaseLost)
         self._refused += refused
-        if order.task is None:
+        if order.left:
+            self._written += error is None
+            if error is None and isinstance(order.entry, Opening):  # the run has not begun, says its caller
+                self._withdrawn = (*self._withdrawn, order.entry)
+        elif order.task is None:
             self._behind -= 1
             self._behind_bytes -= sum(map(len, order.entry.lines))
             if error is None:
@@ -222,13 +241,17 @@ class Scribe:
             else:
                 self._drop(order.entry)
         else:
-            self._waiting -= 1
             self._written += error is None
-            order.error = error
-            task, order.task = order.task, None
-            trio.lowlevel.reschedule(task)
+            self._answer(order, error)
         if not self._behind:
             self._at_rest.set()
+
+    def _answer(self, order: _Order, error: Exception | None) -> None:
+        self._waiting -= 1
+        order.error = error
+        task, order.task = order.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
 
     # -- nothing below waits --
 

@@ -75,7 +75,7 @@ class SqlJournal(Journal):
         patience: float = float("inf"),
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.scribe = Scribe(place, self._perform)
+        self.scribe = Scribe(place, self._perform, mute=patience / 2)
         self._driver = driver
         self._write_at_once = at_once(driver)
         self._dialect = dialect
