@@ -20,7 +20,7 @@ from zerver.errors import DefinitionError
 
 
 @attrs.define
-class Written:
+class WrittenSlots:
     """What is known at one point of a path.
 
     sure: slots written on every path to here. maybe: on some path, or written as None; with the reason.
@@ -29,8 +29,8 @@ class Written:
     sure: set[str] = attrs.field(factory=set)
     maybe: dict[str, str] = attrs.field(factory=dict)
 
-    def copy(self) -> Written:
-        return Written(set(self.sure), dict(self.maybe))
+    def copy(self) -> WrittenSlots:
+        return WrittenSlots(set(self.sure), dict(self.maybe))
 
     def add(self, slot: str, why_maybe: str | None) -> None:
         if why_maybe is None:
@@ -48,7 +48,7 @@ def check_flow(block: Block, before: Sequence[Stage] = ()) -> None:
     checker = _Checker(block.name, (*before, *block.stages))
     checker.learn_types(block.takes)
     checker.learn_types(block.gives)
-    written = Written() if before else Written({slot.name for slot, _ in block.takes})
+    written = WrittenSlots() if before else WrittenSlots({slot.name for slot, _ in block.takes})
     ended = checker.sequence(before, written)
     if before:
         checker.takes("the flow", block, written)
@@ -66,7 +66,7 @@ def check_flow(block: Block, before: Sequence[Stage] = ()) -> None:
 
 
 def check_insertion(
-    flow: str, stages: Sequence[Stage], written: Written, taken: Mapping[str, str], steps: Iterable[Step[..., Any]]
+    flow: str, stages: Sequence[Stage], written: WrittenSlots, taken: Mapping[str, str], steps: Iterable[Step[..., Any]]
 ) -> None:
     """Check stages that a running step inserts.
 
@@ -97,7 +97,7 @@ class _Checker:
 
     # -- the walk --
 
-    def sequence(self, stages: Sequence[Stage], written: Written, ended_by: str = "") -> bool:
+    def sequence(self, stages: Sequence[Stage], written: WrittenSlots, ended_by: str = "") -> bool:
         """Walk stages one after another; True when every path through them ends the run."""
         for stage in stages:
             if ended_by:
@@ -109,7 +109,7 @@ class _Checker:
                 ended_by = stage.name
         return bool(ended_by)
 
-    def stage(self, stage: Stage, written: Written) -> bool:
+    def stage(self, stage: Stage, written: WrittenSlots) -> bool:
         if isinstance(stage, Step):
             return self.step(stage, written)
         if isinstance(stage, Pivot):
@@ -123,7 +123,7 @@ class _Checker:
             return any(ends)
         return self.nested(stage, written)
 
-    def step(self, step: Step[..., Any], written: Written) -> bool:
+    def step(self, step: Step[..., Any], written: WrittenSlots) -> bool:
         where = f"step {step.name!r}"
         self.reads(where, step.name, step.signature.slots, written)
         for write in step.signature.writes:
@@ -139,7 +139,7 @@ class _Checker:
         self.effects(where, step)
         return step.signature.ends
 
-    def reads(self, where: str, name: str, reads: Sequence[SlotRead], written: Written) -> None:
+    def reads(self, where: str, name: str, reads: Sequence[SlotRead], written: WrittenSlots) -> None:
         for read in reads:
             slot = read.slot.name
             self.same_type(read.slot, read.type, name)
@@ -155,7 +155,7 @@ class _Checker:
                 f"{where} reads slot {slot!r}, but no earlier step writes it", self.cure_missing(slot, name)
             )
 
-    def parallel(self, stage: Parallel, written: Written) -> bool:
+    def parallel(self, stage: Parallel, written: WrittenSlots) -> bool:
         start, ends = written.copy(), False
         for member in stage.members:
             inside = start.copy()
@@ -166,12 +166,12 @@ class _Checker:
                 written.add(slot, why)
         return ends
 
-    def branch(self, stage: Branch, written: Written, around: tuple[Branch, ...] = ()) -> bool:
+    def branch(self, stage: Branch, written: WrittenSlots, around: tuple[Branch, ...] = ()) -> bool:
         where = f"predicate {stage.predicate.__name__!r}"
         self.reads(where, stage.predicate.__name__, stage.signature.slots, written)
         self.reachable(stage)
         outside = dict(self.writers)
-        ways: list[Written] = []
+        ways: list[WrittenSlots] = []
         ends: list[bool] = []
         writers: dict[str, str] = {}
         for stages in (stage.then, stage.otherwise):
@@ -202,7 +202,7 @@ class _Checker:
                         "remove the inner branch and keep the way that can run",
                     )
 
-    def nested(self, block: Block, written: Written) -> bool:
+    def nested(self, block: Block, written: WrittenSlots) -> bool:
         for slot, type_ in (*block.takes, *block.gives):
             self.same_type(slot, type_, block.name)
         self.takes(f"nested flow {block.name!r}", block, written)
@@ -211,7 +211,7 @@ class _Checker:
 
     # -- single laws --
 
-    def takes(self, where: str, block: Block, written: Written) -> None:
+    def takes(self, where: str, block: Block, written: WrittenSlots) -> None:
         for slot, _ in block.takes:
             self.read.add(slot.name)
             if slot.name in written.maybe:

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from zerver.core.check import Written, check_insertion
+from zerver.core.check import WrittenSlots, check_insertion
 from zerver.core.places import Activation, At, Gate
 from zerver.core.plan import BlockNode, BranchNode, DagNode, ForkNode, Line, Node, Plan, PlanBuilder, StepNode
 from zerver.core.stages import Stage, as_stages
@@ -55,9 +55,9 @@ def spliced(
     return attrs.evolve(plan, slots=builder.slots, size=builder.size, secret=frozenset(builder.secret)), line
 
 
-def _known(plan: Plan, by: str, written: Mapping[str, object]) -> Written:
+def _known(plan: Plan, by: str, written: Mapping[str, object]) -> WrittenSlots:
     """What is written, as the checker sees it: a slot that holds None may have been meant to hold nothing."""
-    known, takes = Written(), {slot.name for slot in plan.takes}
+    known, takes = WrittenSlots(), {slot.name for slot in plan.takes}
     for name, value in written.items():
         known.add(name, None if value is not None or name in takes else f"it held None when step {by!r} inserted")
     return known

@@ -85,7 +85,7 @@ def judge(stored: StoredRun, versions: Versions, reader: Reader) -> Prospect:
         cut = _CUT if parked and stored.cut is not None else None
         found, ending = lead(timeline, code, reader, cut, crashed=not parked)
     except Exception as error:  # whatever a stored run makes code stumble over
-        return Prospect("stuck", told(error), code.upgraded, error if isinstance(error, Astray) else None)
+        return Prospect("stuck", why_stuck(error), code.upgraded, error if isinstance(error, Astray) else None)
     machine = found.machine
     over = machine.ending is not None
     if machine.under_way:
@@ -115,7 +115,7 @@ def check_signal(stored: StoredRun, versions: Versions, reader: Reader, signal: 
             machine.interrupt(CRASHED)  # so that no step is left to the garbage collector
 
 
-def told(error: Exception) -> str:
+def why_stuck(error: Exception) -> str:
     """Why a run cannot be carried on, as text that any database takes, and without values: it is kept in the clear."""
     text = str(error) if isinstance(error, Astray | JournalError) else f"{type(error).__name__} while it was taken up"
     return text.replace("\0", "").encode("utf-8", "replace").decode()[:4000] or type(error).__name__

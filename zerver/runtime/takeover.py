@@ -41,7 +41,7 @@ from zerver.runtime.crash import crash_point
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.journal import UNRESOLVED, Page, RunHead, StoredRun
-from zerver.runtime.judging import check_signal, lead, told
+from zerver.runtime.judging import check_signal, lead, why_stuck
 from zerver.runtime.live import AWAY, Run
 from zerver.runtime.parking import letters, still_down
 from zerver.runtime.recovery import CRASHED, Astray, Recovered, rebased, recover
@@ -162,7 +162,7 @@ class Successor:
         except (LeaseLost, JournalUnavailable):  # it is another worker's by now, or will be, since this one ends
             return None
         except Exception as error:
-            await self.cases.set_aside(stored, told(error))
+            await self.cases.set_aside(stored, why_stuck(error))
             return None
 
     async def recall(self, run_id: str) -> Result | None:

@@ -36,7 +36,7 @@ MOST_IN_ALL: Final = 32 * 1024 * 1024
 
 
 @attrs.frozen
-class Written:
+class EncodedRun:
     """A run's bytes."""
 
     plan_id: str
@@ -322,7 +322,7 @@ class RunWriter:
         parts = self.plan.parts if self.plan is not None else ()
         return any(is_hidden_part(read, self.hidden) for read in parts)
 
-    def write(self) -> Written:
+    def write(self) -> EncodedRun:
         """The run, written."""
         writer = self._writer(self.veil.secrets if self.veil is not None else Secrets())
         body = self._body(writer)
@@ -332,8 +332,8 @@ class RunWriter:
             writer = self._writer(Secrets(found, everything=namer.blind))
             body = self._body(writer)
         if writer.skeleton is None:
-            return Written("", b"", _encoded(body))
-        return Written(writer.skeleton.id, writer.skeleton.body, _encoded(body))
+            return EncodedRun("", b"", _encoded(body))
+        return EncodedRun(writer.skeleton.id, writer.skeleton.body, _encoded(body))
 
     def _writer(self, secrets: Secrets) -> RecordWriter:
         values = Encoder(secrets, self.hidden, self.most, MOST_IN_ALL)
