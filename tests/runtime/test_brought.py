@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import trio
 
-from tests.runtime.dying import FLOWS, Watched, Witness, charged, no_more, statuses
-from zerver import App, Flow, IdempotencyKey, effect, join, parallel, step
+from tests.runtime.dying import FLOWS, Watched, Witness, charge, charged, no_more, post, refund, statuses
+from zerver import App, Flow, IdempotencyKey, Pause, effect, join, parallel, step
 from zerver.core import timeline as t
 from zerver.core.stages import Stage
+from zerver.errors import JournalUnavailable, LeaseLost
 from zerver.journal import Disk, open_memory_journal
 from zerver.journal.lines import Lines
 from zerver.runtime import Result, open_runtime
-from zerver.runtime.journal import Entry
+from zerver.runtime.journal import Entry, Journal, Page
 from zerver.testing import cancel_sweep
 
 
@@ -154,6 +155,117 @@ async def test_it_is_brought_though_who_would_have_taken_it_along_is_cut(autojum
             assert len(told(witness.disk)) == 1
 
 
+# ---- when it cannot be brought --------------------------------------------------------------
+
+
+class Mute(Watched):
+    """Pages of the first second get no answer."""
+
+    async def write(self, entry: Entry) -> None:
+        if isinstance(entry, Page) and trio.current_time() < 1:
+            await self.hear_nothing()
+        await super().write(entry)
+
+    async def hear_nothing(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.5)
+        raise JournalUnavailable("mute")
+
+
+class MuteAndManifold(Mute):
+    async def hear_nothing(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+
+
+async def run_mutely(mute: type[Mute], witness: Witness, flow: Flow) -> Result:
+    async with (
+        open_memory_journal(witness.disk) as journal,
+        open_runtime(App(), handlers=witness.handlers(), journal=mute(journal, witness), flows=[flow]) as runtime,
+    ):
+        result = await runtime.run(flow)
+        await trio.sleep(60)
+        return result
+
+
+async def test_what_came_of_another_line_is_known_when_the_journal_is_back(autojump_clock: object) -> None:
+    """It came while a page got no answer, and nobody could be asked for it: it would be unresolved else."""
+
+    @step
+    async def left() -> None:
+        await charge(1).compensate(refund)
+
+    @step
+    async def right() -> None:
+        await slowly(0.015)
+        await charged(2)
+
+    witness = Witness()
+    result = await run_mutely(Mute, witness, Flow("shop", [parallel(left, right)], durability="sync"))
+    assert result.reason == "the journal could not be reached"
+    assert statuses(witness.disk) == ["cancelled"]
+    assert len(witness.world.undone) == len(witness.world.done) == 1
+
+
+async def test_a_journal_with_nurseries_is_away_and_no_deadline_has_passed(autojump_clock: object) -> None:
+    @step
+    async def post_twice() -> None:
+        await post("one")
+        await post("two")
+
+    result = await run_mutely(MuteAndManifold, Witness(), Flow("shop", [post_twice], durability="sync"))
+    assert (result.status, result.reason) == ("cancelled", "the journal could not be reached")
+
+
+class Lost(Watched):
+    """The lease lapses, and whoever asks for what has become of the run is told that it is another worker's."""
+
+    def __init__(self, journal: Journal, witness: Witness) -> None:
+        super().__init__(journal, witness)
+        self.is_known = trio.Event()
+        self._renew, self.renew = journal.renew, self._renew_late
+        self._late_at = trio.current_time() + 0.03
+
+    async def _renew_late(self, owner: str, lease_seconds: float) -> None:
+        if trio.current_time() > self._late_at - 0.03:
+            await trio.sleep_until(self._late_at)
+        await self._renew(owner, lease_seconds)
+
+    async def write(self, entry: Entry) -> None:
+        if isinstance(entry, Page) and (self.is_known.is_set() or not entry.lines):
+            self.is_known.set()
+            await trio.lowlevel.checkpoint()
+            raise LeaseLost("taken over")
+        await super().write(entry)
+
+
+@step
+def park() -> Pause:
+    return Pause("go", expires=100)
+
+
+@pytest.mark.parametrize("last", [no_more, park])
+async def test_a_run_that_is_lost_as_it_goes_on_is_neither_undone_nor_parked(
+    last: Stage, autojump_clock: object
+) -> None:
+    """In whatever order it and the clerk are woken."""
+
+    @step
+    async def go_on_when_it_is_known() -> None:
+        await oddly()
+
+    flow = Flow("shop", [parallel(buy, go_on_when_it_is_known), last], durability="sync")
+    for _ in range(10):
+        witness = Witness()
+        async with open_memory_journal(witness.disk) as journal:
+            lost = Lost(journal, witness)
+            handlers = {**witness.handlers(), "bank.oddly": lost.is_known.wait}
+            async with open_runtime(App(), handlers=handlers, journal=lost, lease=0.03) as runtime:
+                result = await runtime.run(flow)
+        assert (result.reason, witness.world.undone) == ("another worker carries it on", set())
+
+
 # ---- before anything can be seen ------------------------------------------------------------
 
 
@@ -198,6 +310,36 @@ async def test_no_write_starts_before_what_came_of_earlier_ones_of_its_line_is_t
     await run(witness, flow, observed(witness, "bank.charge", look_at_the_disk))
     assert seen.keys() == BEFORE[name].keys()
     assert all(due <= seen[place] for place, due in BEFORE[name].items()), seen
+
+
+@step
+async def race_it() -> None:
+    await join.race(slowly(0.015), charged(1))
+
+
+@step
+async def race_it_hedged() -> None:
+    await join.race(slowly(0.015), join.hedge(charged(1), after=0.01, limit=2))
+
+
+@pytest.mark.parametrize("raced", [race_it, race_it_hedged])
+async def test_no_read_starts_before_it_is_there_that_an_earlier_write_was_cut(
+    raced: Stage, autojump_clock: object
+) -> None:
+    witness, seen = Witness(), list[int]()
+
+    async def on_oddly() -> None:
+        reader = Lines().reader()
+        (timeline,) = [reader.read(one.stored()) for one in witness.disk.runs.values()]
+        seen.append([kind for kind, *_ in timeline.records].count(t.DOUBTED))
+
+    @step
+    async def look() -> None:
+        await oddly()
+
+    flow = Flow("shop", [raced, look], durability="sync")
+    await run(witness, flow, {**witness.handlers(), "bank.oddly": on_oddly})
+    assert seen == [1]
 
 
 async def test_nothing_is_undone_before_what_is_to_be_undone_is_there(autojump_clock: object) -> None:
@@ -273,6 +415,17 @@ def test_cut_at_any_moment_it_is_undone_or_carried_on_and_nothing_is_left_over()
 
 
 # ---- what it costs --------------------------------------------------------------------------
+
+
+async def test_a_hedged_read_waits_for_no_disk_when_nothing_was_written(autojump_clock: object) -> None:
+    @step
+    async def see_in_a_hurry() -> None:
+        await join.hedge(slowly(0.1), after=0.05, limit=2)
+
+    witness = Witness()
+    result = await run(witness, Flow("shop", [see_in_a_hurry], durability="sync"), witness.handlers())
+    assert [kind for kind, *_ in result.timeline.records].count("hedged") == 1
+    assert witness.disk.runs == {}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -45,6 +45,7 @@ from zerver.errors import (
 )
 from zerver.runtime.bounds import Loan
 from zerver.runtime.crash import crash_point
+from zerver.runtime.groups import unwrapped
 from zerver.runtime.interpreter import Interpreter
 from zerver.runtime.joins import perform_join
 from zerver.runtime.live import AWAY, LOST, Flight, Run
@@ -177,18 +178,27 @@ class Book:
         if isinstance(call.effect, Join):
             return self._join(run, call, call.effect)
         if call.effect.kind.access == "read":
-            return self.interpreter.fly(run, call, None) if self._kept == self._noted else self._read(run, call)
+            return self._read(run, call)
         return self._write(run, call) if known is None else self._take_up(run, call)
 
-    async def _read(self, run: Run, call: Call, numbers: Iterator[int] | None = None) -> Outcome[Any]:
-        """A read by a run whose last write is not on the disk."""
+    def _read(self, run: Run, call: Call, numbers: Iterator[int] | None = None) -> Coroutine[Any, Any, Outcome[Any]]:
+        """A read, or one attempt of a hedged one: it waits for the disk only if what came of a write is not there."""
+        if self._kept == self._noted:
+            return self.interpreter.fly(run, call, None, None, numbers)
+        return self._keep_and_read(run, call, numbers)
+
+    async def _keep_and_read(self, run: Run, call: Call, numbers: Iterator[int] | None) -> Outcome[Any]:
         await self._keep(alone=call is run.alone)
         return await self.interpreter.fly(run, call, None, None, numbers)
 
     async def _write(self, run: Run, call: Call) -> Outcome[Any]:
         await self._keep(alone=call is run.alone)  # cut here, the write was not started
         crash_point("effect.send")
-        outcome = await self.interpreter.perform(run, call)
+        try:
+            outcome = await self.interpreter.perform(run, call)
+        except BaseException:  # by a join that is decided, perhaps: its run goes on, and this may have happened
+            self._noted += 1
+            raise
         crash_point("effect.reply")
         if isinstance(outcome, Success | Unknown):
             await self._note()
@@ -219,7 +229,11 @@ class Book:
             outcome = await self.perform(run, one)
             run.records.append((t.SETTLED, run.clock(), one, outcome))
             return outcome
-        outcome = await perform_join(self, run, call, asked)
+        try:
+            outcome = await perform_join(self, run, call, asked)
+        except BaseException:  # as in `_write`
+            self._noted += hedged
+            raise
         if hedged and isinstance(outcome, Success | Unknown):  # the members of others have noted what came of them
             await self._note()
         return outcome
@@ -242,6 +256,7 @@ class Book:
                 if isinstance(outcome, Unknown):
                     outcome = await self.interpreter.resolve(run, call, outcome)
         except BaseException:  # as when a write is cut: it may have happened
+            self._noted += 1
             run.machine.doubted(call, unknown.error)
             raise
         if isinstance(outcome, Success):
@@ -325,8 +340,10 @@ class Book:
         run, ends, noted = self.sheets.run, trio.current_time() + PATIENCE, self._noted
         lent = Loan(run, ends) if alone and ends < run.deadline else None
         try:
-            with lent or trio.CancelScope(deadline=ends):
+            with lent or trio.CancelScope(deadline=ends), unwrapped():  # a journal may have nurseries
                 await self.sheets.deliver(status, park)
+                if run.is_left:  # as the clerk has found out while this waited, or the run went straight on to here
+                    raise LeaseLost(LOST.reason) if run.cut is LOST else JournalUnavailable(AWAY.reason)
                 self._kept = max(self._kept, noted)
                 if not status and park is None:
                     await self.sheets.make_sure()

@@ -128,17 +128,25 @@ class Sheets:
         worker's, or over. Raises JournalError.
 
         The page that got no answer may be there or not, that which puts the run down included: nobody has been told
-        where it would go on, so it does not wait for anything.
+        where it would go on, so it does not wait for anything. What was noted meanwhile, by other lines of it, is next.
         """
-        run_id, office, unsent = self.run.run_id, self.office, self._unsent
+        run_id, office, unsent, lines = self.run.run_id, self.office, self._unsent, self._lines
         stored = await office.journal.retake(run_id, office.owner, self.fence)
-        if stored is None or unsent is None or not unsent.lines:
-            return stored
-        await office.journal.write(Page(run_id, stored.fence, _first(unsent), unsent.lines))
-        return await office.journal.read(run_id)
+        if stored is None:
+            return None
+        pages = [] if unsent is None else [Page(run_id, stored.fence, _first(unsent), unsent.lines)]
+        pages.append(Page(run_id, stored.fence, self.pen.count - len(lines), lines))
+        pages = [page for page in pages if page.lines]
+        for page in pages:
+            await office.journal.write(page)
+        return await office.journal.read(run_id) if pages else stored
 
     def note(self) -> None:
-        """Make lines of what has happened so far. Raises NotKeepable, and makes none then."""
+        """Make lines of what has happened so far, but none of a run that was left. Raises NotKeepable, and makes none
+        then.
+        """
+        if self.run.is_left:
+            return
         fresh = self.run.records[self._count :]
         self._lines += self.pen.lines(rebased(fresh, -self.shift) if self.shift else fresh)
         self._count += len(fresh)
