@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from zerver.errors import DamagedJournal
+from zerver.errors import DamagedJournal, StatementError
 from zerver.jobs.places import open_jobs_of
 from zerver.jobs.port import STATES, Order, QueueRule, Verdict, Wanted
 from zerver.jobs.schema import TABLES, index_tenants, make_tables
 from zerver.jobs.sql import SqlJobs
 from zerver.sql import open_postgres, open_sqlite
 from zerver.sql.dialects import dialect_of
-from zerver.sql.driver import Driver, Statement
+from zerver.sql.driver import Answer, Driver, Statement
 
 #: The tables as the first version knows them.
 FIRST = attrs.evolve(TABLES, scripts={1: TABLES.scripts[1]})
@@ -111,6 +113,45 @@ async def test_tenants_have_an_index_from_when_they_are_bounded(
             for _ in range(3):
                 nursery.start_soon(index_tenants, driver, dialect)
         assert (await driver.fetch(index)).rows
+
+
+class Indexing:
+    """A driver of a database in which this happens when the index is made."""
+
+    def __init__(self, driver: Driver, happens: Callable[[], Awaitable[None]]) -> None:
+        self._driver = driver
+        self._happens = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    async def transaction(self, statements: Sequence[Statement]) -> list[Answer]:
+        if any("index if not exists" in statement.sql for statement in statements):
+            await self._happens()
+        return await self._driver.transaction(statements)
+
+
+async def test_who_may_not_make_the_index_takes_without_it(tmp_path: Path) -> None:
+    async def is_refused() -> None:
+        raise StatementError("must be owner of table zerver_jobs", "42501")
+
+    async with open_sqlite(tmp_path / "jobs.db") as bare:
+        driver = cast("Driver", Indexing(bare, is_refused))
+        async with open_jobs_of(driver) as store:
+            await store.order([Order(f"job {number}", "flow") for number in range(3)])
+            assert len(await store.take("worker", [QueueRule("default", per_tenant=2)], 10)) == 2
+
+
+async def test_the_index_of_many_jobs_may_take_its_time(tmp_path: Path, mock_clock: MockClock) -> None:
+    async def takes_long() -> None:
+        mock_clock.jump(60)
+        await wait_all_tasks_blocked()
+
+    async with open_sqlite(tmp_path / "jobs.db") as bare:
+        driver = cast("Driver", Indexing(bare, takes_long))
+        async with open_jobs_of(driver, patience=30) as store:
+            await store.order([Order(f"job {number}", "flow") for number in range(3)])
+            assert len(await store.take("worker", [QueueRule("default", per_tenant=2)], 10)) == 2
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import pytest
@@ -10,14 +13,16 @@ import trio
 from tests.jobs.working import LEASE, SEND, Mail, an_app, at_work, bare_order, until
 from zerver import INJECTED, AdmissionPolicy, App, Done, Fail, Flow, IdempotencyKey, Seats, Slot, effect, step
 from zerver.core.decisions import FAIL_KINDS
+from zerver.core.tickets import Ticket
 from zerver.effects import clock, queue
-from zerver.errors import DefinitionError, JournalUnavailable
+from zerver.errors import DamagedJournal, DefinitionError, JournalUnavailable
 from zerver.jobs import Discard, Snooze, WorkerSettings, enqueue, open_worker, order
 from zerver.jobs.capability import desk_of, jobs_capability
 from zerver.jobs.memory import JobDisk, MemoryJobs, open_memory_jobs
-from zerver.jobs.port import Wanted
+from zerver.jobs.port import Job, QueueRule, Verdict, Wanted
 from zerver.runtime import Result, open_runtime
 from zerver.testing import no_leaks
+from zerver.testing.scheduler import seeded
 from zerver.trace.text import format_timeline
 
 # ---- what becomes of a job ------------------------------------------------------------------
@@ -466,6 +471,149 @@ async def test_who_stood_still_asks_whose_a_job_is_before_it_undoes(taken: bool,
         await trio.sleep(2)
         assert shop.said == (["charge 1"] if taken else ["charge 1", "refund"])
         assert frozen.statistics().lost == taken
+
+
+# ---- a worker that breaks, and what its places leave behind ---------------------------------
+
+
+class Broken(MemoryJobs):
+    """Nothing can be settled in it, ever."""
+
+    async def settle(self, verdicts: Sequence[tuple[str, int, Verdict]]) -> list[bool]:
+        raise DamagedJournal("it is broken")
+
+
+async def test_a_worker_that_breaks_says_so_and_waits_for_nobody(autojump_clock: object) -> None:
+    disk = JobDisk()
+
+    @asynccontextmanager
+    async def open_broken() -> AsyncIterator[MemoryJobs]:
+        yield Broken(disk)
+
+    app = App(capabilities=[jobs_capability(open_broken, disk.wall_ns)])
+    app.job(SEND)
+    began = trio.current_time()
+    with pytest.raises(DamagedJournal, match="it is broken"):
+        async with at_work(app, seats=2) as (runtime, _):
+            for _ in range(10):
+                await enqueue(runtime, SEND, Mail("a"))
+            await trio.sleep(1000)
+    assert trio.current_time() - began < 100
+
+
+@effect(kind="lingers", access="read")
+async def lingers() -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+
+
+@step
+async def linger() -> Done:
+    await lingers()
+    return Done()
+
+
+async def test_a_seat_may_be_left_before_the_older_one_of_its_job(autojump_clock: object) -> None:
+    flow = Flow("linger", [linger])
+    async with at_work(an_app(JobDisk(), flow), seats=2, owner="it") as (runtime, worker):
+        job_id, store = await enqueue(runtime, flow), desk_of(runtime).store
+        await until(runtime, job_id, "running")
+        await store.renew("it", 0.0)  # as if it had stood still
+        await trio.sleep(0.01)
+        assert len(await store.rescue()) == 1
+        await trio.sleep(1)  # it has taken its own job from itself, and waits for the older run
+        await worker.drain(0.0)
+        job = await until(runtime, job_id, "available", seconds=1)
+        assert job.fence > 1
+        assert sum(worker.statistics().running.values()) == 0
+
+
+@step
+async def rest() -> Done:
+    await clock.sleep(3600.0)
+    return Done()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_job_that_has_its_ticket_when_it_is_cut_is_cut(seed: int, autojump_clock: object) -> None:
+    flow, disk = Flow("rest", [rest]), JobDisk()
+    app = App(
+        capabilities=[jobs_capability(lambda: open_memory_jobs(disk), disk.wall_ns)],
+        admission=AdmissionPolicy(running=Seats(1, 1)),
+    )
+    app.job(flow)
+    with seeded(seed):
+        async with at_work(app) as (runtime, worker), trio.open_nursery() as nursery:
+            ticket = await runtime.admission.acquire("batch", deadline=trio.current_time() + 3600)
+            assert isinstance(ticket, Ticket)
+            job_id = await enqueue(runtime, flow)
+            await until(runtime, job_id, "running")
+            until_then = trio.current_time() + 0.5
+
+            async def make_room() -> None:
+                await trio.sleep_until(until_then)
+                runtime.admission.release(ticket)
+
+            nursery.start_soon(make_room)
+            await worker.drain(until_then - trio.current_time())
+            assert trio.current_time() < until_then + 60
+            await until(runtime, job_id, "available", seconds=1)
+
+
+class Late(MemoryJobs):
+    """A take cannot be called back: cancelled, it answers all the same."""
+
+    async def take(self, owner: str, rules: Sequence[QueueRule], count: int) -> list[Job]:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+            return await super().take(owner, rules, count)
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.5, 60.0])
+async def test_what_is_taken_while_the_worker_drains_is_put_back(patience: float, autojump_clock: object) -> None:
+    flow, disk = Flow("rest", [rest]), JobDisk()
+
+    @asynccontextmanager
+    async def open_late() -> AsyncIterator[MemoryJobs]:
+        yield Late(disk)
+
+    app = App(capabilities=[jobs_capability(open_late, disk.wall_ns)])
+    app.job(flow)
+    async with open_runtime(app) as runtime:
+        job_id, began = await enqueue(runtime, flow), trio.current_time()
+        async with open_worker(runtime, WorkerSettings(lease=LEASE)) as worker:
+            await trio.sleep(0.5)
+            await worker.drain(patience)
+        assert trio.current_time() < began + 10
+        await until(runtime, job_id, "available", seconds=1)
+
+
+WHOSE: ContextVar[str] = ContextVar("whose", default="nobody")
+
+
+@effect(kind="signs", access="read")
+async def signs() -> str:
+    """Who has been here before."""
+    before = WHOSE.get()
+    WHOSE.set("somebody")
+    await trio.lowlevel.checkpoint()
+    return before
+
+
+@step
+async def sign() -> Done:
+    return Done(await signs())
+
+
+async def test_what_a_handler_sets_in_its_context_is_not_there_for_the_next_job(autojump_clock: object) -> None:
+    flow = Flow("sign", [sign])
+    async with at_work(an_app(JobDisk(), flow), seats=1) as (runtime, _):
+        for _ in range(10):  # after a few, it takes several at once
+            ids = await order(runtime, queue.enqueue_many(flow, [None] * 10))
+            assert {(await until(runtime, job_id, "done")).result for job_id in ids} == {'"nobody"'}
 
 
 # ---- declarations ---------------------------------------------------------------------------

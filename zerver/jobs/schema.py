@@ -48,6 +48,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+from zerver.errors import StatementError
 from zerver.sql.dialects import Dialect, Tables, migrate
 from zerver.sql.driver import Driver, Statement
 
@@ -138,9 +139,16 @@ _READY_OF: Final = (
 
 
 async def index_tenants(driver: Driver, dialect: Dialect) -> None:
-    """Make the index of those who bound tenants, if it is missing. Looked for first: to make it locks the jobs."""
+    """Make the index of those who bound tenants, if it is missing. Looked for first: to make it locks the jobs.
+
+    Who may not make one, as a role that does not own the tables, takes slowly, and takes all the same.
+    """
     if not (await driver.fetch(Statement(dialect.index, ("zerver_jobs_ready_of",)))).rows:
-        await driver.transaction([*_alone(dialect), Statement(_READY_OF)])
+        try:
+            await driver.transaction([*_alone(dialect), Statement(_READY_OF)])
+        except StatementError as error:
+            if error.passes:
+                raise
 
 
 def _alone(dialect: Dialect) -> list[Statement]:

@@ -59,9 +59,9 @@ class Seat:
     """A job that was taken. taken: when, by Trio's clock. older: the seat that this worker gave it before, if that one
     may still be about it. scope: around what is asked before its run. leave_queue: while it waits for a ticket, what
     ends that. runs: it has a place among those that run at once. over: its run has ended, or is not to be, and the
-    store is told. cut: its run is not to be begun. drained: it is ended because the worker is. lost: it is another
-    worker's by now, or of another seat. gone: nothing of it is under way any more; on_gone: while somebody waits for
-    that.
+    store is told. cut: why its run is not to be begun, or is to end; "" if it may. drained: it is ended because the
+    worker is. lost: it is another worker's by now, or of another seat. gone: nothing of it is under way any more;
+    on_gone: while somebody waits for that.
     """
 
     job: Job
@@ -72,7 +72,7 @@ class Seat:
     leave_queue: Callable[[], None] | None = None
     runs: bool = False
     over: bool = False
-    cut: bool = False
+    cut: str = ""
     drained: bool = False
     lost: bool = False
     gone: bool = False

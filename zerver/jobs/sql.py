@@ -158,7 +158,8 @@ class SqlJobs(JobStore):
         changed = [rule for rule in rules if self._kept.get(rule.name, QueueRule(rule.name)) != rule]
         if changed:
             if any(rule.per_tenant is not None for rule in changed):
-                await self._ask(lambda: index_tenants(self.driver, self.dialect))
+                # However long it takes: cut short, it would begin anew with each take, and never come to its end.
+                await Asker(self._place)(lambda: index_tenants(self.driver, self.dialect))
             await self._all(s.keep_rules(changed))
             self._kept.update((rule.name, rule) for rule in changed)
         *first, taken = await self._ask(lambda: self._write(s.take(self.dialect, owner, rules, count)))

@@ -20,6 +20,7 @@ import os
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from random import Random
 from secrets import token_hex
@@ -82,6 +83,7 @@ class Worker:
         self._schedules = schedules_of(self._app)
         self._seats: set[Seat] = set()
         self._newest: dict[str, Seat] = {}  # of each job
+        self._context = copy_context()
         self._ahead: deque[Seat] = deque()  # those that wait for a place among them that run at once
         self._running = 0
         self._filled = trio.Event()  # set when one waits for a place
@@ -131,23 +133,28 @@ class Worker:
 
     async def work(self) -> None:
         """Work until `drain` has been called and all has ended."""
-        with self._care.follow():
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._living.keep)
-                nursery.start_soon(self._care.settle_carried)
-                nursery.start_soon(self._settling.run)
-                nursery.start_soon(self._put_back_late)
-                with self._taking:
-                    async with trio.open_nursery() as taking:
-                        taking.start_soon(self._take)
-                        taking.start_soon(self._care.look_after)
-                        taking.start_soon(self._look_for_ours)
-                        for name, rule in self._app.crons.items():
-                            schedule, declared = self._schedules[name], self._app.declared
-                            taking.start_soon(follow_schedule, self.store, declared, rule, schedule, self._now)
-                await self._wait_idle()
-                nursery.cancel_scope.cancel()
+        try:
+            with self._care.follow():
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._living.keep)
+                    nursery.start_soon(self._care.settle_carried)
+                    nursery.start_soon(self._settling.run)
+                    nursery.start_soon(self._put_back_late)
+                    with self._taking:
+                        async with trio.open_nursery() as taking:
+                            taking.start_soon(self._take)
+                            taking.start_soon(self._care.look_after)
+                            taking.start_soon(self._look_for_ours)
+                            for name, rule in self._app.crons.items():
+                                schedule, declared = self._schedules[name], self._app.declared
+                                taking.start_soon(follow_schedule, self.store, declared, rule, schedule, self._now)
+                    await self._wait_idle()
+                    nursery.cancel_scope.cancel()
+        finally:  # it has broken if there are any: nobody settles them, so nobody is to wait for them
+            self._ahead.clear()
+            for seat in [*self._seats]:
+                self._leave(seat)
 
     async def _take(self) -> None:
         while True:
@@ -176,6 +183,9 @@ class Worker:
             self._seats.add(seat)
             self._newest[job.job_id] = seat
             self._ahead.append(seat)
+        if self._taking.cancel_called:  # it drains, and a take cannot always be called back
+            for seat in [*self._ahead]:
+                self._put_back(seat)
         self._fill_places()
         self._filled.set()
 
@@ -232,23 +242,21 @@ class Worker:
         """Begin those that were taken, as far as there are places."""
         while self._ahead and self._running < self.settings.seats and self._nursery is not None:
             self._running += 1
-            self._nursery.start_soon(self._work_on_several, self._next())
+            # In the worker's context: what a handler has set in its own is not for another tenant's job.
+            self._context.run(self._nursery.start_soon, self._work_in_place, self._next())
 
     def _next(self) -> Seat:
         seat = self._ahead.popleft()
         seat.runs, seat.began = True, trio.current_time()
         return seat
 
-    async def _work_on_several(self, seat: Seat) -> None:
-        """Work on this one, and then, in its place, on others that wait for one: a task costs more than a short job."""
+    async def _work_in_place(self, seat: Seat) -> None:
+        """Work on one, and have the next one begun in its place."""
         try:
             await self._work_on(seat)
-            while self._ahead:
-                seat = self._next()
-                await trio.lowlevel.checkpoint()
-                await self._work_on(seat)
         finally:
             self._running -= 1
+        self._fill_places()
 
     async def _put_back_late(self) -> None:
         """Put back those that have waited for a place for too long."""
@@ -293,8 +301,13 @@ class Worker:
         """Nothing is to be done for it any more."""
         self._came["lost"] += seat.lost
         self._seats.remove(seat)
-        if self._newest[seat.job.job_id] is seat:
+        if self._newest.get(seat.job.job_id) is seat:
             del self._newest[seat.job.job_id]
+            older = seat.older
+            while older is not None and older.gone:
+                older = older.older
+            if older is not None:  # put back before that one is through: who is next has to wait for it as well
+                self._newest[seat.job.job_id] = older
         self._ended -= 1
         seat.go()
         self._freed.set()
@@ -343,6 +356,10 @@ class Worker:
             waited = max(0, job.began_unix_ns - job.at_unix_ns)
             may_undo = None if self._is_durable(job) else partial(self._is_ours, seat)
             self.runtime.is_job(seat.job.run_id, (job.queue, job.attempt, job.attempts, waited), may_undo)
+            if seat.lost:  # it was cut when it had its ticket already, and could not leave the queue any more
+                self._let_go(seat)
+            elif seat.cut:
+                self._end(seat, seat.cut)
 
         def queued(leave: Callable[[], None]) -> None:
             seat.leave_queue = leave
@@ -374,7 +391,7 @@ class Worker:
 
     def _end(self, seat: Seat, why: str) -> None:
         """Cut what a job is about, wherever it is."""
-        seat.cut = True
+        seat.cut = why
         if seat.scope is not None:
             seat.scope.cancel()
         if seat in self._ahead:
@@ -423,9 +440,11 @@ async def open_worker(
         ended = trio.Event()
 
         async def work() -> None:
-            with trio.CancelScope(shield=True), unwrapped():  # whatever ends the block, jobs are settled first
-                await worker.work()
-            ended.set()
+            try:
+                with trio.CancelScope(shield=True), unwrapped():  # whatever ends the block, jobs are settled first
+                    await worker.work()
+            finally:
+                ended.set()
 
         nursery.start_soon(work)
         try:
