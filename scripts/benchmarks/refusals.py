@@ -5,7 +5,7 @@ by a bare handler, without an app: what is measured is the edge. CPU is the serv
 
     echo         Trio alone: wait until the socket is readable, read, write 200 bytes; nothing below it is possible
     problem      a 503 that is made, checked and written for each request
-    prewritten   the same, its fields written once (`zerver.http.wire.Prewritten`)
+    prewritten   the same, its fields written once (`zerver.http.prewritten.Prewritten`)
     brake        prewritten, from clients that ask on at once: they are not read for a second after three refusals
     accept       503 as it comes, for each new connection: too many are open
 

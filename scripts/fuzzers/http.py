@@ -43,13 +43,14 @@ from zerver import App, Done, Flow, step
 from zerver.core.strict_json import MAX_DEPTH
 from zerver.errors import ProtocolViolation
 from zerver.http import Body, Cookie, Header, Path, Query, json
+from zerver.http.client_wire import ClientWire
 from zerver.http.conversions import compile_json
 from zerver.http.exchange import Limits
 from zerver.http.messages import NO_HEADERS, Headers, RequestHead
 from zerver.http.multipart import read_multipart
 from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.reading import EndOfMessage, Mark
-from zerver.http.wire import ClientWire, ServerWire
+from zerver.http.wire import ServerWire
 from zerver.serve import serve
 
 BLOCK = 5_000  # requests with one generator

@@ -92,6 +92,7 @@ def test_text_becomes_a_value(type_: Any, text: str, value: object) -> None:
         (float, "-inf"),
         (float, "1e999"),
         (Decimal, "NaN"),
+        (Decimal, "sNaN"),
         (Decimal, "x"),
         (bool, "yes"),
         (datetime.datetime, "2023-02-29T12:00:00Z"),
@@ -381,6 +382,28 @@ def test_depth_is_counted_exactly(width: int, openings: list[str]) -> None:
         assert len(openings) + 1 > 64
     else:
         assert len(openings) + 1 <= 64
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 4301])
+def test_a_number_that_no_double_holds_is_refused_by_a_type_that_holds_it(number: bytes) -> None:
+    for type_, body in ((dict[str, Decimal], b'{"amount": %b}'), (list[Decimal], b"[%b]")):
+        with pytest.raises(ProtocolViolation):
+            compile_json(type_, "here")(body % number)
+
+
+@attrs.define
+class Bill:
+    name: str
+    amounts: list[Decimal | None]
+
+
+@pytest.mark.parametrize("number", ["NaN", "sNaN", "-nan7", " inf ", "Infinity", "\\u004ean"])
+def test_a_decimal_of_a_body_is_finite(number: str) -> None:
+    read = compile_json(list[Bill], "here")
+    assert read(b'[{"name": "NaN", "amounts": ["0.10", null, 3]}]')[0].amounts == [Decimal("0.10"), None, Decimal(3)]
+    with pytest.raises(InvalidData) as refused:
+        read(b'[{"name": "Ada", "amounts": [null, "%b", "Inf"]}]' % number.encode())
+    assert refused.value.problems == tuple((f"body[0].amounts[{at}]", "is not a finite number") for at in (1, 2))
 
 
 @pytest.mark.parametrize("type_", [Strange, list[Strange], WithStrange, Item | Basket, "Nowhere"])

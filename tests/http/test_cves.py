@@ -24,6 +24,7 @@ from zerver import App, Done, Flow, step
 from zerver.errors import ProtocolViolation
 from zerver.http import Body, Form, Query, Upload, json, redirect, static, text
 from zerver.http.client import open_http_client
+from zerver.http.client_wire import ClientWire
 from zerver.http.conditions import Validators, read_range
 from zerver.http.connection import Connection, Service
 from zerver.http.conversions import check_is_json, compile_json
@@ -31,7 +32,7 @@ from zerver.http.exchange import Exchange, Limits
 from zerver.http.messages import Headers, RequestHead, Response
 from zerver.http.multipart import read_multipart
 from zerver.http.parsers import HeadParser, head_parser
-from zerver.http.wire import ClientWire, ServerWire
+from zerver.http.wire import ServerWire
 from zerver.serve import serve
 
 #: id: why it cannot be here.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.http.talking import PARSERS, answers_to
 from zerver.http.exchange import Exchange
-from zerver.http.messages import Response
+from zerver.http.messages import Headers, Response
 from zerver.http.parsers import ParserName, head_parser
 from zerver.http.response import text
 
@@ -67,3 +70,19 @@ async def test_it_is_made_once_for_requests_that_say_the_same() -> None:
     pieces = [head % (1, b""), head % (1, b""), head % (2, b"A: 1\r\n"), head % (3, b"Connection: close\r\n")]
     await answers_to(pieces, answer, on_defect=lambda defect: made.append(str(defect)))
     assert made == ["/1", "/2", "/3"]
+
+
+async def test_fields_that_are_too_large_to_be_kept_are_let_go_with_their_request() -> None:
+    """Thousands of clients may be connected and say nothing, and fields hold credentials."""
+    fields: list[weakref.ref[Headers]] = []
+
+    async def answer(exchange: Exchange) -> Response:
+        if fields:
+            gc.collect()
+            return text("kept" if fields[0]() else "let go")
+        fields.append(weakref.ref(exchange.head.headers))
+        return text(str(exchange.of_fields(length)))
+
+    large = b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\n\r\n" % (b"a" * 4096)
+    pieces = [large, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"]
+    assert b"let go" in await answers_to(pieces, answer, on_defect=lambda defect: None)

@@ -21,6 +21,7 @@ from tests.http.vectors import head
 from zerver.core.signatures import PartRead
 from zerver.core.timeline import Ending, Timeline
 from zerver.errors import InvalidData, ProtocolViolation
+from zerver.http.client_wire import ClientWire
 from zerver.http.conditions import Validators, judge, read_range
 from zerver.http.conversions import check_is_json, compile_json
 from zerver.http.extract import compile_extractor
@@ -34,7 +35,7 @@ from zerver.http.redirects import next_hop
 from zerver.http.render import render
 from zerver.http.router import Entry, Router
 from zerver.http.trust import Trust
-from zerver.http.wire import ClientWire, ServerWire
+from zerver.http.wire import ServerWire
 from zerver.runtime.result import Result
 
 GROWTH = 2.3  # twice the input, and a little for what is rounded up

@@ -39,6 +39,11 @@ class Branch:
 
 
 @attrs.define
+class Tree:
+    branches: list[Tree] | dict[str, Tree]
+
+
+@attrs.define
 class Filled:
     x: int = 0
 
@@ -84,6 +89,8 @@ def test_plain_types_are_counted_too(type_: Any) -> None:
     assert compile_members(inspect.type_info(type_)) is not None
 
 
-@pytest.mark.parametrize("type_", [Any, dict[str, Any], list[Any], Branch, Filled, list[Filled], Point | list[Point]])
+@pytest.mark.parametrize(
+    "type_", [Any, dict[str, Any], list[Any], Branch, Tree, Filled, list[Filled], Point | list[Point]]
+)
 def test_what_leaves_them_open_is_not_counted(type_: Any) -> None:
     assert compile_members(inspect.type_info(type_)) is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import sys
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -12,10 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from zerver.effects import http
 from zerver.errors import DefinitionError
+from zerver.http.client_wire import ClientWire
 from zerver.http.messages import RequestHead
-from zerver.http.outgoing import Origin, outgoing, read_url
-from zerver.http.wire import ClientWire, ServerWire
+from zerver.http.outgoing import Origin, Written, outgoing, read_url
+from zerver.http.wire import ServerWire
 
 
 @pytest.mark.parametrize(
@@ -176,6 +180,31 @@ def test_nobodys_credentials_are_kept(name: str) -> None:
     del secret
     gc.collect()
     assert kept() is None
+
+
+_MEMO = functools._lru_cache_wrapper
+
+
+def memos_with(word: str) -> set[str]:
+    """The functions, of any module's, whose memos hold this word."""
+    memos = [one for module in [*sys.modules.values()] for one in [*vars(module).values()] if type(one) is _MEMO]
+    return {one.__wrapped__.__qualname__ for one in memos if word in repr([*map(_keys, gc.get_referents(one))])}
+
+
+def _keys(held: object) -> object:
+    return [*held] if type(held) is dict else held
+
+
+def test_no_query_is_kept() -> None:
+    asked = http.get("http://a/places?token=sesame1")
+    assert asked.target == "a"
+    assert asked.operation == "read /places"
+    (exchange,) = asked.args
+    request = outgoing(exchange.method, exchange.url, None, b"", None).to_send(1)
+    assert isinstance(request, Written)
+    assert request.lines.startswith(b"GET /places?token=sesame1 HTTP/1.1\r\n")
+    assert "_read_place" in memos_with("http://a/places")
+    assert not memos_with("sesame1")
 
 
 async def pieces() -> AsyncIterator[bytes]:

@@ -211,6 +211,7 @@ async def test_a_full_pool_closes_the_oldest_idle_connection_of_another_origin()
     assert oldest.closed
     assert not lease.reused
     assert world.counts() == (2, 1, 0)
+    assert [of.origin for of in world.pool.statistics().origins] == [B, C]  # of one without connections nothing is kept
 
 
 async def test_between_origins_the_one_who_waited_longest_goes_first(nursery: trio.Nursery) -> None:

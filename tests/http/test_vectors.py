@@ -17,12 +17,13 @@ from tests.http.vectors import (
     head,
 )
 from zerver.errors import ProtocolViolation
+from zerver.http.client_wire import ClientWire
 from zerver.http.exchange import Limits
 from zerver.http.gate import Framing, HeadLimits
 from zerver.http.messages import Headers, RequestHead, ResponseHead
 from zerver.http.parsers import HeadParser, head_parser
 from zerver.http.reading import EndOfMessage, Mark
-from zerver.http.wire import ClientWire, ServerWire
+from zerver.http.wire import ServerWire
 
 CHUNKED = head("Transfer-Encoding: chunked", first="POST /chunked HTTP/1.1")
 NEXT = head(first="GET /next HTTP/1.1")

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.errors import ProtocolViolation
+from zerver.http.client_wire import ClientWire
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import Headers, RequestHead, ResponseHead
 from zerver.http.parsers import H11Parser, HeadParser, HttptoolsParser
 from zerver.http.prewritten import Prewritten
 from zerver.http.reading import EndOfMessage, Mark
 from zerver.http.response import problem
-from zerver.http.wire import ClientWire, ServerWire
+from zerver.http.wire import ServerWire
 
 HOST = Headers.of({"host": "a"})
 

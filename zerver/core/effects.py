@@ -38,9 +38,7 @@ class CallInfo:
     """Which call a handler is performing; a handler that takes `*, info: CallInfo` gets it.
 
     step: the step that asked. attempt: 1 for the first. priority: the run's class. parent: the `traceparent` with which
-    the run was asked for, as it came. deadline: when the attempt is cut at the latest, on Trio's clock, inf for never;
-    None where scopes may end it that the run knows nothing of: `trio.current_effective_deadline` asks them all, which
-    takes a while.
+    the run was asked for, as it came.
     """
 
     run_id: str
@@ -51,7 +49,6 @@ class CallInfo:
     tenant: str
     priority: Priority
     parent: str = ""
-    deadline: float | None = None
 
     @property
     def traceparent(self) -> str:

@@ -70,8 +70,8 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z_-]{0,31}")
 
 @lru_cache(maxsize=1024)
 def _place(url: str) -> tuple[str, str]:
-    """The target of a URL, and what the path's first segment names, `/api` and `/v2` left out. A segment that is no
-    name, as one with a number in it, would make an operation of every id.
+    """The target of a URL without its query, which may be secret, and what the path's first segment names, `/api` and
+    `/v2` left out. A segment that is no name, as one with a number in it, would make an operation of every id.
     """
     parts = urlsplit(url)
     first = next((segment for segment in parts.path.split("/") if not _NAMES_NOTHING.fullmatch(segment)), "")
@@ -79,13 +79,13 @@ def _place(url: str) -> tuple[str, str]:
 
 
 def _target(exchange: Exchange) -> str:
-    return _place(exchange.url)[0]
+    return _place(exchange.url.partition("?")[0])[0]
 
 
 def _operation(exchange: Exchange) -> str:
     """`read /offers`: reads and writes of one name."""
     verb = "read" if exchange.method in _READS else "write"
-    return f"{verb} /{_place(exchange.url)[1]}"
+    return f"{verb} /{_place(exchange.url.partition('?')[0])[1]}"
 
 
 READ: EffectKind[..., Reply] = EffectKind("http.read", "read", target=_target, operation=_operation)
@@ -162,7 +162,7 @@ def _effect(
     limit: int,
     redirects: int = 0,
 ) -> Effect[Any]:
-    _check_line(method, url)
+    _check_line(method, url.partition("?")[0])
     fields = tuple(headers.items()) if headers else ()
     if json is not None:
         if body is not None:
@@ -182,7 +182,10 @@ def _effect(
 
 @lru_cache(maxsize=1024)
 def _check_line(method: str, url: str) -> None:
-    """What every client would refuse. The rest of the grammar is the client's to check, for its own wire."""
+    """What every client would refuse. The rest of the grammar is the client's to check, for its own wire.
+
+    url: without its query, which may be secret: it is not remembered here, nor by `urlsplit`.
+    """
     what = f"http effect {method}"
     if not method.isupper():
         raise DefinitionError(f"{what}: the method is not in capitals", f"write {method.upper()!r}")

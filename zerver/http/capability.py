@@ -63,6 +63,6 @@ async def perform_write(
 
 async def _perform(http: HttpClient, exchange: Exchange, info: CallInfo, key: IdempotencyKey | None) -> Reply:
     try:
-        return await http.perform(exchange, downstream(info), key, info.priority, info.deadline)
+        return await http.perform(exchange, downstream(info), key, info.priority)
     except (AddressRefused, DefinitionError) as refused:
         raise Rejected(str(refused)) from refused

@@ -133,16 +133,15 @@ class HttpClient:
         return await self._answer(asked, redirects, self._terms(timeout, limit, priority))
 
     def perform(
-        self, exchange: Exchange, told: Mapping[str, str], key: str | None, priority: Priority, until: float | None
+        self, exchange: Exchange, told: Mapping[str, str], key: str | None, priority: Priority
     ) -> Awaitable[Reply]:
         """As `request`, for an effect. told: fields that differ from call to call; the exchange's own win over them.
-        until: when the scopes around it end it, if that is known.
 
-        It may take as long as they say. Where they say nothing, 30 s: a dead peer must not hold a run for ever.
+        It may take as long as the scopes around it say. Where they say nothing, 30 s: a dead peer must not hold a run
+        for ever.
         """
-        deadline = math.inf
-        if until is None or until == math.inf:
-            until = trio.current_effective_deadline()
+        # Trio is asked, and not the run: a server that drains and the program around it have scopes of their own.
+        until, deadline = trio.current_effective_deadline(), math.inf
         if until == math.inf:
             until = deadline = trio.current_time() + DEFAULT_TIMEOUT
         terms = Terms(deadline, exchange.limit, priority, until if self._tell_deadline else math.inf)

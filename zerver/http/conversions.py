@@ -8,6 +8,7 @@ infinite, or an integer of more than 4,300 digits.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Final, Union
 
-from msgspec import inspect
+from msgspec import inspect, to_builtins
 
 from zerver.core.codec import convert, decode_json
 from zerver.core.strict_json import HARMLESS, check_text, check_value, collected_later, says_no_more
@@ -76,6 +77,8 @@ def _converter(type_: Any, place: str, info: inspect.Type) -> Callable[[Any], An
 
 def _check_finite(value: Any, place: str) -> None:
     for item in value if isinstance(value, list | tuple | set | frozenset) else (value,):
+        if isinstance(item, Decimal) and item.is_snan():  # of which `isfinite` cannot be asked
+            raise InvalidData([(place, "is not a finite number")])
         if isinstance(item, float | Decimal) and not isfinite(item):
             raise InvalidData([(place, "is not a finite number")])
 
@@ -90,6 +93,7 @@ def compile_json(type_: Any, where: str) -> Callable[[bytes], Any]:
     for inner in inside:
         if isinstance(inner, inspect.CustomType) and inner.cls is not object:
             raise DefinitionError(f"{where}: JSON cannot become {_shown(inner.cls)}", _SUPPORTED)
+    has_decimals = any(isinstance(inner, inspect.DecimalType) for inner in inside)
     tells_all = all(map(_tells_all, inside))
     members = compile_members(info)
 
@@ -105,7 +109,9 @@ def compile_json(type_: Any, where: str) -> Callable[[bytes], Any]:
             return value
         if not checked:
             check_text(body)
-        if b":" in body and not (tells_all and says_no_more(body, value)):
+        if has_decimals:
+            _check_decimals(body, value)
+        elif b":" in body and not (tells_all and says_no_more(body, value)):
             check_value(body, value if type_ is Any else None)
         return value
 
@@ -117,6 +123,27 @@ def compile_json(type_: Any, where: str) -> Callable[[bytes], Any]:
             return read(body, checked=True)
 
     return become
+
+
+#: Whether a string may say NaN or Infinity.
+_NO_NUMBER: Final = re.compile(rb"nan|inf|\\u", re.IGNORECASE)
+
+
+def _check_decimals(body: bytes, value: object) -> None:
+    """Raise for a number that a double could not hold, and for a string that became no number: a Decimal is both."""
+    check_value(body)
+    stack = [("body", to_builtins(value, builtin_types=(Decimal,), enc_hook=repr))] if _NO_NUMBER.search(body) else []
+    problems = []
+    while stack:
+        place, inner = stack.pop()
+        if isinstance(inner, dict):
+            stack += [(f"{place}.{name}", item) for name, item in inner.items()]
+        elif isinstance(inner, list | tuple | set | frozenset):
+            stack += [(f"{place}[{at}]", item) for at, item in enumerate(inner)]
+        elif isinstance(inner, Decimal) and not inner.is_finite():
+            problems.append((place, "is not a finite number"))
+    if problems:
+        raise InvalidData(problems[::-1])  # the last was looked at first
 
 
 def check_is_json(head: RequestHead) -> None:

@@ -233,7 +233,8 @@ class WireExchange(Exchange):
             made: T = kept[2]
             return made
         made = make(self)
-        channel.kept = (fields, make, made)
+        if channel.wire.keeps(fields):
+            channel.kept = (fields, make, made)
         return made
 
     def watch_disconnect(self, on_gone: Callable[[], None]) -> None:

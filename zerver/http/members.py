@@ -23,13 +23,13 @@ from zerver.core.strict_json import MAX_DEPTH
 #: The members of a value, those in its members included.
 Count: TypeAlias = Callable[[Any], int]
 
-#: Types whose values are one string, number or word each.
+#: Types whose values are one string, number or word each. None is a Decimal: that holds numbers which no double holds,
+#: and those are for `strict_json.check_value` to refuse.
 _SCALARS: Final = (
     inspect.BoolType,
     inspect.BytesType,
     inspect.DateTimeType,
     inspect.DateType,
-    inspect.DecimalType,
     inspect.EnumType,
     inspect.FloatType,
     inspect.IntType,
@@ -71,7 +71,7 @@ def _count(info: inspect.Type, depth: int) -> int | Count | None:
     if isinstance(info, inspect.DataclassType):
         return _of_class(info, depth + 1) if is_as_text_says(info) else None
     if isinstance(info, inspect.UnionType):
-        return _of_choice([_count(member, depth) for member in info.types if not isinstance(member, inspect.NoneType)])
+        return _of_choice([member for member in info.types if not isinstance(member, inspect.NoneType)], depth)
     if isinstance(info, inspect.ListType | inspect.VarTupleType):
         return _of_items(_count(info.item_type, depth + 1))
     if isinstance(info, inspect.DictType):
@@ -97,14 +97,22 @@ def _of_class(info: inspect.DataclassType, depth: int) -> int | Count | None:
     return lambda value: always + sum([count_in(get(value)) for get, count_in in varying])
 
 
-def _of_choice(counts: list[int | Count | None]) -> int | Count | None:
+def _of_choice(members: list[inspect.Type], depth: int) -> int | Count | None:
     """Of a value that may also be None."""
-    if not any(count != 0 for count in counts):
+    counts = list[int | Count]()
+    for member in members:
+        count = _count(member, depth)
+        if count is None:  # at the first, or a class that holds itself in two ways would be entered 2 to the 32 times
+            return None
+        counts.append(count)
+    if not any(counts):
         return 0
-    count = counts[0] if len(counts) == 1 else None
+    if len(counts) > 1:
+        return None
+    count = counts[0]
     if isinstance(count, int):
         return lambda value: 0 if value is None else count
-    return count and (lambda value: 0 if value is None else count(value))
+    return lambda value: 0 if value is None else count(value)
 
 
 def _of_items(each: int | Count | None) -> int | Count | None:

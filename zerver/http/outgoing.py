@@ -169,18 +169,24 @@ def outgoing(
     return Outgoing(origin, method, target, body, repeatable, standing, fields)
 
 
-@lru_cache(maxsize=1024)
 def _first_line(method: str, target: str) -> bytes:
+    path, mark, query = target.partition("?")
+    return _begun(method, path) + f"{mark}{query} HTTP/1.1\r\n".encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _begun(method: str, path: str) -> bytes:
+    """The beginning of the first line, judged. The query is not, which `read_url` has judged, nor is it kept."""
     if not method.isupper():
         raise DefinitionError(f"http request: the method {method!r} is not in capitals", f"write {method.upper()!r}")
     if method == "CONNECT":
         raise DefinitionError("http request: CONNECT asks a proxy for a tunnel", "this client speaks to no proxies")
     try:
-        start = f"{method} {target}".encode("ascii")
+        start = f"{method} {path}".encode("ascii")
         gate.check_outgoing_request(start)
     except ValueError:
         raise DefinitionError(f"http request: {method!r} is not a method", 'use "GET", "POST", …') from None
-    return start + b" HTTP/1.1\r\n"
+    return start
 
 
 # ---- fields -----------------------------------------------------------------------------------
@@ -260,15 +266,25 @@ def _check_meaning(fields: tuple[RawField, ...]) -> None:
 # ---- URLs -------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
 def read_url(url: str) -> tuple[Origin, str]:
     """Where an absolute http(s) URL leads, and the target to ask for there; a fragment is dropped.
 
     Raises DefinitionError. Nothing is repaired: no blanks stripped, nothing quoted, no user and password taken.
     """
+    place, _, rest = url.partition("?")
+    if rest and not _VISIBLE.fullmatch(rest):
+        raise _not_visible(place + "?…")
+    origin, path = _read_place(place)
+    query = "" if "#" in place else rest.partition("#")[0]
+    return origin, f"{path}?{query}" if query else path
+
+
+@lru_cache(maxsize=1024)
+def _read_place(url: str) -> tuple[Origin, str]:
+    """What stands before the query. That one may be a secret, and is not kept."""
     # Before urlsplit, which silently drops tabs and line breaks.
     if not _VISIBLE.fullmatch(url):
-        raise _bad(url, "it has blanks, control characters or characters outside ASCII", "quote them: %20")
+        raise _not_visible(url)
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -284,8 +300,7 @@ def read_url(url: str) -> tuple[Origin, str]:
     port = _PORTS[parts.scheme] if authority["port"] is None else int(authority["port"])
     if not 1 <= port <= 65535:
         raise _bad(url, f"{port} is not a port", "leave the port out, or give one from 1 to 65535")
-    target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
-    return Origin(parts.scheme, _read_host(url, authority), port), target
+    return Origin(parts.scheme, _read_host(url, authority), port), parts.path or "/"
 
 
 def _read_host(url: str, authority: re.Match[str]) -> str:
@@ -295,6 +310,10 @@ def _read_host(url: str, authority: re.Match[str]) -> str:
         return str(IPv6Address(authority["v6"]))
     except ValueError:
         raise _bad(url, f"[{authority['v6']}] is not an IPv6 address", "write it as [2001:db8::1]") from None
+
+
+def _not_visible(url: str) -> DefinitionError:
+    return _bad(url, "it has blanks, control characters or characters outside ASCII", "quote them: %20")
 
 
 def _bad(url: str, problem: str, cure: str) -> DefinitionError:

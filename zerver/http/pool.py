@@ -248,7 +248,9 @@ class Pool(Generic[C]):
         if self._open >= self._total:
             if not self._idle:
                 return None
-            doomed.append(self._remove(next(iter(self._idle))))
+            oldest = next(iter(self._idle))
+            doomed.append(self._remove(oldest))
+            self._forget_unused(oldest.slots)
         return self._grant(slots, None, doomed)
 
     def _grant(self, slots: _Slots[C], connection: C | None, doomed: list[C]) -> Lease[C]:

@@ -40,6 +40,12 @@ ClientEvent = ResponseHead | bytes | EndOfMessage | Mark
 
 DEFAULT_HEAD_LIMITS: Final = HeadLimits()
 
+#: Of a message whose head has not come.
+NOT_FRAMED: Final = Framing()
+
+#: Bytes of a head that an end of a connection keeps; thousands of them may be there at once.
+KNOWN_BYTES: Final = 2 * 1024
+
 
 class MessageReader:
     """Cuts the incoming bytes into head, body and end, one message at a time."""

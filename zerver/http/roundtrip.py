@@ -19,6 +19,7 @@ from zerver.core.priorities import Priority
 from zerver.core.values import value
 from zerver.errors import ConnectFailed, ExchangeFailed, ProtocolViolation
 from zerver.http.bodies import close_body
+from zerver.http.client_wire import ClientWire
 from zerver.http.dial import Quiet
 from zerver.http.gate import HeadLimits
 from zerver.http.messages import ResponseHead
@@ -26,7 +27,6 @@ from zerver.http.outgoing import READS, Body, Origin, Outgoing
 from zerver.http.pool import Lease, Pool
 from zerver.http.reading import EndOfMessage, Mark
 from zerver.http.streams import Outlet, PeerGone, descriptor_of
-from zerver.http.wire import ClientWire
 
 #: Seconds that the other side is told it has beyond our own deadline. Without them its 504 and our timeout would race,
 #: and what we know of a request that we cut ourselves is more than what a 504 says.

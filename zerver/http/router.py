@@ -23,7 +23,6 @@ from urllib.parse import quote
 import attrs
 
 from zerver.core.app import App
-from zerver.core.values import value
 from zerver.errors import DefinitionError
 from zerver.http.messages import RequestHead
 from zerver.http.patterns import FITS, NO_VALUE, Param, Pattern, parse_pattern, tail_start
@@ -51,7 +50,7 @@ class Entry(Generic[T]):
         return f"route {self.method} {self.path}"
 
 
-@value
+@attrs.frozen
 class Match(Generic[T]):
     """A route was found. params: the path's parameters, decoded, as text."""
 

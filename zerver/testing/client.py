@@ -21,11 +21,11 @@ from zerver.core.app import App
 from zerver.core.codec import decode_json, encode_json
 from zerver.edge import open_edge
 from zerver.errors import DefinitionError, ExchangeFailed
+from zerver.http.client_wire import ClientWire
 from zerver.http.connection import Connection, Service
 from zerver.http.exchange import DEFAULT_LIMITS, Limits
 from zerver.http.messages import Headers, HeadersLike, RequestHead, ResponseHead
 from zerver.http.reading import EndOfMessage, Mark
-from zerver.http.wire import ClientWire
 from zerver.runtime.groups import open_body_nursery
 from zerver.runtime.journal import Journal
 from zerver.runtime.opening import open_runtime
