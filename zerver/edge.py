@@ -169,7 +169,7 @@ class Edge:
         self.runtime = runtime
         self.router = compile_routes(runtime.app, runtime.handled)
         self.on_defect = on_defect
-        self.trust = trust
+        self._trust = trust
         self._beside = tuple(beside.items())
         self._aside = (*beside, *(() if continuations is None else (CONTINUE,)))
         self._relays = relays
@@ -193,7 +193,7 @@ class Edge:
 
     def _hear(self, exchange: Exchange) -> _Said:
         """Raises ProtocolViolation as `Trust.judge`."""
-        return _said_in(exchange.head.headers, self.trust.judge(exchange.head, exchange.peer, exchange.scheme))
+        return _said_in(exchange.head.headers, self._trust.judge(exchange.head, exchange.peer, exchange.scheme))
 
     async def _at_once(self, answer: Response) -> Response:
         """Answer what is no run."""

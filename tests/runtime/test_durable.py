@@ -337,8 +337,18 @@ async def test_secrets_are_not_kept_in_the_clear(autojump_clock: object) -> None
     def end(card: Card) -> Done:
         return Done()
 
+    @step
+    def nothing() -> Done:
+        return Done()
+
     flow = Flow("shop", [ask, end], durability="sync")
     witness = Witness()
     async with witness.open() as runtime:
         with pytest.raises(DefinitionError, match="secret slot 'card'"):
             await runtime.run(flow)
+    app = App()
+    app.route("POST", "/shop", Flow("large", [nothing], degrade=flow))
+    async with open_memory_journal() as journal:
+        with pytest.raises(DefinitionError, match="secret slot 'card'"):
+            async with open_runtime(app, journal=journal, handlers=witness.handlers()):
+                pytest.fail("it was opened")

@@ -23,7 +23,7 @@ async def charge(cents: int, *, client: Client = INJECTED, key: IdempotencyKey =
     return "own", cents, client, key
 
 
-def info(call: Call, attempt: int, ends: float | None) -> CallInfo:
+def info(call: Call, attempt: int) -> CallInfo:
     return CallInfo("run", "flow", call.step, call.key, attempt, "tenant", "default")
 
 

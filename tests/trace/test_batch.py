@@ -20,7 +20,7 @@ from zerver import Flow
 from zerver.core import timeline as t
 from zerver.core.timeline import Account, Ending, Record
 from zerver.runtime import Result
-from zerver.trace.batch import Batch
+from zerver.trace.batch import _SHAPES, Batch
 from zerver.trace.keeping.keep import Keeper, Keeping, Kept
 from zerver.trace.ring import ALIKE, Ring
 from zerver.trace.telemetry.metrics import Metrics
@@ -92,6 +92,13 @@ def test_the_accounts_of_any_usual_run_are_those_of_its_records(run: Made) -> No
     for group in Batch([result]).alike:
         for account in NAMES:
             assert group.spent(account) == [getattr(run.timeline.accounts, account)]
+
+
+def test_a_long_run_is_like_no_other_and_nothing_of_it_is_kept() -> None:
+    shapes = len(_SHAPES)
+    runs = [ended(between=[waited(5 * MS, 3 * MS)] * (1_000 + number)) for number in range(3)]
+    assert Batch(runs).others == runs
+    assert len(_SHAPES) == shapes
 
 
 async def test_effects_that_had_no_success_are_looked_at_one_by_one(autojump_clock: object) -> None:

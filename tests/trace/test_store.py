@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zerver.errors import TraceError
@@ -205,6 +205,7 @@ def test_reading_one_run_among_many_scans_nothing(store: TraceStore) -> None:
             assert not detail.startswith("SCAN"), f"{detail}: {statement}"
 
 
+@example("0;\r{")
 @given(st.text(max_size=20))
 def test_an_id_that_was_cleaned_is_clean(said: str) -> None:
     assert cleaned(said) == cleaned(cleaned(said))

@@ -63,13 +63,6 @@ Bounds: TypeAlias = trio.CancelScope | Loan
 UNBOUNDED: Final = cast("trio.CancelScope", nullcontext())
 
 
-def ends_of(run: Run, bounds: Bounds) -> float:
-    """When what is bounded so, and by its run, is cut at the latest; inf for never."""
-    if bounds is UNBOUNDED:
-        return run.deadline
-    return bounds.ends if isinstance(bounds, Loan) else min(bounds.deadline, run.deadline)
-
-
 def bounds_of(run: Run, call: Call, timeout: float | None, now: float, rollback: bool, lends: bool) -> Bounds:
     """What ends an attempt in time. lends: it may be the run's scope, because nobody has to know what comes of the
     attempt before that is left.

@@ -43,4 +43,5 @@ def nanoseconds() -> Callable[[], int]:
 
 def ahead(clock: Callable[[], int]) -> float:
     """Seconds by which Trio's clock is ahead of a runtime's: what one says follows from what the other does."""
-    return trio.current_time() - clock() / 1e9
+    # Whatever comes between the two looks makes it less, and it is used for as long as the runtime is open.
+    return max(trio.current_time() - clock() / 1e9 for _ in range(3))

@@ -174,7 +174,8 @@ class Executor:
         """Run when there is a ticket, if one comes."""
         answer = await answering
         if isinstance(answer, Waiting):  # nobody wants it any more
-            return self.telling.seal(Result(timeline, _LEFT), terms[3] is not None)
+            *_, after = terms
+            return self.telling.seal(Result(timeline, _LEFT), after is not None)
         if isinstance(answer, Ticket):
             return await finished(self._begin(timeline, answer, self.clock(), what, terms))
         return await finished(self._refuse(timeline, answer, self.clock(), terms, degrade))

@@ -22,8 +22,8 @@ from zerver.core.effects import CallInfo, EffectKind, IdempotencyKey, injected_p
 from zerver.effects import clock, random
 from zerver.errors import DefinitionError, Rejected
 
-#: Makes the CallInfo of an attempt: (call, attempt number, when it is over by itself, if that is known) -> CallInfo.
-Informer = Callable[[Call, int, float | None], CallInfo]
+#: Makes the CallInfo of an attempt: (call, attempt number) -> CallInfo.
+Informer = Callable[[Call, int], CallInfo]
 
 
 class Bound:
@@ -57,8 +57,8 @@ class Bound:
         self.serves = min((bound for bound in bounds if isinstance(bound, int)), default=None)
         self.plain = not injected  # the handler takes the effect's own arguments, and no more
 
-    def invoke(self, call: Call, attempt: int, informer: Informer, ends: float | None = None) -> Any:
-        """Call the function: an awaitable, or the value itself for an instant kind. ends: of the attempt.
+    def invoke(self, call: Call, attempt: int, informer: Informer) -> Any:
+        """Call the function: an awaitable, or the value itself for an instant kind.
 
         Raises Rejected if an `async def` does not take these arguments: it has done nothing then.
         """
@@ -72,7 +72,7 @@ class Bound:
                 for name in self.key_params:
                     extra[name] = call.key
                 for name in self.info_params:
-                    extra[name] = informer(call, attempt, ends)
+                    extra[name] = informer(call, attempt)
             return self.function(*effect.args, **effect.kwargs, **extra)
         except Exception as unfit:
             if self.lazy:

@@ -25,7 +25,7 @@ from zerver.core.hedging import payable
 from zerver.core.joins import Join
 from zerver.core.policy import COMPENSATION, Policy, backoff_seconds, resolve
 from zerver.errors import EffectError, EffectRefused, EffectTimeout, OutcomeUnknown
-from zerver.runtime.bounds import UNBOUNDED, Bounds, Loan, bounds_of, ends_of
+from zerver.runtime.bounds import UNBOUNDED, Bounds, Loan, bounds_of
 from zerver.runtime.bulkhead import Bulkhead
 from zerver.runtime.groups import bare
 from zerver.runtime.handlers import Bound, Handlers
@@ -44,12 +44,11 @@ class Way:
     """How effects of one kind, policy, target and operation are performed; looked up once.
 
     instant: the handler is a plain function. What a test puts in its place need not be one. rollback: for a task of
-    one, which is tried in any case. informs: the handler is told when an attempt is cut by itself. slow: seconds; what
-    took no longer is not slow to anybody.
+    one, which is tried in any case. slow: seconds; what took no longer is not slow to anybody.
     """
 
     __slots__ = (
-        "bound", "breaker", "bulkhead", "informs", "instant", "invoke", "latencies", "operation", "policy", "retries",
+        "bound", "breaker", "bulkhead", "instant", "invoke", "latencies", "operation", "policy", "retries",
         "rollback", "slow", "state", "timeout",
     )  # fmt: skip
 
@@ -67,7 +66,6 @@ class Way:
         self.policy = policy
         self.retries = policy.retries or 0
         self.rollback = rollback
-        self.informs = bool(bound.info_params) and not rollback
         self.timeout = policy.timeout
         self.state = state
 
@@ -355,18 +353,17 @@ class Interpreter:
         bounds: Bounds = UNBOUNDED
         if way.timeout is not None or call.until_ns is not None:
             bounds = bounds_of(run, call, way.timeout, began, way.rollback, flight is None)
-        ends = ends_of(run, bounds) if way.informs else None
         try:
             with bounds:
                 try:
                     if flight is None:
-                        judged = Success(await way.invoke(call, number, run.info, ends))
+                        judged = Success(await way.invoke(call, number, run.info))
                     else:
                         # Let a cancellation that is due come before the write is sent, and not at the handler's first
                         # checkpoint: then nobody could tell.
                         if trio.current_effective_deadline() <= began:
                             await trio.lowlevel.checkpoint()
-                        judged = Success(await _sent(run, call, way, number, flight, ends))
+                        judged = Success(await _sent(run, call, way, number, flight))
                 except Exception as raised:
                     judged = judge(call.effect.kind, raised)
                 except BaseExceptionGroup as group:
@@ -427,12 +424,12 @@ def _no_place(state: TargetState, kind: EffectKind[..., Any], where: str) -> Jud
     return Judgement(refused, again=False, trouble=False, doubt=False)
 
 
-def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight, ends: float | None) -> Awaitable[Any]:
+def _sent(run: Run, call: Call, way: Way, number: int, flight: Flight) -> Awaitable[Any]:
     """Call the handler of a write: from here on it may have happened, but not if an `async def` could not be called."""
     exact = call.effect.kind.exact
     if not exact and not way.bound.lazy:
         flight.sent = True
-    awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info, ends)
+    awaitable: Awaitable[Any] = way.bound.invoke(call, number, run.info)
     if not exact:
         flight.sent = True
     return awaitable

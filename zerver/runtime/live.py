@@ -163,25 +163,10 @@ class Run:
             self.wake.set()
         return True
 
-    def info(self, call: Call, attempt: int, ends: float | None) -> CallInfo:
-        """What a handler may know about the call it performs. ends: when its policy or its run cuts it, inf for never;
-        None for what is outside the run's scope.
-        """
-        flow, parent, deadline = self.flow.name, self.timeline.parent, None
-        # An edge bounds nothing, but whoever else asks for a run may have a scope around it.
-        if ends is not None and self.after is not None and not _is_bounded(call.parent):
-            deadline = ends
-        return CallInfo(self.run_id, flow, call.step, call.key, attempt, self.tenant, self.priority, parent, deadline)
-
-
-def _is_bounded(join: Call | None) -> bool:
-    """Whether a join, or one around it, has a scope with a deadline."""
-    while join is not None:
-        policy = join.effect.policy
-        if policy is not None and policy.timeout is not None:
-            return True
-        join = join.parent
-    return False
+    def info(self, call: Call, attempt: int) -> CallInfo:
+        """What a handler may know about the call it performs."""
+        flow, parent = self.flow.name, self.timeline.parent
+        return CallInfo(self.run_id, flow, call.step, call.key, attempt, self.tenant, self.priority, parent)
 
 
 async def wait_put_down(run: Run | None) -> None:
@@ -190,9 +175,3 @@ async def wait_put_down(run: Run | None) -> None:
         await run.going_down.wait()
     else:
         await trio.lowlevel.checkpoint()
-
-
-def forget(runs: dict[str, Run], run: Run) -> None:
-    """The run is not under way here any more; another one of its id is, if it was put down and taken up meanwhile."""
-    if runs.get(run.run_id) is run:
-        del runs[run.run_id]

@@ -66,7 +66,7 @@ async def open_runtime(
     for route in app.routes:
         for flow in route.flows:
             check_offloads((*route.before, *flow.stages))
-            check_durable(flow, route.plan(), journal)
+            check_durable(flow, route.plan_for(flow), journal)
     for flow in app.older:
         check_offloads(flow.stages)
         check_durable(flow, compile_plan(flow), journal)

@@ -32,7 +32,10 @@ class Telling:
         """Count a run that has ended. edge: there is one, which has the observers told when it has an answer."""
         self.ended += 1
         if result.unresolved:
-            self._raise(unresolved_alarm(result))
+            alarm = unresolved_alarm(result)
+            if self._on_alarm is None and not self.observers:
+                _log.error("run %s of flow %r is unresolved: %s", alarm.run_id, alarm.flow, alarm.why)
+            self._raise(alarm)
         if not edge:
             self.tell(result)
         return result

@@ -33,6 +33,9 @@ _USUAL: Final = frozenset(
 )
 _MOST_SHAPES: Final = 1_000
 
+#: Records of a run that may be like others. Of longer ones hardly two are, and a shape costs by the square of them.
+_LONGEST: Final = 250
+
 _Kinds: TypeAlias = tuple[str, ...]
 _Key: TypeAlias = tuple[Any, ...]
 
@@ -146,7 +149,7 @@ def _sort(results: Sequence[Result]) -> tuple[Sequence[Alike], Sequence[Result]]
     for result in results:
         timeline = result.timeline
         records = timeline.records
-        if result.ending.status == "done" and records and not result.unresolved:
+        if result.ending.status == "done" and 0 < len(records) <= _LONGEST and not result.unresolved:
             kinds, times = [], []
             for kind, at, _, _ in records:  # zip(*records) makes an iterator for each record, and costs more
                 kinds.append(kind)

@@ -46,7 +46,9 @@ def queries(filter: Filter, routes: Sequence[int], codes: Sequence[int]) -> Iter
 def cleaned(said: str) -> str:
     """An id as it was meant: copied with what stands around it, or with the ellipsis of a shortened one."""
     known = said.encode("utf-8", "replace").decode()  # a terminal may give bytes that are no text
-    return known.strip().strip("[](){}<>\"'`,;").rstrip("….").strip()
+    while (less := known.strip().strip("[](){}<>\"'`,;").rstrip("….")) != known:
+        known = less
+    return known
 
 
 def after(prefix: str) -> str:
