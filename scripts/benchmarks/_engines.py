@@ -20,6 +20,7 @@ from _report import Case, Measure, is_installed
 
 from zerver import App, Flow, Slot, effect, step
 from zerver.runtime import open_runtime
+from zerver.runtime.executor import finished
 
 PACKAGES = ("trio", "langgraph", "apache-burr", "pydantic-graph", "dbos")
 STEPS = 10
@@ -99,7 +100,7 @@ def of_zerver(make: Callable[[], Any]) -> Measure:
             prepared = runtime.prepare(flow)
             began = time.perf_counter()
             for _ in range(RUNS):
-                await runtime.execute(prepared, takes=(0,))
+                await finished(runtime.execute(prepared, takes=(0,)))
             return RUNS * STEPS / (time.perf_counter() - began)
 
     return lambda: trio.run(runs)

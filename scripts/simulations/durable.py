@@ -29,6 +29,7 @@ from zerver.journal.lines import Lines
 from zerver.journal.scribe import open_scribe
 from zerver.journal.sql import SqlJournal
 from zerver.runtime import Result, open_runtime
+from zerver.runtime.executor import finished
 from zerver.runtime.journal import Reader
 from zerver.testing.scheduler import mock_clock, seeded
 
@@ -238,7 +239,7 @@ async def _serve(played: Played, process: Process, order: int, made: Made, patie
         prepared = runtime.prepare(made.flow)
         played.ids[run_id] = order
         with trio.move_on_after(patience):
-            result = await runtime.execute(prepared, (), (order,), run_id=run_id)
+            result = await finished(runtime.execute(prepared, (), (order,), run_id=run_id))
             if process.alive:
                 played.world.note("heard", process.name, run_id, result.status, result.reason)
                 played.heard.append(Heard(order, result, process.name))

@@ -19,6 +19,7 @@ from _peer import Line
 from zerver import AdmissionPolicy, App, Flow, Slot, effect, step
 from zerver.journal import open_sqlite_journal
 from zerver.runtime import Runtime, open_runtime
+from zerver.runtime.executor import finished
 
 N = Annotated[int, Slot("n")]
 M = Annotated[int, Slot("m")]
@@ -67,7 +68,7 @@ async def work(runtime: Runtime, prepared: Any, count: int, at_once: int) -> Non
 
     async def client() -> None:
         for _ in left:
-            result = await runtime.execute(prepared)
+            result = await finished(runtime.execute(prepared))
             if result.status != "done":
                 raise SystemExit(f"a run of {prepared.flow.name} was {result.status}: {result.ending.reason}")
 

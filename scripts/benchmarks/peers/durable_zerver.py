@@ -13,6 +13,7 @@ from _peer import Line, Window
 from zerver import AdmissionPolicy, App, Flow, Slot, effect, step
 from zerver.journal import open_postgres_journal, open_sqlite_journal
 from zerver.runtime import Runtime, open_runtime
+from zerver.runtime.executor import finished
 
 #: Whoever comes may run: what is measured is not how runs are admitted.
 FREE = App("bench", admission=AdmissionPolicy(running=1000))
@@ -57,7 +58,7 @@ async def client(runtime: Runtime, prepared: Any, name: str, window: Window) -> 
     while not window.over:
         number += 1
         since = time.perf_counter()
-        result = await runtime.execute(prepared, takes=(f"{name}.{number}",))
+        result = await finished(runtime.execute(prepared, takes=(f"{name}.{number}",)))
         if result.status != "done":
             raise RuntimeError(repr(result))
         window.run(since)
