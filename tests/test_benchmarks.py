@@ -42,7 +42,7 @@ def run(subject: str, *arguments: str, figures: Path) -> tuple[str, list[dict[st
     return told.stdout, json.loads(figures.read_text())
 
 
-@pytest.mark.parametrize("case", ["a pure step", "a run of three steps", "a join of three"])
+@pytest.mark.parametrize("case", ["a pure step", "a run of three steps", "a join of three", "admission"])
 def test_a_case_of_the_engine_is_measured(case: str, tmp_path: Path) -> None:
     told, (measured,) = run("engine", "--only", case, figures=tmp_path / "figures.json")
     assert measured["case"].startswith(case)

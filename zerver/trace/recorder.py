@@ -11,8 +11,8 @@ as soon as it is full, while its runs are still in the processor's cache; the me
 again by the next. To wait for 50 ms in any case was measured, and cost a busy server more than all listeners did.
 Refused: a trio memory channel (its send costs a task switch when somebody waits, 20 times an append), listeners with
 tasks of their own for each run, and to have the run that fills a batch hand it over, which saves no more than that
-task's turn. To sort each run when it ends, and forget at once what nobody keeps, costs more than to do it by the batch,
-though its records are near then: the code that does it is not.
+task's turn. To sort each run when it ends, and to forget at once what nobody keeps, was tried too, and cost no
+less than to do it by the batch.
 """
 
 from __future__ import annotations
